@@ -1,0 +1,268 @@
+"""COCO's 2014 layout on disk to packed arrays.
+
+Axes: N images of a split, M captions, G instances (boxes), K classes.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+SPLITS = ("train2014", "val2014")  # val2014 is the test set: COCO's own test labels are not public
+ANNOTATION_FOLDERS = ("annotations", "train_val_annotations2014")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Objects of a split, in packed arrays."""
+
+    image: np.ndarray  # (G,) int64 index into the split's images
+    class_index: np.ndarray  # (G,) int64 index into class_names
+    boxes: np.ndarray  # (G, 4) float64 [x, y, width, height] in pixels of the original image
+    class_names: tuple[str, ...]  # K names by ascending category id
+
+    def counts(self, image_count: int) -> np.ndarray:
+        """Return how many instances of each class each image has, (N, K) int64."""
+        counts = np.zeros((image_count, len(self.class_names)), dtype=np.int64)
+        np.add.at(counts, (self.image, self.class_index), 1)
+        return counts
+
+    def is_single_word(self) -> np.ndarray:
+        """Return which class names are one word, (K,) bool."""
+        return np.array([len(name.split()) == 1 for name in self.class_names], dtype=bool)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split by ascending id, with their captions and, where known, instances."""
+
+    name: str
+    folder: Path
+    image_ids: np.ndarray  # (N,) int64, ascending
+    file_names: np.ndarray  # (N,) str
+    widths: np.ndarray  # (N,) int64 pixels
+    heights: np.ndarray  # (N,) int64 pixels
+    captions: tuple[str, ...]  # M texts in the file's order
+    caption_image: np.ndarray  # (M,) int64 index into the images
+    instances: Instances | None
+
+    def path(self, image: int) -> Path:
+        """Return the file of the image with this index."""
+        return self.folder / str(self.file_names[image])
+
+    def first_captions(self) -> np.ndarray:
+        """Return each image's first caption in the file's order, (N,) int64; -1 without one."""
+        first = np.full(len(self.image_ids), -1, dtype=np.int64)
+        first[self.caption_image[::-1]] = np.arange(len(self.captions))[::-1]
+        return first
+
+    def keep(self, kept: np.ndarray) -> "Split":
+        """Return the split without the images that ``kept`` (N,) bool leaves out."""
+        new_index = np.cumsum(kept) - 1  # (N,) index of a kept image in the new split
+        caption_kept = kept[self.caption_image]
+        instances = self.instances
+        if instances is not None:
+            instance_kept = kept[instances.image]
+            instances = replace(
+                instances,
+                image=new_index[instances.image[instance_kept]],
+                class_index=instances.class_index[instance_kept],
+                boxes=instances.boxes[instance_kept],
+            )
+        return replace(
+            self,
+            image_ids=self.image_ids[kept],
+            file_names=self.file_names[kept],
+            widths=self.widths[kept],
+            heights=self.heights[kept],
+            captions=tuple(
+                text for text, stays in zip(self.captions, caption_kept, strict=True) if stays
+            ),
+            caption_image=new_index[self.caption_image[caption_kept]],
+            instances=instances,
+        )
+
+
+def annotation_file(datasets_dir: Path, kind: str, split: str) -> Path | None:
+    """Return ``<kind>_<split>.json`` (kind captions or instances), or None where it is absent."""
+    for folder in ANNOTATION_FOLDERS:
+        path = datasets_dir / "COCO" / folder / f"{kind}_{split}.json"
+        if path.is_file():
+            return path
+    return None
+
+
+def load_split(datasets_dir: Path, split: str, *, with_instances: bool = False) -> Split:
+    """Load a split's images and captions and, where asked for and there, its instances.
+
+    Raises:
+        UserError: the captions file is missing, an annotation file is malformed, or an image file
+            is missing.
+    """
+    path = annotation_file(datasets_dir, "captions", split)
+    if path is None:
+        raise UserError(
+            f"no captions_{split}.json in {datasets_dir / 'COCO' / ANNOTATION_FOLDERS[0]}; download "
+            "COCO's 2014 annotations there, or name another --datasets_dir"
+        )
+    data = _read_coco(path)
+    images = {_number(image, "id", path): image for image in _records(data, "images", path)}
+    image_ids = np.array(sorted(images), dtype=np.int64)
+    entries = [images[image_id] for image_id in image_ids.tolist()]
+    index = {image_id: position for position, image_id in enumerate(image_ids.tolist())}
+
+    texts, caption_image, strays = [], [], 0
+    for annotation in _records(data, "annotations", path):
+        position = index.get(_number(annotation, "image_id", path))
+        if position is None:
+            strays += 1
+            continue
+        texts.append(_text(annotation, "caption", path))
+        caption_image.append(position)
+    if strays:
+        logger.warning("%s: %d captions of images it does not list are left out", path, strays)
+
+    folder = datasets_dir / "COCO" / split
+    file_names = [_file_name(entry, path) for entry in entries]
+    _require_files(folder, file_names)
+    return Split(
+        name=split,
+        folder=folder,
+        image_ids=image_ids,
+        file_names=np.array(file_names, dtype=np.str_),
+        widths=np.array([_number(entry, "width", path) for entry in entries], dtype=np.int64),
+        heights=np.array([_number(entry, "height", path) for entry in entries], dtype=np.int64),
+        captions=tuple(texts),
+        caption_image=np.array(caption_image, dtype=np.int64),
+        instances=_load_instances(datasets_dir, split, index) if with_instances else None,
+    )
+
+
+def _load_instances(datasets_dir: Path, split: str, index: Mapping[int, int]) -> Instances | None:
+    """Load the instances of images ``index`` (id -> position); None without file or instances.
+
+    Crowd regions count like other instances.
+    """
+    path = annotation_file(datasets_dir, "instances", split)
+    if path is None:
+        return None
+    data = _read_coco(path)
+    categories = {
+        _number(category, "id", path): _text(category, "name", path)
+        for category in _records(data, "categories", path)
+    }
+    class_ids = sorted(categories)
+    class_index = {category_id: position for position, category_id in enumerate(class_ids)}
+    annotations = _records(data, "annotations", path)
+    if not annotations:
+        return None
+    image, classes, boxes, strays = [], [], [], 0
+    for annotation in annotations:
+        position = index.get(_number(annotation, "image_id", path))
+        if position is None:
+            strays += 1
+            continue
+        category = _number(annotation, "category_id", path)
+        if category not in class_index:
+            raise UserError(
+                f"{path}: annotation {annotation.get('id')} has the unknown category {category}; "
+                "correct the file"
+            )
+        image.append(position)
+        classes.append(class_index[category])
+        boxes.append(_box(annotation, path))
+    if strays:
+        logger.warning("%s: %d instances of images without entry are left out", path, strays)
+    return Instances(
+        image=np.array(image, dtype=np.int64),
+        class_index=np.array(classes, dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        class_names=tuple(categories[category_id] for category_id in class_ids),
+    )
+
+
+def _read_coco(path: Path) -> dict[str, Any]:
+    """Return the data set of a COCO file, read by pycocotools."""
+    from pycocotools.coco import COCO
+
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,  # noqa: PTH123 - a device, not a path
+            contextlib.redirect_stdout(nowhere),  # pycocotools prints its progress
+        ):
+            return COCO(str(path)).dataset
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); download it again") from None
+    except (KeyError, TypeError, AssertionError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not in COCO's format ({type(error).__name__}: {error}); download it again"
+        ) from None
+
+
+def _records(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """Return the list of objects under ``key``."""
+    records = data.get(key)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path} has no list of objects '{key}'; download it again")
+    return records
+
+
+def _number(record: Mapping[str, Any], key: str, path: Path) -> int:
+    """Return a whole number of a record."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{path}: {_where(record)} has no whole number '{key}'; correct the file")
+    return value
+
+
+def _text(record: Mapping[str, Any], key: str, path: Path) -> str:
+    """Return a text of a record."""
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise UserError(f"{path}: {_where(record)} has no text '{key}'; correct the file")
+    return value
+
+
+def _file_name(record: Mapping[str, Any], path: Path) -> str:
+    """Return an image's file name, which must lie inside the split's folder."""
+    name = _text(record, "file_name", path)
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+        raise UserError(f"{path}: {_where(record)} has the file name {name!r}; correct the file")
+    return name
+
+
+def _box(record: Mapping[str, Any], path: Path) -> list[float]:
+    """Return an instance's box as four finite numbers."""
+    box = record.get("bbox")
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
+    if not numbers or not np.isfinite(box).all():
+        raise UserError(f"{path}: {_where(record)} has no 'bbox' of 4 numbers; correct the file")
+    return box
+
+
+def _where(record: Mapping[str, Any]) -> str:
+    """Name a record in an error message."""
+    return f"the entry with id {record.get('id')!r}"
+
+
+def _require_files(folder: Path, file_names: list[str]) -> None:
+    """Raise a UserError when image files are missing, naming the first of them."""
+    if not folder.is_dir():
+        raise UserError(f"no image folder {folder}; unpack COCO's images there")
+    present = {entry.name for entry in os.scandir(folder)}
+    missing = [name for name in file_names if name not in present and not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(file_names)} images are missing in {folder}, the first "
+            f"{missing[0]}; complete the folder"
+        )

@@ -1,0 +1,49 @@
+"""Image files to tensors.
+
+Axes: B images, H = W = the image size in pixels.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# per channel (red, green, blue), for values scaled to 0..1
+CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def read_image(path: Path, size: int) -> np.ndarray:
+    """Read an image as RGB, resized to size x size (bilinear), aspect ratio not kept.
+
+    Returns:
+        (3, size, size) uint8.
+
+    Raises:
+        UserError: the file is missing or no image that Pillow reads whole.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except FileNotFoundError:
+        raise UserError(f"image {path} is missing; complete the image folder") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from None
+    return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
+
+
+def normalise(images: "Tensor") -> "Tensor":
+    """Scale uint8 images (B, 3, H, W) to 0..1 and normalise each channel; float32."""
+    import torch
+
+    mean = torch.tensor(CHANNEL_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(CHANNEL_STD, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - mean) / std

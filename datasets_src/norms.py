@@ -1,0 +1,188 @@
+"""Human norms of words: taxonomic categories, concreteness ratings, word associations."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import read_text
+
+CATEGORY_FILE = "mcrae_typicality.yaml"  # Fountain and Lapata (2010)
+CONCRETENESS_FILE = "Concreteness_ratings_Brysbaert_et_al_BRM.txt"  # Brysbaert et al. (2014)
+ASSOCIATION_FILE = "swow.en.csv"  # De Deyne et al. (2019), Small World of Words
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A taxonomic category for each of W words."""
+
+    words: tuple[str, ...]  # W words in the file's order of first appearance
+    category: np.ndarray  # (W,) int64 index into names
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The human norms of a datasets folder; None for what is absent."""
+
+    categories: Categories | None
+    concreteness: dict[str, float] | None  # word -> rating in 1..5
+    association_file: Path | None  # read for the words of interest only, see load_associations
+    word_list: frozenset[str] | None  # restricts the evaluated words
+    absent: dict[str, str]  # metric -> why it cannot be measured
+
+
+def load_norms(datasets_dir: Path, word_list: Path | None = None) -> Norms:
+    """Load the norms that are there; what is absent is logged, one line each.
+
+    Raises:
+        UserError: a file is malformed, or ``word_list`` is missing.
+    """
+    files = {
+        "categorization": datasets_dir / CATEGORY_FILE,
+        "concreteness": datasets_dir / CONCRETENESS_FILE,
+        "word_association": datasets_dir / ASSOCIATION_FILE,
+    }
+    absent = {
+        metric: f"no file {path.name} in {datasets_dir}"
+        for metric, path in files.items()
+        if not path.is_file()
+    }
+    if "categorization" in absent:  # the evaluated words are those of the category file
+        absent["word_association"] = absent["categorization"]
+    for metric, reason in absent.items():
+        logger.info("%s is not measured: %s", metric, reason)
+    return Norms(
+        categories=None if "categorization" in absent else load_categories(files["categorization"]),
+        concreteness=None if "concreteness" in absent else load_concreteness(files["concreteness"]),
+        association_file=None if "word_association" in absent else files["word_association"],
+        word_list=None if word_list is None else load_word_list(word_list),
+        absent=absent,
+    )
+
+
+def load_categories(path: Path) -> Categories:
+    """Read ``category -> {word: typicality}`` from YAML.
+
+    A word in several categories belongs to the one where its typicality is highest (ties: the
+    first in the file).
+
+    Raises:
+        UserError: the file is missing, no YAML or of another form.
+    """
+    import yaml
+
+    text = read_text(path, "the category file")
+    try:
+        # BaseLoader keeps every scalar a text, so that the words "no" and "on" stay words
+        content = yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"{path} is not valid YAML{where}; correct it") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} holds no categories; expected 'category: {{word: typicality}}'")
+    best: dict[str, tuple[float, int]] = {}
+    for index, (name, members) in enumerate(content.items()):
+        if not isinstance(members, dict):
+            raise UserError(f"{path}: category {name} holds no words; expected 'word: typicality'")
+        for word, typicality in members.items():
+            value = _number(typicality)
+            if value is None:
+                raise UserError(
+                    f"{path}: {word} in {name} has the typicality {typicality!r}; give a number"
+                )
+            if word not in best or value > best[word][0]:
+                best[word] = (value, index)
+    return Categories(
+        words=tuple(best),
+        category=np.array([index for _, index in best.values()], dtype=np.int64),
+        names=tuple(content),
+    )
+
+
+def load_concreteness(path: Path) -> dict[str, float]:
+    """Read the ratings (1..5) of single words, lower case; where a word stands twice, the first.
+
+    Raises:
+        UserError: the file is missing or a line lacks a column or number, naming the line.
+    """
+    lines = read_text(path, "the concreteness file").splitlines()
+    header = lines[0].split("\t") if lines else []
+    try:
+        word_column, bigram_column, mean_column = map(header.index, ("Word", "Bigram", "Conc.M"))
+    except ValueError:
+        raise UserError(
+            f"{path}, line 1: no tab-separated header with Word, Bigram and Conc.M; use the file "
+            "as published"
+        ) from None
+    ratings: dict[str, float] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        columns = line.split("\t")
+        rating = _number(columns[mean_column]) if len(columns) > mean_column else None
+        if rating is None or len(columns) <= max(word_column, bigram_column):
+            raise UserError(f"{path}, line {number}: no word and rating; correct or remove it")
+        if columns[bigram_column].strip() == "0":
+            ratings.setdefault(columns[word_column].strip().lower(), rating)
+    return ratings
+
+
+def load_associations(path: Path, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Read the association strengths of the unordered pairs among ``words``.
+
+    The counts of both orders and of all relations are added up.
+
+    Returns:
+        (P, 2) int64 indices i < j into ``words``, each pair once, and (P,) float64 strengths.
+
+    Raises:
+        UserError: the file is missing or a line lacks a column or number, naming the line.
+    """
+    index = {word: position for position, word in enumerate(words)}
+    strengths: dict[tuple[int, int], float] = {}
+    for number, line in enumerate(read_text(path, "the association file").splitlines(), start=1):
+        if not line.strip():
+            continue
+        columns = line.split("\t")
+        count = _number(columns[3]) if len(columns) == 4 else None
+        if count is None:
+            raise UserError(
+                f"{path}, line {number}: not 'relation, word, word, count' with tabs between; "
+                "correct or remove it"
+            )
+        first, second = index.get(columns[1]), index.get(columns[2])
+        if first is None or second is None or first == second:
+            continue
+        pair = (min(first, second), max(first, second))
+        strengths[pair] = strengths.get(pair, 0.0) + count
+    pairs = np.array(list(strengths), dtype=np.int64).reshape(-1, 2)
+    return pairs, np.array(list(strengths.values()), dtype=np.float64)
+
+
+def load_word_list(path: Path) -> frozenset[str]:
+    """Read one word a line, lower case.
+
+    Raises:
+        UserError: the file is missing or holds no word.
+    """
+    lines = read_text(path, "the word list").lower().splitlines()
+    words = frozenset(line.strip() for line in lines) - {""}
+    if not words:
+        raise UserError(f"the word list {path} holds no word; give one word a line")
+    return words
+
+
+def _number(text: object) -> float | None:
+    """Return a finite number, or None for anything else."""
+    try:
+        value = float(text) if isinstance(text, str) else float("nan")
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None

@@ -1,0 +1,230 @@
+"""Image metrics of a model: every test image goes through the CNN once, then all are scored.
+
+Axes: N test images, C clusters, K classes, A activated (image, cluster) pairs, G gold boxes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasets_src.coco import Split
+from datasets_src.images import normalise
+from datasets_src.pairs import load_images
+from evaluation.classification import (
+    classes_from_clusters,
+    classification_scores,
+    co_occurrence_classes,
+    iou_classes,
+    predicted_classes,
+)
+from evaluation.localization import (
+    box_iou,
+    class_activation_maps,
+    component_box,
+    gold_boxes,
+    localization_scores,
+    peak_point,
+    points_in_boxes,
+    random_boxes,
+    random_points,
+    upsampled_maps,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models_src.text_encoders.interface import TextEncoder
+    from models_src.visual_encoders import VisualEncoder
+
+MAP_SIZE = 224  # pixels; maps, points and boxes are compared on this grid
+MATCH_IOU = 0.5  # from which a predicted box matches a gold one
+CAPTION_BATCH = 1000
+INSTANCE_METRICS = (
+    "class_name_classification",
+    "cluster_classification_co_occurrence",
+    "cluster_classification_iou",
+    "bounding_box",
+    "bounding_box_chance",
+    "heatmap",
+    "heatmap_chance",
+)
+
+
+@dataclass(frozen=True)
+class ImagePredictions:
+    """What the visual encoder says of the test images; the last four are for activated clusters."""
+
+    bits: np.ndarray  # (N, C) bool
+    image: np.ndarray  # (A,) int64, ascending
+    cluster: np.ndarray  # (A,) int64
+    boxes: np.ndarray  # (A, 4) int64 [left, top, right, bottom], edges inside, on MAP_SIZE
+    peaks: np.ndarray  # (A, 2) int64 (x, y) of the class activation map's maximum, on MAP_SIZE
+
+
+@dataclass(frozen=True)
+class VisualModel:
+    """A visual encoder in evaluation mode and how its images are read and its bits taken."""
+
+    encoder: "VisualEncoder"
+    threshold: float  # bound on the logits
+    image_size: int  # pixels that images are resized to
+    batch_size: int  # images in one pass
+    workers: int  # processes that read images ahead
+    device: str
+
+
+def activated_maps(
+    model: VisualModel, split: Split, images: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, "Tensor"]]:
+    """Run the visual encoder once over some images of a split, batch by batch.
+
+    Args:
+        model: The encoder.
+        split: Where the images are.
+        images: (N,) indices into the split's images.
+
+    Yields:
+        For each batch its bits (B, C) bool and, for its activated clusters, the image's position
+        in the batch (A,), the cluster (A,), and the upsampled class activation maps
+        (A, MAP_SIZE, MAP_SIZE) on the model's device.
+    """
+    import torch
+    from tqdm import tqdm
+
+    size = model.batch_size
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    with torch.inference_mode(), tqdm(total=len(images), unit="image", disable=None) as progress:
+        for pixels in load_images(split, batches, model.image_size, model.workers):
+            logits, features = model.encoder.logits_and_features(
+                normalise(pixels.to(model.device))
+            )  # (B, C), (B, D, h, w)
+            active = logits >= model.threshold  # (B, C)
+            image, cluster = torch.nonzero(active, as_tuple=True)  # (A,), (A,)
+            maps = class_activation_maps(features, model.encoder.head.weight, image, cluster)
+            yield (
+                active.cpu().numpy(),
+                image.cpu().numpy(),
+                cluster.cpu().numpy(),
+                upsampled_maps(maps, MAP_SIZE),
+            )
+            progress.update(len(pixels))
+
+
+def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
+    """Predict the bits of all images of a split, and a box and a peak per activated cluster."""
+    count = len(split.image_ids)
+    bits = np.zeros((count, model.encoder.cluster_num), dtype=bool)
+    image_parts, cluster_parts, boxes, peaks = [], [], [], []
+    start = 0
+    for active, image, cluster, maps in activated_maps(model, split, np.arange(count)):
+        bits[start : start + len(active)] = active
+        for map_ in maps.cpu().numpy():
+            boxes.append(component_box(map_))
+            peaks.append(peak_point(map_))
+        image_parts.append(image + start)
+        cluster_parts.append(cluster)
+        start += len(active)
+    return ImagePredictions(
+        bits=bits,
+        image=np.concatenate([np.zeros(0, dtype=np.int64), *image_parts]),
+        cluster=np.concatenate([np.zeros(0, dtype=np.int64), *cluster_parts]),
+        boxes=np.array(boxes, dtype=np.int64).reshape(-1, 4),
+        peaks=np.array(peaks, dtype=np.int64).reshape(-1, 2),
+    )
+
+
+def caption_bits(
+    text: "TextEncoder", tokens: np.ndarray, text_threshold: float, device: str
+) -> np.ndarray:
+    """Return which clusters captions (N, L) of token ids activate, (N, C) bool."""
+    import torch
+
+    bits = np.zeros((len(tokens), text.cluster_num), dtype=bool)
+    with torch.inference_mode():
+        for start in range(0, len(tokens), CAPTION_BATCH):
+            chunk = torch.from_numpy(tokens[start : start + CAPTION_BATCH]).to(device)
+            bits[start : start + len(chunk)] = (
+                (text.read(chunk).scores >= text_threshold).cpu().numpy()
+            )
+    return bits
+
+
+def image_metrics(
+    predictions: ImagePredictions, split: Split, cluster_of_class: np.ndarray | None, seed: int
+) -> dict[str, Any]:
+    """Score predictions for all images of a split against their instances.
+
+    Args:
+        predictions: Of all N images of the split, in order.
+        split: With instances; without, every metric is None.
+        cluster_of_class: (K,) most probable cluster of each class name, -1 where the text encoder
+            does not know it; only single-word classes are used.
+        seed: Of the random boxes and points.
+
+    Returns:
+        ``INSTANCE_METRICS``, each a dict of scores or None.
+    """
+    if split.instances is None or cluster_of_class is None:
+        return dict.fromkeys(INSTANCE_METRICS)
+    single = split.instances.is_single_word()  # (K,)
+    instance_counts = split.instances.counts(len(split.image_ids))[:, single]  # (N, K')
+    gold = instance_counts > 0
+    bits = predictions.bits
+    by_co_occurrence = co_occurrence_classes(bits, instance_counts)
+    by_iou = iou_classes(bits, gold)
+    class_count = gold.shape[1]
+    return {
+        "class_name_classification": classification_scores(
+            predicted_classes(bits, cluster_of_class[single]), gold
+        ),
+        "cluster_classification_co_occurrence": classification_scores(
+            classes_from_clusters(bits, by_co_occurrence, class_count), gold
+        ),
+        "cluster_classification_iou": classification_scores(
+            classes_from_clusters(bits, by_iou, class_count), gold
+        ),
+        **_localization_metrics(predictions, split, seed),
+    }
+
+
+def _localization_metrics(predictions: ImagePredictions, split: Split, seed: int) -> dict[str, Any]:
+    """Return the scores of boxes and peaks, and of as many random ones as there are gold boxes."""
+    golds = split_gold_boxes(split)
+    image_count = len(split.image_ids)
+    bounds = np.searchsorted(predictions.image, np.arange(image_count + 1))
+    spans = [slice(*bounds[image : image + 2]) for image in range(image_count)]
+    rng = np.random.default_rng(seed)
+    return {
+        "bounding_box": localization_scores(
+            box_iou(predictions.boxes[span], gold) >= MATCH_IOU
+            for span, gold in zip(spans, golds, strict=True)
+        ),
+        "bounding_box_chance": localization_scores(
+            box_iou(random_boxes(len(gold), MAP_SIZE, rng), gold) >= MATCH_IOU for gold in golds
+        ),
+        "heatmap": localization_scores(
+            points_in_boxes(predictions.peaks[span], gold)
+            for span, gold in zip(spans, golds, strict=True)
+        ),
+        "heatmap_chance": localization_scores(
+            points_in_boxes(random_points(len(gold), MAP_SIZE, rng), gold) for gold in golds
+        ),
+    }
+
+
+def split_gold_boxes(split: Split) -> list[np.ndarray]:
+    """Return each image's gold boxes on the MAP_SIZE grid, N arrays (G, 4)."""
+    instances = split.instances
+    order = np.argsort(instances.image, kind="stable")
+    bounds = np.searchsorted(instances.image[order], np.arange(len(split.image_ids) + 1))
+    return [
+        gold_boxes(
+            instances.boxes[order[bounds[image] : bounds[image + 1]]],
+            int(split.widths[image]),
+            int(split.heights[image]),
+            MAP_SIZE,
+        )
+        for image in range(len(split.image_ids))
+    ]

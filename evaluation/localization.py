@@ -1,0 +1,226 @@
+"""Where in an image a cluster sees its object: boxes and points against gold boxes.
+
+Axes: N images, D channels, C clusters, A activated (image, cluster) pairs, h x w the cells of the
+last convolutional activation, S the side of a square map in pixels, P predictions and G gold boxes
+of one image. Boxes are whole pixels [left, top, right, bottom], all four edges inside the box;
+points are (x, y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evaluation.classification import detection_scores
+
+if TYPE_CHECKING:
+    import torch
+
+
+def class_activation_maps(
+    features: torch.Tensor,
+    head_weight: torch.Tensor,
+    image_index: torch.Tensor,
+    cluster_index: torch.Tensor,
+) -> torch.Tensor:
+    """Return the class activation maps of chosen clusters in chosen images (Zhou et al. 2016).
+
+    Args:
+        features: (N, D, h, w), the last convolutional activation.
+        head_weight: (C, D), the weight of the linear layer on the pooled channels; same type and
+            device as ``features``.
+        image_index: (A,) integers in 0..N-1.
+        cluster_index: (A,) integers in 0..C-1.
+
+    Returns:
+        (A, h, w), map a = sum over channels d of
+        head_weight[cluster_index[a], d] features[image_index[a], d]; not normalised.
+    """
+    import torch
+
+    # One matrix product: all N C maps of a few cells are smaller than A copies of D channels.
+    maps = torch.einsum("ndhw,cd->nchw", features, head_weight)
+    return maps[image_index, cluster_index]
+
+
+def upsampled_maps(maps: torch.Tensor, size: int = 224) -> torch.Tensor:
+    """Normalise each map to 0..1 by its minimum and maximum, then upsample it bicubically.
+
+    Args:
+        maps: (A, h, w), finite.
+        size: S, the side of the result in pixels.
+
+    Returns:
+        (A, S, S). Bicubic interpolation may overshoot 0..1 slightly. A constant map becomes all
+        zeros.
+
+    Source: Berger et al. 2022.
+    """
+    import torch
+
+    lowest = maps.amin(dim=(1, 2), keepdim=True)  # (A, 1, 1)
+    spread = maps.amax(dim=(1, 2), keepdim=True) - lowest  # (A, 1, 1)
+    normalised = (maps - lowest) / torch.where(spread > 0, spread, 1)
+    return torch.nn.functional.interpolate(
+        normalised[:, None], size=(size, size), mode="bicubic", align_corners=False
+    )[:, 0]
+
+
+def component_box(map_: np.ndarray) -> np.ndarray:
+    """Return the box around the brightest object of a map.
+
+    Of the pixels that reach half the map's maximum, the largest 8-connected component (of equally
+    large ones the first in reading order) gives the box.
+
+    Args:
+        map_: (S, S), finite, its maximum not negative.
+
+    Returns:
+        (4,) integers in 0..S-1: the inclusive edges [left, top, right, bottom]. An all-zero map
+        gives the whole image.
+
+    Source: Berger et al. 2022; Zhou et al. 2016.
+    """
+    from scipy import ndimage
+
+    # Labels are 1, 2, ... in the reading order of the components' first pixels; 0 is the rest.
+    labels, _ = ndimage.label(map_ >= map_.max() / 2, structure=np.ones((3, 3)))
+    largest = np.bincount(labels.ravel())[1:].argmax()
+    rows, columns = ndimage.find_objects(labels)[largest]
+    return np.array([columns.start, rows.start, columns.stop - 1, rows.stop - 1])
+
+
+def peak_point(map_: np.ndarray) -> np.ndarray:
+    """Return the (2,) point (x, y) of the maximum of an (S, S) map, ties first in reading order."""
+    row, column = np.unravel_index(np.argmax(map_), map_.shape)
+    return np.array([column, row])
+
+
+def gold_boxes(
+    boxes_xywh: np.ndarray, image_width: int, image_height: int, size: int = 224
+) -> np.ndarray:
+    """Bring annotated boxes to the resized image.
+
+    The corners (x, y) and (x + w, y + h) are truncated to whole pixels, scaled by size / width
+    and size / height, and truncated again.
+
+    Args:
+        boxes_xywh: (G, 4) float, COCO's [x, y, width, height] in pixels of the original image; an
+            empty list is G = 0.
+        image_width: Width of the original image in pixels.
+        image_height: Its height.
+        size: S, the side of the square that images are resized to.
+
+    Returns:
+        (G, 4) integers [left, top, right, bottom]. A box that ends at the image's edge has S
+        itself as its right or bottom edge.
+
+    Source: Berger et al. 2022.
+    """
+    boxes = np.asarray(boxes_xywh, dtype=np.float64).reshape(-1, 4)
+    corners = np.trunc(np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]))
+    # Multiplied before divided: a whole result stays whole, and truncation cannot lose a pixel.
+    scaled = corners * size / [image_width, image_height, image_width, image_height]
+    return scaled.astype(np.int64)
+
+
+def box_iou(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of each predicted with each gold box, in pixels.
+
+    Both edges belong to a box: a side is right - left + 1 long, and equal boxes have IoU 1 however
+    small.
+
+    Args:
+        predicted: (P, 4) integers, left <= right and top <= bottom.
+        gold: (G, 4) integers, likewise.
+
+    Returns:
+        (P, G) in 0..1.
+    """
+    predicted, gold = _boxes(predicted)[:, None], _boxes(gold)[None]  # (P, 1, 4), (1, G, 4)
+    start = np.maximum(predicted[..., :2], gold[..., :2])  # (P, G, 2)
+    end = np.minimum(predicted[..., 2:], gold[..., 2:])  # (P, G, 2)
+    intersection = np.maximum(end - start + 1, 0).prod(axis=-1)  # (P, G)
+    predicted_area = (predicted[..., 2:] - predicted[..., :2] + 1).prod(axis=-1)  # (P, 1)
+    gold_area = (gold[..., 2:] - gold[..., :2] + 1).prod(axis=-1)  # (1, G)
+    return intersection / (predicted_area + gold_area - intersection)
+
+
+def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Say which points lie in which boxes, edges included.
+
+    Args:
+        points: (P, 2), each (x, y).
+        boxes: (G, 4).
+
+    Returns:
+        (P, G) bool.
+    """
+    points, boxes = np.asarray(points).reshape(-1, 1, 2), _boxes(boxes)
+    return ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).all(axis=-1)
+
+
+def matched_pairs(compatible: np.ndarray) -> int:
+    """Return how many predictions and gold boxes can be matched one to one, at most.
+
+    Args:
+        compatible: (P, G) bool, which prediction may be matched with which gold box.
+
+    Returns:
+        The size of a maximum matching, in 0..min(P, G).
+    """
+    compatible = np.asarray(compatible, dtype=bool)
+    if not compatible.any():  # P or G may be 0 too
+        return 0
+
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    matched = maximum_bipartite_matching(csr_matrix(compatible), perm_type="column")
+    return int((matched >= 0).sum())
+
+
+def localization_scores(compatible: Iterable[np.ndarray]) -> dict[str, float | int | None]:
+    """Score predictions against gold boxes over images, matched one to one within each image.
+
+    A matched prediction is a true positive, an unmatched one a false positive, an unmatched gold
+    box a false negative. For boxes "compatible" means ``box_iou`` >= 0.5, for points
+    ``points_in_boxes``.
+
+    Args:
+        compatible: For each image a (P, G) bool array; P and G differ between images and may be 0
+            (shape (0, G) or (P, 0), so that what is missing still counts).
+
+    Returns:
+        The keys of ``detection_scores``.
+
+    Source: Berger et al. 2022.
+    """
+    matched = predictions = golds = 0
+    for of_image in compatible:
+        matched += matched_pairs(of_image)
+        predictions += of_image.shape[0]
+        golds += of_image.shape[1]
+    return detection_scores(matched, predictions - matched, golds - matched)
+
+
+def random_boxes(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw boxes as a baseline: each spans two uniform pixels of a ``size`` x ``size`` image.
+
+    Returns:
+        (count, 4) integers in 0..size-1, left <= right and top <= bottom.
+    """
+    corners = rng.integers(size, size=(count, 2, 2))  # box, corner, (x, y)
+    return np.hstack([corners.min(axis=1), corners.max(axis=1)])
+
+
+def random_points(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw points as a baseline: (count, 2) uniform pixels (x, y) in 0..size-1."""
+    return rng.integers(size, size=(count, 2))
+
+
+def _boxes(boxes: np.ndarray) -> np.ndarray:
+    """Return boxes as an array (boxes, 4), an empty list too."""
+    return np.asarray(boxes).reshape(-1, 4)

@@ -1,0 +1,192 @@
+"""Results for people and programs: tables, JSON files, rows by epoch, learning curves."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.files import write_atomically, write_json, write_text
+
+CHANCE_SUFFIX = "_chance"
+
+
+def format_value(value: Any) -> str:
+    """Return a value as it stands in tables: four decimals, whole numbers as such, '-' for None."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Return nested metrics as a readable table.
+
+    Sections that have a counterpart named ``<section>_chance`` show it as a second column.
+    """
+    lines: list[str] = []
+    for name, value in metrics.items():
+        if not name.endswith(CHANCE_SUFFIX):
+            chance = metrics.get(name + CHANCE_SUFFIX)
+            lines += _section(name.replace("_", " "), value, chance)
+    return "\n".join(lines)
+
+
+def _section(title: str, values: Any, chance: Any) -> list[str]:
+    """Return the lines of one section; sections inside follow it."""
+    if not isinstance(values, Mapping):
+        return [f"{title}: {format_value(values) if values is not None else 'not measured'}"]
+    if _is_table(values):
+        return _table(title, values)
+    scalars = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
+    lines = []
+    if scalars:
+        head = f"{title:<34}{'value':>12}"
+        lines.append(head + (f"{'chance':>12}" if isinstance(chance, Mapping) else ""))
+    for name, value in scalars.items():
+        line = f"  {name.replace('_', ' '):<32}{format_value(value):>12}"
+        if isinstance(chance, Mapping):
+            line += f"{format_value(chance.get(name)):>12}"
+        lines.append(line)
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            inner = chance.get(name) if isinstance(chance, Mapping) else None
+            lines += _section(f"{title}, {name.replace('_', ' ')}", value, inner)
+    return lines
+
+
+def _is_table(values: Mapping[str, Any]) -> bool:
+    """Return whether all values are dicts of scalars under numeric names, as for minimum counts."""
+    return bool(values) and all(
+        name.isdigit() and isinstance(value, Mapping) for name, value in values.items()
+    )
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return dicts of scalars as a table with one column each."""
+    names = list(next(iter(rows.values())))
+    cells = [[row, *(format_value(values[name]) for name in names)] for row, values in rows.items()]
+    head = ["", *(name.replace("_", " ") for name in names)]
+    return [title] + [
+        f"  {first:<8}" + "".join(f"{cell:>12}" for cell in rest) for first, *rest in [head, *cells]
+    ]
+
+
+def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
+    """Return nested metrics as one level with names joined by dots; absent sections are left out.
+
+    A value that is None stays, so that every epoch has the same names.
+    """
+    flat: dict[str, float | None] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def results_file(results_dir: Path, utility: str, model_name: str) -> Path:
+    """Return where a utility's results for a model stand."""
+    return results_dir / f"{utility}_{model_name}.json"
+
+
+def write_results(
+    results_dir: Path,
+    utility: str,
+    model_name: str,
+    *,
+    metrics: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    not_measured: Mapping[str, str],
+) -> Path:
+    """Write a utility's results as JSON and return the file.
+
+    Args:
+        results_dir: The folder.
+        utility: Its name.
+        model_name: The model's name.
+        metrics: Nested scores; None for what is undefined or not measured.
+        settings: What the results depend on.
+        data: Counts of the images and captions read, and whether they were filtered.
+        not_measured: Metric -> reason, for metrics whose data is absent.
+    """
+    path = results_file(results_dir, utility, model_name)
+    content = {
+        "utility": utility,
+        "model_name": model_name,
+        "metrics": metrics,
+        "settings": settings,
+        "data": data,
+        "not_measured": not_measured,
+    }
+    write_json(path, content)
+    return path
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> None:
+    """Write ``evaluation_by_epoch.csv``: a row per metric, a column per epoch, empty for None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["metric", *range(1, len(history) + 1)])
+    for name in _metric_names(history):
+        values = [row.get(name) for row in history]
+        writer.writerow([name, *("" if value is None else value for value in values)])
+    write_text(path, text.getvalue())
+
+
+def _metric_names(history: Sequence[Mapping[str, float | None]]) -> list[str]:
+    """Return the names of all rows, in order of first appearance."""
+    return list(dict.fromkeys(name for row in history for name in row))
+
+
+# panel of the learning curves -> metrics in it
+CURVES = {
+    "loss": ("visual_loss", "text_loss"),
+    "clusters per input": ("clusters_per_image", "clusters_per_caption"),
+    "word categories (known words)": (
+        "categorization.known_words.v_measure",
+        "categorization.known_words.adjusted_mutual_info",
+        "categorization.known_words.f_score",
+        "categorization.known_words.purity_collocation_f1",
+    ),
+    "concreteness r": (
+        "concreteness.pearson_by_min_count.0.r",
+        "concreteness.pearson_by_min_count.20.r",
+        "concreteness.pearson_by_min_count.100.r",
+    ),
+}
+
+
+def draw_learning_curves(
+    path: Path, history: Sequence[Mapping[str, float | None]], title: str
+) -> None:
+    """Draw the metrics of ``CURVES`` over epochs as a PNG; panels without values stay out."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        panel: drawn
+        for panel, names in CURVES.items()
+        if (drawn := [name for name in names if any(row.get(name) is not None for row in history)])
+    }
+    figure = Figure(figsize=(10, 3.6 * ((len(panels) + 1) // 2)), layout="constrained")
+    figure.suptitle(title)
+    epochs = range(1, len(history) + 1)
+    for position, (panel, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot((len(panels) + 1) // 2, 2, position)
+        for name in names:
+            values = [float("nan") if row.get(name) is None else row[name] for row in history]
+            axes.plot(epochs, values, marker="o", markersize=3, label=_curve_label(name))
+        axes.set_title(panel, fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _curve_label(name: str) -> str:
+    """Return a metric's label in a legend."""
+    if name.startswith("concreteness.pearson_by_min_count."):
+        return f"words with count > {name.split('.')[2]}"
+    return name.split(".")[-1].replace("_", " ")

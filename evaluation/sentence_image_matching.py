@@ -1,0 +1,48 @@
+"""Whether an image's clusters tell its own caption from another image's.
+
+Axes: N images (each with one caption), C clusters, M = N // 2 pairs of images.
+"""
+
+import numpy as np
+
+
+def matching_scores(
+    image_bits: np.ndarray, caption_bits: np.ndarray
+) -> dict[str, float | int | None]:
+    """Match images with captions by the clusters that both activate.
+
+    Images 2k and 2k + 1 form a pair and each of the two is one trial: the Hamming distance of its
+    bits to its own caption's bits against that to the other image's caption. An odd last image is
+    left out.
+
+    Args:
+        image_bits: (N, C) bool, images in ascending id.
+        caption_bits: (N, C) bool, the caption of each image.
+
+    Returns:
+        ``accuracy``, the share of trials where the own caption is strictly nearer;
+        ``accuracy_with_ties``, where it is at least as near (so bits that never differ score 1);
+        both in 0..1 and None without a trial; ``trial_count`` = 2 M.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    image_bits = np.asarray(image_bits, dtype=bool)
+    caption_bits = np.asarray(caption_bits, dtype=bool)
+    if image_bits.shape != caption_bits.shape:
+        raise ValueError(
+            f"image bits of shape {image_bits.shape} for caption bits of shape {caption_bits.shape}"
+        )
+    trial_count = len(image_bits) // 2 * 2
+    if trial_count == 0:
+        return {"accuracy": None, "accuracy_with_ties": None, "trial_count": 0}
+    pairs = (trial_count // 2, 2, image_bits.shape[1])
+    images = image_bits[:trial_count].reshape(pairs)  # (M, 2, C)
+    captions = caption_bits[:trial_count].reshape(pairs)  # (M, 2, C)
+    own_distance = (images != captions).sum(axis=-1)  # (M, 2)
+    other_distance = (images != captions[:, ::-1]).sum(axis=-1)  # (M, 2)
+    return {
+        "accuracy": float((own_distance < other_distance).mean()),
+        "accuracy_with_ties": float((own_distance <= other_distance).mean()),
+        "trial_count": trial_count,
+    }

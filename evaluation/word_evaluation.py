@@ -1,0 +1,140 @@
+"""Word metrics of a text encoder: it answers once for all training words, then all are scored.
+
+Axes: W words of the training captions, C clusters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasets_src.captions import Vocabulary
+from datasets_src.norms import Norms, load_associations
+from evaluation.association import association_scores
+from evaluation.categorization import categorization_scores, chance_categorization_scores
+from evaluation.cluster_counts import cluster_counts
+from evaluation.concreteness import concreteness_scores
+
+if TYPE_CHECKING:
+    from models_src.text_encoders.interface import TextEncoder
+
+NO_CLUSTER = -1  # of a word the encoder does not know
+
+
+@dataclass(frozen=True)
+class WordPredictions:
+    """A text encoder's answers for the words of the training captions."""
+
+    words: tuple[str, ...]
+    counts: np.ndarray  # (W,) int64 occurrences in the training captions
+    clusters: np.ndarray  # (W,) int64 most probable cluster, NO_CLUSTER for unknown words
+    probabilities: np.ndarray  # (W,) float64 of that cluster: the concreteness; 0 for unknown words
+
+
+def words_to_clusters(
+    encoder: "TextEncoder", words: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most probable cluster and its probability for some words.
+
+    Ties go to the lowest cluster index. A word that the encoder does not know has ``NO_CLUSTER``
+    and probability 0.
+
+    Returns:
+        (W,) int64 clusters and (W,) float64 probabilities.
+    """
+    posteriors = encoder.word_posteriors().cpu().numpy()  # (V, C)
+    best = posteriors.argmax(axis=1)  # (V,)
+    index = {word: position for position, word in enumerate(encoder.words)}
+    rows = np.array([index.get(word, -1) for word in words], dtype=np.int64)  # (W,)
+    if not len(posteriors):
+        return np.full(len(rows), NO_CLUSTER), np.zeros(len(rows))
+    probabilities = np.where(rows >= 0, posteriors[rows, best[rows]], 0.0)
+    return np.where(probabilities > 0, best[rows], NO_CLUSTER), probabilities
+
+
+def predict_words(encoder: "TextEncoder", vocabulary: Vocabulary) -> WordPredictions:
+    """Ask the encoder for every word of the training captions."""
+    return WordPredictions(
+        vocabulary.words, vocabulary.counts, *words_to_clusters(encoder, vocabulary.words)
+    )
+
+
+def word_metrics(
+    predictions: WordPredictions, norms: Norms, text_threshold: float, seed: int
+) -> dict[str, Any]:
+    """Score a text encoder's answers with every word metric; None where a norm is absent.
+
+    The evaluated words are the category file's that occur in the training captions (and stand in
+    the word list, where there is one).
+
+    Args:
+        predictions: Of the words of the training captions.
+        norms: The human norms.
+        text_threshold: The probability from which a word activates its cluster.
+        seed: Of the chance level's random clusters.
+    """
+    metrics: dict[str, Any] = {
+        "categorization": None,
+        "categorization_chance": None,
+        "concreteness": None,
+        "word_association": None,
+    }
+    if norms.categories is not None:
+        metrics |= _categorization(predictions, norms, seed)
+    if norms.association_file is not None:
+        metrics["word_association"] = _association(predictions, norms)
+    if norms.concreteness is not None:
+        rated = np.array([word in norms.concreteness for word in predictions.words], dtype=bool)
+        ratings = [norms.concreteness[w] for w in predictions.words if w in norms.concreteness]
+        metrics["concreteness"] = concreteness_scores(
+            predictions.probabilities[rated], np.array(ratings), predictions.counts[rated]
+        )
+    metrics["cluster_counts"] = cluster_counts(
+        predictions.clusters, predictions.probabilities, text_threshold
+    )
+    return metrics
+
+
+def _known_evaluated_words(
+    predictions: WordPredictions, norms: Norms
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions of the known evaluated words in the category file and in predictions."""
+    index = {word: position for position, word in enumerate(predictions.words)}
+    pairs = [
+        (position, index[word])
+        for position, word in enumerate(norms.categories.words)
+        if word in index
+        and predictions.clusters[index[word]] != NO_CLUSTER
+        and (norms.word_list is None or word in norms.word_list)
+    ]
+    in_file, in_predictions = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return in_file, in_predictions
+
+
+def _categorization(predictions: WordPredictions, norms: Norms, seed: int) -> dict[str, Any]:
+    """Return the scores of the known words and of all words of the category file, with chance."""
+    categories = norms.categories
+    in_file, in_predictions = _known_evaluated_words(predictions, norms)
+    # every word the encoder cannot place goes into one extra cluster, NO_CLUSTER
+    all_clusters = np.full(len(categories.words), NO_CLUSTER)
+    all_clusters[in_file] = predictions.clusters[in_predictions]
+    labels = {
+        "known_words": (categories.category[in_file], predictions.clusters[in_predictions]),
+        "all_words": (categories.category, all_clusters),
+    }
+    return {
+        "categorization": {name: categorization_scores(*pair) for name, pair in labels.items()},
+        "categorization_chance": {
+            name: chance_categorization_scores(*pair, seed=seed) for name, pair in labels.items()
+        },
+    }
+
+
+def _association(predictions: WordPredictions, norms: Norms) -> dict[str, Any]:
+    """Return the association scores of the known evaluated words."""
+    _, known = _known_evaluated_words(predictions, norms)
+    words = [predictions.words[position] for position in known]
+    return association_scores(
+        predictions.clusters[known], *load_associations(norms.association_file, words)
+    )

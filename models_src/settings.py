@@ -1,0 +1,230 @@
+"""The settings of a training run: one dataclass that the options, YAML files and model files share.
+
+Nothing heavy is imported here, since ``main.py --help`` reads these fields.
+"""
+
+import contextlib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from models_src.text_encoders import TEXT_ENCODERS
+from utils.errors import UserError
+
+VISUAL_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "googlenet", "simclr")
+
+
+def _setting(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A dataclass field with what the parser and the checks need to know about it."""
+    metadata = {
+        "group": group,
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that decides what a training run computes.
+
+    Each field is an option ``--<name>`` and a key of a ``--config`` file; its metadata holds the
+    help text and the allowed values. The defaults are those of the published model, but for the
+    text encoder.
+    """
+
+    visual_encoder: str = _setting(
+        "resnet50",
+        "visual encoder",
+        "the CNN, with random weights unless --pretrained_visual is given; simclr is a ResNet-50 "
+        "trunk and needs --pretrained_visual",
+        choices=VISUAL_ENCODERS,
+    )
+    pretrained_visual: str | None = _setting(
+        None,
+        "visual encoder",
+        "local file with a state dict to start the CNN from (ImageNet weights from torchvision, "
+        "or a SimCLR trunk); nothing is downloaded",
+    )
+    freeze_visual: bool = _setting(
+        False, "visual encoder", "train the CNN's last layer only; useful with --pretrained_visual"
+    )
+    visual_threshold: float = _setting(
+        0.5,
+        "visual encoder",
+        "an image activates a cluster when its raw logit (not a probability) is at least this; "
+        "0.5 is a probability of 0.62, 0 one of one half",
+    )
+    visual_learning_rate: float = _setting(
+        1e-4,
+        "visual encoder",
+        "Adam's learning rate for the CNN; 1e-4 for full COCO, up to 1e-3 for small data",
+        minimum=0,
+    )
+    text_encoder: str = _setting(
+        "lstm",
+        "text encoder",
+        "lstm and gru learn by gradient; generative (the published model) and discriminative "
+        "count words and clusters",
+        choices=tuple(TEXT_ENCODERS),
+    )
+    text_threshold: float = _setting(
+        0.08,
+        "text encoder",
+        "a caption activates a cluster when a word votes for it with at least this probability; "
+        "lower it when captions activate too few clusters",
+        minimum=0,
+        maximum=1,
+    )
+    text_learning_rate: float = _setting(
+        2e-3, "text encoder", "Adam's learning rate for lstm and gru", minimum=0
+    )
+    embedding_dim: int = _setting(
+        128, "text encoder", "size of a word's embedding in lstm and gru", minimum=1
+    )
+    hidden_dim: int = _setting(256, "text encoder", "size of the state of lstm and gru", minimum=1)
+    text_layers: int = _setting(1, "text encoder", "recurrent layers of lstm and gru", minimum=1)
+    count_start_steps: int = _setting(
+        450,
+        "text encoder",
+        "steps in which counts of words and clusters vote in place of lstm or gru, which learn "
+        "meanwhile",
+        minimum=0,
+    )
+    count_blend_steps: int = _setting(
+        300,
+        "text encoder",
+        "steps after these in which the votes pass from the counts to lstm or gru",
+        minimum=0,
+    )
+    cluster_num: int = _setting(
+        150, "training", "number of clusters, the same for both encoders", minimum=1
+    )
+    epochs: int = _setting(2, "training", "passes over all training pairs", minimum=1)
+    batch_size: int = _setting(50, "training", "pairs in one joint step", minimum=2)
+    image_size: int = _setting(
+        224,
+        "training",
+        "height and width in pixels that images are resized to; smaller is faster and coarser",
+        minimum=16,
+        maximum=1024,
+    )
+    seed: int = _setting(0, "training", "seed of every random choice", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: a value of the wrong type or out of range, naming the setting.
+        """
+        for setting in fields(self):
+            _check(setting, getattr(self, setting.name))
+        if self.visual_encoder == "simclr" and self.pretrained_visual is None:
+            raise UserError(
+                "--visual_encoder simclr starts from trained weights; give its state dict with "
+                "--pretrained_visual FILE"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values by name, in the order of definition."""
+        return asdict(self)
+
+
+def setting_type(setting: Field) -> tuple[type, bool]:
+    """Return a setting's plain type (str, int, float or bool) and whether None is allowed."""
+    hint = typing.get_type_hints(TrainingSettings)[setting.name]
+    if isinstance(hint, types.UnionType):
+        return next(part for part in hint.__args__ if part is not type(None)), True
+    return hint, False
+
+
+def settings_from_sources(
+    config_file: Path | None, options: Mapping[str, Any], base: TrainingSettings | None = None
+) -> TrainingSettings:
+    """Merge settings: an option wins over the file, the file over ``base`` or the defaults.
+
+    Args:
+        config_file: A YAML file with setting names as keys, or None.
+        options: Settings given on the command line, by name.
+        base: What stands where neither gives a value; the defaults when None.
+
+    Raises:
+        UserError: the file is missing or malformed, has unknown keys (all are named), or a value
+            is not allowed.
+    """
+    values = base.as_dict() if base is not None else {}
+    if config_file is not None:
+        values |= read_config(config_file)
+    return TrainingSettings(**(values | dict(options)))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        UserError: the file is missing, no YAML mapping, has unknown keys, or a value is not
+            allowed.
+    """
+    import yaml
+
+    from utils.files import read_text
+
+    try:
+        values = yaml.safe_load(read_text(path, "the settings file"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"{path} is not valid YAML{where}; correct it") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no 'setting: value' lines; see models_src/configs/")
+    known = {setting.name: setting for setting in fields(TrainingSettings)}
+    unknown = [str(key) for key in values if key not in known]
+    if unknown:
+        raise UserError(
+            f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(known)}"
+        )
+    for name, value in values.items():
+        plain, _ = setting_type(known[name])
+        if plain is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+            with contextlib.suppress(ValueError):  # the check below names the setting
+                values[name] = float(value)
+        try:
+            _check(known[name], values[name])
+        except UserError as error:
+            raise UserError(f"{error} (in {path})") from None
+    return values
+
+
+def _check(setting: Field, value: Any) -> None:
+    """Raise a UserError unless ``value`` is allowed for ``setting``."""
+    plain, optional = setting_type(setting)
+    if value is None and optional:
+        return
+    accepted = (int, float) if plain is float else (plain,)
+    is_right = isinstance(value, accepted) and (plain is bool or not isinstance(value, bool))
+    if not is_right or value != value or value in (float("inf"), float("-inf")):
+        kind = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[plain]
+        raise UserError(f"--{setting.name} must be {kind}, not {value!r}; correct it")
+    choices = setting.metadata["choices"]
+    if choices and value not in choices:
+        raise UserError(f"--{setting.name} {value!r} is unknown; choose from {', '.join(choices)}")
+    minimum, maximum = setting.metadata["minimum"], setting.metadata["maximum"]
+    if minimum is not None and value < minimum:
+        raise UserError(f"--{setting.name} is {value}; give at least {minimum}")
+    if maximum is not None and value > maximum:
+        raise UserError(f"--{setting.name} is {value}; give at most {maximum}")

@@ -1,0 +1,80 @@
+"""The word-cluster count models (Berger et al. 2022, section 3): generative and discriminative.
+
+Axes as in ``interface.py``.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models_src.settings import TrainingSettings
+from models_src.text_encoders.interface import Reading, caption_scores, uniform_posteriors
+
+
+class CountTextEncoder:
+    """Counts how often each word stands in captions whose image activates each cluster.
+
+    ``generative`` turns the counts N(w,c) into p(c|w) through p(w|c) = N(w,c)/N(c) and a uniform
+    cluster prior; ``discriminative`` takes p(c|w) = N(w,c)/N(w) with N(w) = sum_c N(w,c).
+    """
+
+    def __init__(self, mode: str, words: tuple[str, ...], cluster_num: int, device: str = "cpu"):
+        self.mode = mode
+        self.words = words
+        self.cluster_num = cluster_num
+        # whole numbers: exact at any size, and their sum does not depend on the order of adding
+        self.counts = torch.zeros(len(words), cluster_num, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(cluster_num, dtype=torch.int64, device=device)  # N(c)
+
+    def posteriors(self, word_ids: Tensor) -> Tensor:
+        """Return the rows p(c|w) of some words: (W,) ids -> (W, C) float64."""
+        rows = self.counts[word_ids]  # (W, C)
+        if self.mode == "generative":
+            return uniform_posteriors(rows, self.totals)
+        return rows.double() / rows.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def read(self, tokens: Tensor) -> Reading:
+        """Score captions by the votes of their words (see ``interface.caption_scores``)."""
+        captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
+        words, token_words = torch.unique(tokens[captions, positions], return_inverse=True)
+        token_posteriors = self.posteriors(words)[token_words]  # (T, C)
+        scores = caption_scores(token_posteriors, captions, len(tokens))
+        return Reading(tokens, scores, None)
+
+    def learn(self, reading: Reading, image_bits: Tensor) -> Tensor:
+        """Add a batch to the counts: N += TᵀL for token counts T (B, V) and image bits L (B, C)."""
+        loss = functional.binary_cross_entropy(
+            reading.scores.clamp(max=1), image_bits.to(reading.scores)
+        )
+        captions, positions = torch.nonzero(reading.tokens >= 0, as_tuple=True)  # (T,), (T,)
+        added = image_bits[captions].long()  # (T, C)
+        self.counts.index_add_(0, reading.tokens[captions, positions], added)
+        self.totals += added.sum(dim=0)
+        return loss
+
+    def summarise(self, batches: Iterable[Tensor]) -> None:
+        """Counts are always up to date."""
+
+    def word_posteriors(self) -> Tensor:
+        """Return p(c|w) of the whole vocabulary, (V, C) float64."""
+        return self.posteriors(torch.arange(len(self.words), device=self.counts.device))
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts, (V, C) int64; all else follows from them."""
+        return {"word_cluster_counts": self.counts.cpu()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over counts (V, C)."""
+        self.counts.copy_(state["word_cluster_counts"])
+        self.totals.copy_(self.counts.sum(dim=0))
+
+    training_state = state
+    load_training_state = load_state
+
+
+def build(settings: TrainingSettings, words: tuple[str, ...], device: str) -> CountTextEncoder:
+    """Return an empty count model of mode ``settings.text_encoder``."""
+    return CountTextEncoder(settings.text_encoder, words, settings.cluster_num, device)

@@ -1,0 +1,106 @@
+"""What every text encoder offers, and the voting rule that all of them share.
+
+Axes: B captions of a batch, L token positions, T tokens of the batch without padding, C clusters,
+V words of the vocabulary. Token ids run from 0 to V-1; ``UNKNOWN`` marks words outside the
+vocabulary and ``PADDING`` the positions after a caption's end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from datasets_src.captions import PADDING, UNKNOWN
+
+__all__ = ["PADDING", "UNKNOWN", "Reading", "TextEncoder", "caption_scores", "uniform_posteriors"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an encoder made of a batch of captions, before it learns from it."""
+
+    tokens: Tensor  # (B, L) int64
+    scores: Tensor  # (B, C) in 0..1, detached; bits are scores >= text_threshold
+    token_logits: Tensor | None  # (B, L, C) with gradients for encoders that learn by gradient
+
+
+class TextEncoder(Protocol):
+    """A text encoder over a fixed vocabulary."""
+
+    words: tuple[str, ...]
+    cluster_num: int
+
+    def read(self, tokens: Tensor) -> Reading:
+        """Return the scores of captions ``tokens`` (B, L); nothing in the encoder changes."""
+
+    def learn(self, reading: Reading, image_bits: Tensor) -> Tensor:
+        """Learn the bits (B, C) of the images that ``reading``'s captions describe.
+
+        Returns the loss of the reading against these bits, a scalar without gradient.
+        """
+
+    def summarise(self, batches: Iterable[Tensor]) -> None:
+        """Bring p(c|w) up to date from all training captions, given as batches (B, L).
+
+        Called whenever training pauses for an evaluation or ends.
+        """
+
+    def word_posteriors(self) -> Tensor:
+        """Return p(c|w) of the vocabulary's words, (V, C) float64.
+
+        A row sums to 1; the row of a word the encoder does not know is zero. A word's most
+        probable cluster is its row's argmax and its concreteness the row's maximum.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Return the trained model as tensors and plain values."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what ``state()`` returned."""
+
+    def training_state(self) -> dict[str, Any]:
+        """Return all that an exact continuation of training needs: ``state()`` and more."""
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Take over what ``training_state()`` returned."""
+
+
+def caption_scores(token_posteriors: Tensor, captions: Tensor, caption_count: int) -> Tensor:
+    """Let each token vote for its most probable cluster (ties: the lowest index).
+
+    A caption's score for a cluster is the largest vote it got, 0 without any; a row of zeros (an
+    unknown word) casts no vote.
+
+    Args:
+        token_posteriors: (T, C) p(c|token).
+        captions: (T,) the caption each token stands in.
+        caption_count: B.
+
+    Returns:
+        (B, C) scores in 0..1, of the posteriors' type.
+    """
+    cluster_num = token_posteriors.shape[1]
+    scores = token_posteriors.new_zeros(caption_count * cluster_num)
+    if len(captions):
+        votes, clusters = token_posteriors.max(dim=1)  # (T,), (T,); max takes the first of equals
+        scores.scatter_reduce_(0, captions * cluster_num + clusters, votes, reduce="amax")
+    return scores.view(caption_count, cluster_num)
+
+
+def uniform_posteriors(word_cluster_counts: Tensor, cluster_totals: Tensor) -> Tensor:
+    """Return p(c|w) under a uniform cluster prior (Berger et al. 2022, section 3).
+
+    p(w|c) = N(w,c) / N(c), and with p(c) = 1/C Bayes' rule gives p(c|w) = p(w|c) / sum_c' p(w|c').
+    A cluster without counts has probability 0; a word without counts has a row of zeros.
+
+    Args:
+        word_cluster_counts: (W, C) rows of N(w,c), any numeric type.
+        cluster_totals: (C,) N(c), the sum of N(w,c) over the whole vocabulary.
+
+    Returns:
+        (W, C) float64.
+    """
+    likelihood = word_cluster_counts.double() / cluster_totals.clamp(min=1)  # (W, C) p(w|c)
+    return likelihood / likelihood.sum(dim=1, keepdim=True).clamp(min=torch.finfo().tiny)

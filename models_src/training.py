@@ -1,0 +1,400 @@
+"""The training loop: epochs of joint steps, evaluation after each, checkpoints, the final model.
+
+Axes: B pairs, C clusters.
+"""
+
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from datasets_src.images import normalise
+from datasets_src.pairs import TrainingPairs, load_images, pair_batches
+from models_src.joint import StepResult, joint_step
+from models_src.model_files import (
+    Origin,
+    load_tensors,
+    model_exists,
+    save_model,
+    save_tensors,
+)
+from models_src.settings import TrainingSettings
+from models_src.text_encoders import build_text_encoder
+from models_src.text_encoders.interface import TextEncoder
+from models_src.visual_encoders import VisualEncoder, build_visual_encoder
+from utils.errors import UserError
+
+CHECKPOINT_VERSION = 1
+LOG_EVERY_STEPS = 100
+BEST_METRIC = "categorization.all_words.f_score"
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training run is carried out; nothing here changes what it computes."""
+
+    name: str
+    models_dir: Path
+    device: str = "cpu"
+    workers: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    checkpoint_minutes: float = 30.0
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The single file from which the run continues."""
+        return self.models_dir / f"{self.name}.checkpoint"
+
+
+@dataclass
+class _Run:
+    """All that changes while training, and so all that a checkpoint holds."""
+
+    visual: VisualEncoder
+    text: TextEncoder
+    optimizer: torch.optim.Optimizer
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches of the current epoch finished
+    step: int = 0  # joint steps taken
+    totals: Tensor | None = None  # sums over the current epoch, see _step_totals
+    history: list[dict[str, float | None]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """Return the run as tensors and plain values."""
+        return {
+            "visual": self.visual.state_dict(),
+            "text": self.text.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "run_id": self.run_id,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "totals": self.totals,
+            "history": self.history,
+        }
+
+    def load_state(self, state: dict[str, Any], device: str) -> None:
+        """Take over what ``state()`` returned."""
+        self.visual.load_state_dict(state["visual"])
+        self.text.load_training_state(state["text"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+        for name in ("run_id", "epoch", "batch", "step", "history"):
+            setattr(self, name, state[name])
+        self.totals = state["totals"].to(device)
+
+
+def train(
+    settings: TrainingSettings,
+    pairs: TrainingPairs,
+    options: RunOptions,
+    evaluate: Callable[[TextEncoder], Metrics],
+    report: Callable[[list[Metrics]], None],
+) -> None:
+    """Train both encoders on all pairs and write the model as ``options.name``.
+
+    After every epoch the text encoder is evaluated; the epoch with the highest
+    ``categorization.all_words.f_score`` (ties: the first) is kept as ``<name>_best``.
+
+    Args:
+        settings: What is computed.
+        pairs: The training data.
+        options: Where files go, and how to run.
+        evaluate: Returns metrics of a text encoder by name.
+        report: Takes the rows of all epochs so far, after each epoch.
+
+    Raises:
+        UserError: a finished or unfinished run of that name is in the way, the checkpoint does not
+            belong to these settings or data, an image is unreadable, or the loss is not finite.
+        KeyboardInterrupt: a signal ended training; a checkpoint was saved.
+    """
+    checkpoint = _find_checkpoint(options)
+    if checkpoint is None and options.resume and model_exists(options.models_dir, options.name):
+        logger.info("'%s' is finished: there is nothing to continue", options.name)
+        return
+    run = _new_run(settings, pairs, options.device)
+    fingerprint = pairs.fingerprint()
+    if checkpoint is not None:
+        _require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
+        run.load_state(checkpoint["run"], options.device)
+        logger.info("continuing after %d joint steps", run.step)
+    elif options.resume:
+        logger.info("there is no checkpoint of '%s': training starts anew", options.name)
+
+    def save_checkpoint() -> None:
+        content = {
+            "version": CHECKPOINT_VERSION,
+            "settings": settings.as_dict(),
+            "data_fingerprint": fingerprint,
+            "run": run.state(),
+        }
+        save_tensors(options.checkpoint_file, content)
+
+    def save(name: str) -> None:
+        origin = Origin(run.run_id, run.step, settings.seed, fingerprint)
+        save_model(options.models_dir, name, settings, origin, run.visual, run.text)
+
+    with _stop_requests() as stop, _progress(run, settings, len(pairs)) as progress:
+        while run.epoch < settings.epochs:
+            _train_epoch(run, settings, pairs, options, stop, progress, save_checkpoint)
+            run.text.summarise(_caption_batches(pairs, settings.batch_size, options.device))
+            row = _epoch_row(run, evaluate)
+            run.epoch, run.batch = run.epoch + 1, 0
+            run.totals = torch.zeros_like(run.totals)
+            best = max((_score(earlier) for earlier in run.history), default=float("-inf"))
+            run.history.append(row)
+            if _score(row) > best:
+                save(f"{options.name}_best")
+            report(run.history)
+            save_checkpoint()
+    save(options.name)
+    options.checkpoint_file.unlink(missing_ok=True)
+    if _score(run.history[-1]) == float("-inf"):
+        logger.info("'%s_best' is not written: no epoch has a %s", options.name, BEST_METRIC)
+
+
+def _new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> _Run:
+    """Return a run before its first step; every random weight follows from the seed."""
+    torch.manual_seed(settings.seed)
+    visual = build_visual_encoder(settings, device)
+    text = build_text_encoder(settings, pairs.vocabulary.words, device)
+    trained = [parameter for parameter in visual.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=settings.visual_learning_rate)
+    totals = torch.zeros(len(_TOTAL_NAMES), dtype=torch.float64, device=device)
+    return _Run(visual, text, optimizer, totals=totals)
+
+
+def _train_epoch(
+    run: _Run,
+    settings: TrainingSettings,
+    pairs: TrainingPairs,
+    options: RunOptions,
+    stop: Callable[[], bool],
+    progress: tqdm,
+    save_checkpoint: Callable[[], None],
+) -> None:
+    """Take the joint steps of the current epoch that are left."""
+    batches = pair_batches(len(pairs), settings.batch_size, settings.seed, run.epoch)
+    left = batches[run.batch :]
+    image_batches = [pairs.split.caption_image[batch] for batch in left]
+    started = last_saved = time.monotonic()
+    pairs_seen = 0
+    run.visual.train()
+    for batch, pixels in zip(
+        left,
+        load_images(pairs.split, image_batches, settings.image_size, options.workers),
+        strict=True,
+    ):
+        result = joint_step(
+            run.visual,
+            run.optimizer,
+            run.text,
+            normalise(pixels.to(options.device, non_blocking=True)),
+            torch.from_numpy(pairs.captions.padded(batch)).to(options.device),
+            settings.visual_threshold,
+            settings.text_threshold,
+        )
+        run.totals += _step_totals(result)
+        run.batch += 1
+        run.step += 1
+        pairs_seen += len(batch)
+        progress.update(len(batch))
+        if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
+            _log_progress(run, result, progress, pairs_seen / (time.monotonic() - started))
+        if stop():
+            save_checkpoint()
+            logger.info("stopped; continue with --resume")
+            raise KeyboardInterrupt
+        if time.monotonic() - last_saved > 60 * options.checkpoint_minutes:
+            save_checkpoint()
+            last_saved = time.monotonic()
+
+
+_TOTAL_NAMES = (
+    "pairs",
+    "visual_loss",
+    "text_loss",
+    "clusters_per_image",
+    "clusters_per_caption",
+    "images_without_cluster",
+    "captions_without_cluster",
+)
+
+
+def _step_totals(result: StepResult) -> Tensor:
+    """Return a step's sums over its pairs, in the order of ``_TOTAL_NAMES``."""
+    pair_count = len(result.image_bits)
+    return torch.stack(
+        [
+            result.visual_loss.new_tensor(pair_count).double(),
+            result.visual_loss.double() * pair_count,
+            result.text_loss.double() * pair_count,
+            result.image_bits.sum().double(),
+            result.caption_bits.sum().double(),
+            (~result.image_bits.any(dim=1)).sum().double(),
+            (~result.caption_bits.any(dim=1)).sum().double(),
+        ]
+    )
+
+
+def _means(totals: Tensor) -> Metrics:
+    """Return the epoch's means per pair so far."""
+    pair_count, *sums = totals.tolist()
+    return {
+        name: value / max(1, pair_count) for name, value in zip(_TOTAL_NAMES[1:], sums, strict=True)
+    }
+
+
+def _log_progress(run: _Run, result: StepResult, progress: tqdm, pairs_per_second: float) -> None:
+    """Show the last step and stop when its losses are not finite."""
+    _, visual_loss, text_loss, image_bits, caption_bits, *_ = _step_totals(result).tolist()
+    pair_count = len(result.image_bits)
+    if not np.isfinite([visual_loss, text_loss]).all():
+        raise UserError(
+            f"the loss is not finite after {run.step} steps; lower --visual_learning_rate or "
+            "--text_learning_rate"
+        )
+    shown = {
+        "visual_loss": f"{visual_loss / pair_count:.4f}",
+        "text_loss": f"{text_loss / pair_count:.4f}",
+        "clusters/image": f"{image_bits / pair_count:.2f}",
+        "clusters/caption": f"{caption_bits / pair_count:.2f}",
+    }
+    progress.set_postfix(shown)
+    logger.info(
+        "epoch %d, step %d: %s, %.0f pairs/s",
+        run.epoch + 1,
+        run.step,
+        ", ".join(f"{name} {value}" for name, value in shown.items()),
+        pairs_per_second,
+    )
+
+
+def _epoch_row(run: _Run, evaluate: Callable[[TextEncoder], Metrics]) -> Metrics:
+    """Return one epoch's row: means of the training steps, then metrics."""
+    return _means(run.totals) | evaluate(run.text)
+
+
+def _score(row: Metrics) -> float:
+    """Return what the best epoch is chosen by; -inf where it is unknown."""
+    value = row.get(BEST_METRIC)
+    return float("-inf") if value is None else value
+
+
+def _caption_batches(pairs: TrainingPairs, batch_size: int, device: str) -> Iterator[Tensor]:
+    """Yield all training captions as padded batches."""
+    for start in range(0, len(pairs), batch_size):
+        chunk = np.arange(start, min(start + batch_size, len(pairs)))
+        yield torch.from_numpy(pairs.captions.padded(chunk)).to(device)
+
+
+def _find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
+    """Return the checkpoint to continue from, or None to start anew.
+
+    Raises:
+        UserError: a finished or unfinished run is in the way.
+    """
+    finished = model_exists(options.models_dir, options.name)
+    unfinished = options.checkpoint_file.exists()
+    if options.resume:
+        if not unfinished:
+            return None
+        checkpoint = load_tensors(options.checkpoint_file, "the checkpoint")
+        if checkpoint.get("version") != CHECKPOINT_VERSION:
+            raise UserError(
+                f"{options.checkpoint_file} is no checkpoint of this version; start anew with "
+                "--overwrite"
+            )
+        return checkpoint
+    if options.overwrite:
+        return None
+    if finished:
+        raise UserError(
+            f"there is a model '{options.name}' in {options.models_dir}; give another "
+            "--model_name, or --overwrite to replace it"
+        )
+    if unfinished:
+        raise UserError(
+            f"{options.checkpoint_file} holds an unfinished training; continue it with --resume, "
+            "or give --overwrite to start anew"
+        )
+    return None
+
+
+def _require_same_run(
+    checkpoint: dict[str, Any], settings: TrainingSettings, fingerprint: str, path: Path
+) -> None:
+    """Raise a UserError when a checkpoint is of other settings or data, naming the difference."""
+    now = settings.as_dict()
+    differing = [
+        f"{name} was {value!r}, is {now.get(name)!r}"
+        for name, value in checkpoint["settings"].items()
+        if now.get(name) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{path} was trained with other settings ({'; '.join(differing)}); give those, or "
+            "--overwrite without --resume to start anew"
+        )
+    if checkpoint["data_fingerprint"] != fingerprint:
+        raise UserError(
+            f"{path} was trained on other data; give its --datasets_dir and filter, or "
+            "--overwrite without --resume to start anew"
+        )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request that training asks for between two steps.
+
+    A second signal acts as usual. The earlier handlers come back at the end.
+    """
+    requested = False
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def request(number: int, _frame: object) -> None:
+        nonlocal requested
+        requested = True
+        signal.signal(number, earlier[number])
+        logger.info("stopping after this step; a second signal stops at once")
+
+    earlier = {number: signal.signal(number, request) for number in signals}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(run: _Run, settings: TrainingSettings, pair_count: int) -> Iterator[tqdm]:
+    """Yield a bar over all pairs of all epochs; it is silent where there is no terminal."""
+    done = run.epoch * pair_count + int(run.totals[0].item())
+    with (
+        logging_redirect_tqdm(),
+        tqdm(
+            total=settings.epochs * pair_count, initial=done, unit="pair", disable=None
+        ) as progress,
+    ):
+        yield progress

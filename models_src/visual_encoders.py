@@ -1,0 +1,136 @@
+"""Visual encoders: torchvision CNNs whose last layer gives one logit per cluster.
+
+Axes: B images, D channels of the last convolution, h x w its cells, C clusters.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models_src.settings import TrainingSettings
+from utils.errors import UserError
+
+
+class VisualEncoder(nn.Module):
+    """A CNN that ends in global average pooling and one linear layer (D -> C).
+
+    The network keeps torchvision's parameter names, so its state dict is a torchvision one.
+    """
+
+    def __init__(self, name: str, cluster_num: int, freeze: bool = False):
+        super().__init__()
+        self.name = name
+        self.cluster_num = cluster_num
+        self.network = _torchvision_network(name, cluster_num)
+        self.frozen = freeze
+        if freeze:
+            self.network.requires_grad_(False)
+            self.head.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "VisualEncoder":
+        """Switch training on or off; a frozen trunk keeps its running statistics in any case."""
+        return super().train(mode and not self.frozen)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer; its weight (C, D) weighs channels in a class activation map."""
+        return self.network.classifier if self.name == "vgg16" else self.network.fc
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits: (B, 3, H, W) normalised images -> (B, C)."""
+        return self.network(images)
+
+    def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, C) and the last convolution's activation (B, D, h, w)."""
+        seen: list[Tensor] = []
+        hook = self.network.avgpool.register_forward_pre_hook(
+            lambda _module, inputs: seen.append(inputs[0])
+        )
+        try:
+            logits = self.network(images)
+        finally:
+            hook.remove()
+        return logits, seen[0]
+
+
+def _torchvision_network(name: str, cluster_num: int) -> nn.Module:
+    """Return torchvision's network with random weights and ``cluster_num`` outputs."""
+    from torchvision import models
+
+    if name == "vgg16":
+        network = models.vgg16(weights=None)
+        network.avgpool = nn.AdaptiveAvgPool2d(1)
+        network.classifier = nn.Linear(512, cluster_num)
+    elif name == "googlenet":
+        network = models.googlenet(weights=None, aux_logits=False, init_weights=True)
+        network.fc = nn.Linear(network.fc.in_features, cluster_num)
+    else:
+        network = models.get_model("resnet50" if name == "simclr" else name, weights=None)
+        network.fc = nn.Linear(network.fc.in_features, cluster_num)
+    return network
+
+
+def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> VisualEncoder:
+    """Return the encoder that ``settings`` ask for, before training.
+
+    Random weights come from torch's global generator, which the caller seeds.
+
+    Raises:
+        UserError: the file of ``pretrained_visual`` is missing or does not fit the encoder.
+    """
+    encoder = VisualEncoder(settings.visual_encoder, settings.cluster_num, settings.freeze_visual)
+    if settings.pretrained_visual is not None:
+        load_trunk(encoder, Path(settings.pretrained_visual))
+    return encoder.to(device)
+
+
+def load_trunk(encoder: VisualEncoder, path: Path) -> None:
+    """Load all but the last layer from a local state dict.
+
+    Accepted are torchvision's own files and those that hold the trunk behind a prefix
+    ("backbone.", "module.encoder." ...) or inside a "state_dict" entry, as SimCLR
+    implementations save it; entries of other layers (a projection head, the 1000-class layer) are
+    left out.
+
+    Raises:
+        UserError: the file is missing, no state dict, or lacks a parameter of the trunk.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"no file {path} for --pretrained_visual; download the weights and give their path"
+        ) from None
+    except Exception as error:  # torch raises many kinds for files that are no checkpoint
+        raise UserError(
+            f"{path} is no state dict that torch reads safely ({type(error).__name__}); give "
+            "--pretrained_visual a file of plain tensors"
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no state dict; give --pretrained_visual another file")
+    own = encoder.network.state_dict()
+    head = {id(parameter) for parameter in encoder.head.parameters()}
+    head_names = {name for name, p in encoder.network.named_parameters() if id(p) in head}
+    trunk_names = [name for name in own if name not in head_names]
+    first = trunk_names[0]
+    prefixes = [name[: -len(first)] for name in state if str(name).endswith(first)]
+    prefix = min(prefixes, key=len, default="")
+    loaded = {name: state.get(prefix + name) for name in trunk_names}
+    unfit = [
+        name
+        for name, value in loaded.items()
+        # batch counters are missing from older files and have no effect
+        if not name.endswith("num_batches_tracked")
+        and (not isinstance(value, Tensor) or value.shape != own[name].shape)
+    ]
+    if unfit:
+        raise UserError(
+            f"{path} does not fit {encoder.name}: {len(unfit)} of {len(trunk_names)} trunk entries "
+            f"are missing or of another shape, the first {unfit[0]}; give weights of {encoder.name}"
+        )
+    encoder.network.load_state_dict(
+        own | {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    )

@@ -1,0 +1,547 @@
+"""The image metrics against slow transcriptions of their definitions."""
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.classification import (
+    classes_from_clusters,
+    classification_scores,
+    co_occurrence_classes,
+    detection_scores,
+    iou_classes,
+    predicted_classes,
+)
+from evaluation.localization import (
+    box_iou,
+    class_activation_maps,
+    component_box,
+    gold_boxes,
+    localization_scores,
+    matched_pairs,
+    peak_point,
+    points_in_boxes,
+    random_boxes,
+    random_points,
+    upsampled_maps,
+)
+from evaluation.sentence_image_matching import matching_scores
+
+SEEDS = range(25)
+
+
+def draw_bits(rng, rows, columns):
+    """Bits of a random density, so that empty rows and columns occur."""
+    return rng.random((rows, columns)) < rng.choice([0.05, 0.3, 0.7])
+
+
+# Classification
+
+
+def slow_classification(predicted, gold):
+    tp = fp = fn = tn = 0
+    for p, g in zip(predicted.ravel().tolist(), gold.ravel().tolist(), strict=True):
+        tp += p and g
+        fp += p and not g
+        fn += g and not p
+        tn += not p and not g
+    precision = tp / (tp + fp) if tp + fp else None
+    recall = tp / (tp + fn) if tp + fn else None
+    f1 = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
+    return {
+        "true_positives": tp,
+        "false_positives": fp,
+        "false_negatives": fn,
+        "true_negatives": tn,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+    }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_classification_equals_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    n, k = rng.integers(1, 8, size=2)
+    predicted, gold = draw_bits(rng, n, k), draw_bits(rng, n, k)
+    scores = classification_scores(predicted, gold)
+    assert scores == pytest.approx(slow_classification(predicted, gold))
+    assert {type(value) for value in scores.values()} <= {int, float, type(None)}
+
+
+def test_undefined_ratios_are_none():
+    def ratios(scores):
+        return scores["precision"], scores["recall"], scores["f1"]
+
+    assert ratios(detection_scores(0, 0, 0)) == (None, None, None)
+    assert ratios(detection_scores(0, 3, 0)) == (0.0, None, 0.0)
+    assert ratios(detection_scores(0, 0, 3)) == (None, 0.0, 0.0)
+    assert ratios(detection_scores(3, 1, 2)) == (3 / 4, 3 / 5, 6 / 9)
+    empty = classification_scores(np.zeros((0, 4), bool), np.zeros((0, 4), bool))
+    assert ratios(empty) == (None, None, None)
+    assert empty["true_negatives"] == 0
+
+
+def test_f1_is_the_harmonic_mean():
+    scores = detection_scores(5, 2, 7)
+    precision, recall = scores["precision"], scores["recall"]
+    assert scores["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_classification_refuses_different_shapes():
+    with pytest.raises(ValueError, match="shape"):
+        classification_scores(np.zeros((3, 2), bool), np.zeros((3, 1), bool))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_class_names_are_predicted_by_their_cluster(seed):
+    rng = np.random.default_rng(seed)
+    n, c, k = rng.integers(1, 9, size=3)
+    bits = draw_bits(rng, n, c)
+    cluster_of_class = rng.integers(-1, c, size=k)
+    expected = [
+        [cluster != -1 and bool(bits[i, cluster]) for cluster in cluster_of_class] for i in range(n)
+    ]
+    predicted = predicted_classes(bits, cluster_of_class)
+    assert predicted.dtype == bool
+    assert predicted.tolist() == expected
+
+
+def test_an_unknown_class_name_is_never_predicted():
+    bits = np.ones((2, 3), bool)
+    assert predicted_classes(bits, np.array([-1, 2])).tolist() == [[False, True]] * 2
+    assert predicted_classes(bits, np.array([])).shape == (2, 0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cluster_mappings_equal_the_definitions(seed):
+    rng = np.random.default_rng(seed)
+    n, c, k = rng.integers(1, 9, size=3)
+    bits = draw_bits(rng, n, c)
+    counts = rng.integers(0, 3, size=(n, k)) * draw_bits(rng, n, k)  # small counts tie often
+    gold = counts > 0
+    by_instances, by_iou = [], []
+    for cluster in range(c):
+        instances, overlaps = [], []
+        for class_ in range(k):
+            instances.append(sum(counts[i, class_] for i in range(n) if bits[i, cluster]))
+            both = {i for i in range(n) if bits[i, cluster] and gold[i, class_]}
+            either = {i for i in range(n) if bits[i, cluster] or gold[i, class_]}
+            overlaps.append(Fraction(len(both), len(either)) if either else Fraction(0))
+        for values, mapping in ((instances, by_instances), (overlaps, by_iou)):
+            mapping.append(values.index(max(values)) if max(values) else -1)
+    assert co_occurrence_classes(bits, counts).tolist() == by_instances
+    assert iou_classes(bits, gold).tolist() == by_iou
+
+
+def test_the_two_cluster_mappings_by_hand():
+    bits = np.array([[1, 0, 0], [1, 0, 1], [0, 0, 0]], dtype=bool)
+    counts = np.array([[1, 0, 1], [4, 1, 1], [1, 0, 0]])
+    # Cluster 0 meets 5, 1 and 2 instances; its overlaps are 2/3, 1/2 and 2/2. Cluster 1 is never
+    # active. Cluster 2 meets 4, 1 and 1 instances; its overlaps are 1/3, 1/1 and 1/2.
+    assert co_occurrence_classes(bits, counts).tolist() == [0, -1, 0]
+    assert iou_classes(bits, counts > 0).tolist() == [2, -1, 1]
+
+
+def test_an_active_cluster_without_instances_has_no_class():
+    bits, counts = np.array([[True], [False]]), np.array([[0, 0], [3, 1]])
+    assert co_occurrence_classes(bits, counts).tolist() == [-1]
+    assert iou_classes(bits, counts > 0).tolist() == [-1]
+
+
+def test_tied_classes_go_to_the_lowest_index():
+    bits, counts = np.array([[True], [True]]), np.array([[0, 2, 1], [0, 0, 1]])
+    assert co_occurrence_classes(bits, counts).tolist() == [1]
+    # Overlaps 1/3 and 2/6 are the same number.
+    bits = np.array([[1]] * 2 + [[0]] * 4, dtype=bool)
+    gold = np.array([[1, 1], [0, 1], [1, 1], [0, 1], [0, 1], [0, 1]], dtype=bool)
+    assert iou_classes(bits, gold).tolist() == [0]
+    assert iou_classes(bits, gold[:, ::-1]).tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_classes_come_from_any_of_an_images_clusters(seed):
+    rng = np.random.default_rng(seed)
+    n, c, k = rng.integers(1, 9, size=3)
+    bits = draw_bits(rng, n, c)
+    class_of_cluster = rng.integers(-1, k, size=c)
+    expected = [
+        [any(bits[i, x] and class_of_cluster[x] == y for x in range(c)) for y in range(k)]
+        for i in range(n)
+    ]
+    predicted = classes_from_clusters(bits, class_of_cluster, k)
+    assert predicted.dtype == bool
+    assert predicted.tolist() == expected
+
+
+# Class activation maps
+
+
+def test_class_activation_maps_are_weighted_sums_of_channels():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 5, 2, 4, generator=generator, dtype=torch.float64)
+    head_weight = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    image_index, cluster_index = torch.tensor([2, 0, 2, 1]), torch.tensor([5, 0, 1, 5])
+    maps = class_activation_maps(features, head_weight, image_index, cluster_index)
+    assert maps.shape == (4, 2, 4)
+    for a, y, x in itertools.product(range(4), range(2), range(4)):
+        image, cluster = int(image_index[a]), int(cluster_index[a])
+        total = sum(
+            float(head_weight[cluster, d]) * float(features[image, d, y, x]) for d in range(5)
+        )
+        assert float(maps[a, y, x]) == pytest.approx(total)
+
+
+def test_the_mean_of_a_class_activation_map_is_the_logit_without_bias():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(2, 8, 7, 7, generator=generator)
+    head_weight = torch.randn(3, 8, generator=generator)
+    logits = features.mean(dim=(2, 3)) @ head_weight.T
+    maps = class_activation_maps(
+        features, head_weight, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])
+    )
+    expected = torch.stack([logits[0, 2], logits[1, 0], logits[1, 1]])
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), expected)
+
+
+def cubic(t, a=-0.75):
+    """Keys' cubic convolution kernel, with the coefficient that PyTorch and OpenCV use."""
+    t = abs(t)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+
+def slow_upsampled(map_, size):
+    """Bicubic interpolation of a square map, pixel centres aligned, edges repeated."""
+    cells = len(map_)
+    weights = np.zeros((size, cells))
+    for pixel in range(size):
+        centre = (pixel + 0.5) * cells / size - 0.5
+        for cell in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            weights[pixel, min(max(cell, 0), cells - 1)] += cubic(centre - cell)
+    return weights @ map_ @ weights.T
+
+
+def test_maps_are_normalised_then_upsampled_bicubically():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 7, 7, generator=generator, dtype=torch.float64) * 50 - 10
+    result = upsampled_maps(maps, size=40)
+    assert result.shape == (3, 40, 40)
+    for map_, upsampled in zip(maps.numpy(), result.numpy(), strict=True):
+        normalised = (map_ - map_.min()) / (map_.max() - map_.min())
+        np.testing.assert_allclose(upsampled, slow_upsampled(normalised, 40), atol=1e-9)
+
+
+def test_a_map_is_upsampled_the_same_alone_and_among_others():
+    maps = torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(0))
+    maps[1] *= 1e6
+    maps[2] = 3.0
+    together = upsampled_maps(maps)
+    assert together.shape == (3, 224, 224)
+    for map_, upsampled in zip(maps[:2], together, strict=False):
+        normalised = (map_ - map_.min()) / (map_.max() - map_.min())
+        alone = torch.nn.functional.interpolate(
+            normalised[None, None], size=(224, 224), mode="bicubic", align_corners=False
+        )
+        torch.testing.assert_close(upsampled, alone[0, 0])
+
+
+def test_a_constant_map_becomes_zeros():
+    for value in (0.0, -3.0, 1e-20):
+        assert not upsampled_maps(torch.full((1, 7, 7), value), size=20).any()
+
+
+def test_no_maps_give_no_maps():
+    none = torch.zeros(0, dtype=torch.int64)
+    maps = class_activation_maps(torch.rand(2, 4, 7, 7), torch.rand(3, 4), none, none)
+    assert upsampled_maps(maps).shape == (0, 224, 224)
+
+
+# Boxes and points
+
+
+def slow_component_box(map_):
+    """Flood fill from each pixel in reading order."""
+    rows, columns = map_.shape
+    bright = {(y, x) for y in range(rows) for x in range(columns) if map_[y, x] >= map_.max() / 2}
+    largest = []
+    for start in sorted(bright):
+        if start not in bright:
+            continue  # already part of an earlier component
+        bright.remove(start)
+        component, open_pixels = [start], [start]
+        while open_pixels:
+            y, x = open_pixels.pop()
+            for near in itertools.product((y - 1, y, y + 1), (x - 1, x, x + 1)):
+                if near in bright:
+                    bright.remove(near)
+                    component.append(near)
+                    open_pixels.append(near)
+        if len(component) > len(largest):
+            largest = component
+    ys, xs = zip(*largest, strict=True)
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_component_box_equals_a_flood_fill(seed):
+    rng = np.random.default_rng(seed)
+    map_ = rng.random((12, 12)) ** rng.choice([0.5, 1.5, 4])  # dense and sparse masks
+    assert component_box(map_).tolist() == slow_component_box(map_)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_component_box_of_smooth_maps_equals_a_flood_fill(seed):
+    maps = torch.randn(1, 7, 7, generator=torch.Generator().manual_seed(seed))
+    map_ = upsampled_maps(maps, size=48)[0].numpy()
+    assert component_box(map_).tolist() == slow_component_box(map_)
+
+
+def test_component_box_of_known_masks():
+    def mask(*lines):
+        return np.array([[float(cell == "#") for cell in line] for line in lines])
+
+    assert component_box(mask("....", ".##.", "..#.", "....")).tolist() == [1, 1, 2, 2]
+    # Corners touch: one component.
+    assert component_box(mask("#...", ".#..", "..#.", "...#")).tolist() == [0, 0, 3, 3]
+    # Equally large: the one whose first pixel is read first, here the right one.
+    assert component_box(mask("...#", "#..#", "#..#", "#...")).tolist() == [3, 0, 3, 2]
+    # The larger wins wherever it stands.
+    assert component_box(mask("##..", "....", "..##", "..##")).tolist() == [2, 2, 3, 3]
+    # Two arms that meet further down are one component, begun by its first pixel.
+    assert component_box(mask("#.#.", "#.#.", "###.", "....")).tolist() == [0, 0, 2, 2]
+
+
+def test_half_of_the_maximum_belongs_to_the_box():
+    assert component_box(np.array([[0.0, 0.4, 0.8, 0.39]])).tolist() == [1, 0, 2, 0]
+
+
+def test_an_all_zero_map_gives_the_whole_image():
+    box = component_box(np.zeros((9, 9)))
+    assert box.tolist() == [0, 0, 8, 8]
+    assert np.issubdtype(box.dtype, np.integer)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_peak_point_is_the_first_maximum_in_reading_order(seed):
+    map_ = np.random.default_rng(seed).integers(0, 4, size=(5, 5)) / 3
+    expected = next((x, y) for y in range(5) for x in range(5) if map_[y, x] == map_.max())
+    assert tuple(peak_point(map_)) == expected
+
+
+def test_peak_point_is_x_then_y():
+    map_ = np.zeros((4, 4))
+    map_[1, 3] = 1
+    assert peak_point(map_).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gold_boxes_are_truncated_scaled_and_truncated(seed):
+    rng = np.random.default_rng(seed)
+    width, height = (int(side) for side in rng.integers(100, 700, size=2))
+    corners = np.round(rng.uniform(0, 1, size=(6, 2)) * [width, height], 2)
+    sides = np.round(rng.uniform(0, 1, size=(6, 2)) * ([width, height] - corners), 2)
+    boxes = np.hstack([corners, sides])
+    expected = [
+        [
+            int(x) * 224 // width,
+            int(y) * 224 // height,
+            int(x + w) * 224 // width,
+            int(y + h) * 224 // height,
+        ]
+        for x, y, w, h in boxes.tolist()
+    ]
+    result = gold_boxes(boxes, width, height)
+    assert np.issubdtype(result.dtype, np.integer)
+    assert result.tolist() == expected
+
+
+def test_gold_boxes_by_hand():
+    # Truncated to 10, 20, 99, 59 before the scaling by 100/200 and 100/60.
+    assert gold_boxes([[10.9, 20.9, 88.9, 38.9]], 200, 60, 100).tolist() == [[5, 33, 49, 98]]
+    # 180 * 224 / 640 is 63 exactly, but 180 * (224 / 640) is less and would lose a pixel.
+    assert 180 * (224 / 640) < 63
+    assert gold_boxes([[180, 0, 460, 480]], 640, 480).tolist() == [[63, 0, 224, 224]]
+    assert gold_boxes([], 640, 480).shape == (0, 4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_box_iou_counts_pixels(seed):
+    rng = np.random.default_rng(seed)
+
+    def pixels(box):
+        left, top, right, bottom = box.tolist()
+        return set(itertools.product(range(left, right + 1), range(top, bottom + 1)))
+
+    predicted, gold = random_boxes(5, 9, rng), random_boxes(4, 9, rng)
+    expected = [
+        [len(pixels(p) & pixels(g)) / len(pixels(p) | pixels(g)) for g in gold] for p in predicted
+    ]
+    assert box_iou(predicted, gold).tolist() == expected
+
+
+def test_box_iou_by_hand():
+    one_pixel, its_neighbour, both = [3, 3, 3, 3], [4, 3, 4, 3], [3, 3, 4, 3]
+    iou = box_iou(np.array([one_pixel, both]), np.array([one_pixel, its_neighbour]))
+    assert iou.tolist() == [[1, 0], [0.5, 0.5]]
+    assert box_iou(np.zeros((0, 4), int), np.array([both])).shape == (0, 1)
+    assert box_iou(np.array([both]), []).shape == (1, 0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_points_in_boxes_include_the_edges(seed):
+    rng = np.random.default_rng(seed)
+    points, boxes = random_points(8, 6, rng), random_boxes(4, 6, rng)
+    expected = [
+        [bool(left <= x <= right and top <= y <= bottom) for left, top, right, bottom in boxes]
+        for x, y in points
+    ]
+    result = points_in_boxes(points, boxes)
+    assert result.dtype == bool
+    assert result.tolist() == expected
+
+
+def test_points_in_boxes_by_hand():
+    box = [[2, 5, 4, 9]]  # columns 2 to 4, rows 5 to 9
+    points = [[2, 5], [4, 9], [5, 9], [4, 10], [5, 2], [1, 7], [3, 4]]
+    assert points_in_boxes(points, box)[:, 0].tolist() == [True, True] + [False] * 5
+    assert points_in_boxes([], box).shape == (0, 1)
+    assert points_in_boxes(points, []).shape == (7, 0)
+
+
+def slow_matched_pairs(compatible):
+    """The best over every choice for the first prediction."""
+    if not compatible:
+        return 0
+    best = slow_matched_pairs(compatible[1:])
+    for j, fits in enumerate(compatible[0]):
+        if fits:
+            others = [[*row[:j], False, *row[j + 1 :]] for row in compatible[1:]]
+            best = max(best, 1 + slow_matched_pairs(others))
+    return best
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_matched_pairs_are_as_many_as_possible(seed):
+    rng = np.random.default_rng(seed)
+    compatible = draw_bits(rng, *rng.integers(1, 6, size=2))
+    matched = matched_pairs(compatible)
+    assert type(matched) is int
+    assert matched == slow_matched_pairs(compatible.tolist())
+
+
+def test_a_greedy_matching_would_lose_a_pair():
+    assert matched_pairs(np.array([[1, 1], [1, 0]], bool)) == 2
+    assert matched_pairs(np.array([[1, 1, 1]], bool)) == 1
+    assert matched_pairs(np.array([[1], [1], [1]], bool)) == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0), (2, 2)])
+def test_nothing_compatible_matches_nothing(shape):
+    assert matched_pairs(np.zeros(shape, bool)) == 0
+
+
+def test_localization_adds_up_over_images():
+    of_images = [
+        np.array([[1, 1], [1, 0], [1, 1]], bool),  # 2 matched, 1 prediction over
+        np.array([[1, 1, 0]], bool),  # 1 matched, 2 gold boxes over
+        np.zeros((2, 0), bool),  # predictions without gold boxes
+        np.zeros((0, 4), bool),  # gold boxes without predictions
+        np.zeros((0, 0), bool),
+    ]
+    assert localization_scores(iter(of_images)) == {
+        "true_positives": 3,
+        "false_positives": 3,
+        "false_negatives": 6,
+        "precision": 3 / 6,
+        "recall": 3 / 9,
+        "f1": 6 / 15,
+    }
+    assert localization_scores([])["f1"] is None
+
+
+def test_random_boxes_and_points_stay_in_the_image():
+    boxes = random_boxes(3000, 6, np.random.default_rng(0))
+    points = random_points(3000, 6, np.random.default_rng(0))
+    assert boxes.shape == (3000, 4)
+    assert points.shape == (3000, 2)
+    assert (boxes[:, :2] <= boxes[:, 2:]).all()
+    for values in (*boxes.T, *points.T):
+        assert set(values.tolist()) == set(range(6))
+    # Uniform points: each of the 36 pixels is drawn about 83 times.
+    pixels = np.bincount(points[:, 1] * 6 + points[:, 0], minlength=36)
+    assert pixels.min() > 40
+    # Of two uniform pixels the columns agree with probability 1/6.
+    assert np.mean(boxes[:, 0] == boxes[:, 2]) == pytest.approx(1 / 6, abs=0.03)
+
+
+def test_random_boxes_and_points_follow_the_generator():
+    for draw in (random_boxes, random_points):
+        first, again, other = (draw(20, 224, np.random.default_rng(s)) for s in (1, 1, 2))
+        assert (first == again).all()
+        assert (first != other).any()
+        assert draw(0, 224, np.random.default_rng(1)).shape == (0, first.shape[1])
+
+
+# Sentence-image matching
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_matching_equals_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    n, c = int(rng.integers(2, 20)), int(rng.integers(1, 5))  # few clusters: many ties
+    images, captions = draw_bits(rng, n, c), draw_bits(rng, n, c)
+    nearer = ties = trials = 0
+    for i in range(n - n % 2):
+        other = i + 1 if i % 2 == 0 else i - 1
+        to_own = sum(images[i, x] != captions[i, x] for x in range(c))
+        to_other = sum(images[i, x] != captions[other, x] for x in range(c))
+        nearer += to_own < to_other
+        ties += to_own == to_other
+        trials += 1
+    scores = matching_scores(images, captions)
+    assert scores == {
+        "accuracy": pytest.approx(nearer / trials),
+        "accuracy_with_ties": pytest.approx((nearer + ties) / trials),
+        "trial_count": trials,
+    }
+    assert [type(value) for value in scores.values()] == [float, float, int]
+
+
+def test_matching_by_hand():
+    images = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)
+    captions = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 1]], bool)
+    # Image 0: 0 against 1, right. Image 1: 2 against 1, wrong. Image 2 has no partner.
+    assert matching_scores(images, captions) == {
+        "accuracy": 0.5,
+        "accuracy_with_ties": 0.5,
+        "trial_count": 2,
+    }
+
+
+def test_collapsed_bits_only_tie():
+    ones = np.ones((4, 3), bool)
+    assert matching_scores(ones, ones) == {
+        "accuracy": 0.0,
+        "accuracy_with_ties": 1.0,
+        "trial_count": 4,
+    }
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_matching_needs_a_pair(count):
+    bits = np.ones((count, 3), bool)
+    assert matching_scores(bits, bits) == {
+        "accuracy": None,
+        "accuracy_with_ties": None,
+        "trial_count": 0,
+    }
+
+
+def test_matching_refuses_different_shapes():
+    with pytest.raises(ValueError, match="shape"):
+        matching_scores(np.ones((2, 3), bool), np.ones((3, 3), bool))

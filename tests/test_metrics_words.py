@@ -1,0 +1,372 @@
+"""The word metrics against slow transcriptions of their definitions."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from evaluation.association import association_scores
+from evaluation.categorization import categorization_scores, chance_categorization_scores
+from evaluation.cluster_counts import cluster_counts
+from evaluation.concreteness import MIN_COUNTS, concreteness_scores
+
+SEEDS = range(25)
+
+
+def entropy(labels):
+    n = len(labels)
+    return -sum(
+        labels.count(label) / n * math.log(labels.count(label) / n) for label in set(labels)
+    )
+
+
+def slow_categorization(categories, clusters):
+    categories, clusters = list(categories), list(clusters)
+    n = len(categories)
+    words_of_category = {
+        k: {w for w in range(n) if categories[w] == k} for k in dict.fromkeys(categories)
+    }
+    words_of_cluster = {
+        c: {w for w in range(n) if clusters[w] == c} for c in dict.fromkeys(clusters)
+    }
+    purity = (
+        sum(max(len(c & k) for k in words_of_category.values()) for c in words_of_cluster.values())
+        / n
+    )
+    collocation = (
+        sum(max(len(c & k) for c in words_of_cluster.values()) for k in words_of_category.values())
+        / n
+    )
+    f_score = 0.0
+    for category in words_of_category.values():
+        best = 0.0
+        for cluster in words_of_cluster.values():
+            both = len(category & cluster)
+            if both:
+                precision, recall = both / len(cluster), both / len(category)
+                best = max(best, 2 * precision * recall / (precision + recall))
+        f_score += len(category) / n * best
+    category_entropy, cluster_entropy = entropy(categories), entropy(clusters)
+    joint_entropy = entropy(list(zip(categories, clusters, strict=True)))
+    homogeneity = completeness = 1.0
+    if category_entropy:
+        homogeneity = 1 - (joint_entropy - cluster_entropy) / category_entropy
+    if cluster_entropy:
+        completeness = 1 - (joint_entropy - category_entropy) / cluster_entropy
+    v_measure = 0.0
+    if homogeneity + completeness:
+        v_measure = 2 * homogeneity * completeness / (homogeneity + completeness)
+    return {
+        "v_measure": v_measure,
+        "purity": purity,
+        "collocation": collocation,
+        "purity_collocation_f1": 2 * purity * collocation / (purity + collocation),
+        "f_score": f_score,
+        "word_count": n,
+    }
+
+
+def slow_adjusted_mutual_info(categories, clusters):
+    """Take the expectation over every order of the words, literally."""
+
+    def mutual_info(a, b):
+        return entropy(list(a)) + entropy(list(b)) - entropy(list(zip(a, b, strict=True)))
+
+    observed = mutual_info(categories, clusters)
+    orders = list(itertools.permutations(clusters))
+    expected = sum(mutual_info(categories, order) for order in orders) / len(orders)
+    upper = (entropy(list(categories)) + entropy(list(clusters))) / 2
+    return (observed - expected) / (upper - expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_categorization_equals_the_definitions(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 60))
+    categories = rng.integers(rng.integers(1, 9), size=n) - 2  # labels need not start at 0
+    clusters = rng.integers(rng.integers(1, 40), size=n) * 7
+    scores = categorization_scores(categories, clusters)
+    expected = slow_categorization(categories.tolist(), clusters.tolist())
+    del scores["adjusted_mutual_info"]  # tested below on small inputs
+    assert scores == pytest.approx(expected, abs=1e-9)
+    assert all(type(scores[name]) is float for name in scores if name != "word_count")
+    assert type(scores["word_count"]) is int
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_adjusted_mutual_info_subtracts_the_mean_over_all_permutations(seed):
+    rng = np.random.default_rng(seed)
+    categories = [0, 0, 1, 1, 2, *rng.integers(3, size=1).tolist()]
+    clusters = [0, 1, *rng.integers(3, size=4).tolist()]
+    scores = categorization_scores(np.array(categories), np.array(clusters))
+    expected = slow_adjusted_mutual_info(categories, clusters)
+    assert scores["adjusted_mutual_info"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_categorization_by_hand():
+    # Category 0 has words in clusters 0 0 1; category 1 in clusters 1 2.
+    scores = categorization_scores(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 2]))
+    assert list(scores) == [
+        "v_measure",
+        "purity",
+        "collocation",
+        "purity_collocation_f1",
+        "f_score",
+        "adjusted_mutual_info",
+        "word_count",
+    ]
+    assert scores["purity"] == pytest.approx((2 + 1 + 1) / 5)
+    assert scores["collocation"] == pytest.approx((2 + 1) / 5)
+    assert scores["purity_collocation_f1"] == pytest.approx(2 * 0.8 * 0.6 / 1.4)
+    # max F1: category 0 with cluster 0: 4/5; category 1 with cluster 2: 2/3.
+    assert scores["f_score"] == pytest.approx(3 / 5 * 4 / 5 + 2 / 5 * 2 / 3)
+
+
+@pytest.mark.parametrize("labels", [[3], [3, 3, 3], [0, 1, 2, 3], [0, 0, 1, 1]])
+def test_a_perfect_clustering_scores_one_throughout(labels):
+    scores = categorization_scores(np.array(labels), np.array(labels) + 5)
+    assert scores.pop("word_count") == len(labels)
+    assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
+
+
+def test_categorization_without_words_is_undefined():
+    empty = np.array([], dtype=int)
+    for scores in (
+        categorization_scores(empty, empty),
+        chance_categorization_scores(empty, empty, seed=0),
+    ):
+        assert scores.pop("word_count") == 0
+        assert len(scores) == 6
+        assert set(scores.values()) == {None}
+
+
+def test_categorization_refuses_arrays_of_different_lengths():
+    with pytest.raises(ValueError, match="2 categories for 1 clusters"):
+        categorization_scores(np.array([0, 1]), np.array([0]))
+    with pytest.raises(ValueError, match="2 categories for 1 clusters"):
+        chance_categorization_scores(np.array([0, 1]), np.array([0]), seed=0)
+
+
+def test_chance_is_the_mean_over_uniform_clusters_of_the_same_number():
+    rng = np.random.default_rng(7)
+    categories = rng.integers(5, size=80)
+    clusters = rng.choice([2, 40, 41, 99], size=80)  # four distinct clusters
+    chance = chance_categorization_scores(categories, clusters, seed=3, draws=6)
+    draws = np.random.default_rng(3)
+    drawn = [slow_categorization(categories, draws.integers(4, size=80)) for _ in range(6)]
+    assert chance["word_count"] == 80
+    for name in ("v_measure", "purity", "collocation", "purity_collocation_f1", "f_score"):
+        assert chance[name] == pytest.approx(sum(scores[name] for scores in drawn) / 6)
+        assert type(chance[name]) is float
+
+
+def test_chance_depends_on_the_seed_only():
+    categories = np.arange(50) % 5
+    first = chance_categorization_scores(categories, categories, seed=1)
+    assert first == chance_categorization_scores(categories, np.sort(categories) * 3, seed=1)
+    assert first != chance_categorization_scores(categories, categories, seed=2)
+    assert abs(first["adjusted_mutual_info"]) < 0.1 < first["v_measure"]
+
+
+def test_chance_needs_a_draw():
+    with pytest.raises(ValueError, match="draws"):
+        chance_categorization_scores(np.array([0]), np.array([0]), seed=0, draws=0)
+
+
+def slow_pearson(x, y):
+    if len(x) < 2 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
+    covariance = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    variances = math.fsum((a - mean_x) ** 2 for a in x) * math.fsum((b - mean_y) ** 2 for b in y)
+    return covariance / math.sqrt(variances)
+
+
+def slow_ranks(values):
+    return [sum(v < w for v in values) + (values.count(w) + 1) / 2 for w in values]
+
+
+def slow_concreteness(predicted, ratings, counts, min_counts):
+    pearson, spearman, frequency = {}, {}, {}
+    for k in min_counts:
+        kept = [w for w in range(len(counts)) if counts[w] > k]
+        x, y = [predicted[w] for w in kept], [ratings[w] for w in kept]
+        n = len(kept)
+        pearson[str(k)] = {"r": slow_pearson(x, y), "word_count": n}
+        spearman[str(k)] = {"r": slow_pearson(slow_ranks(x), slow_ranks(y)), "word_count": n}
+        logs = [math.log(counts[w]) for w in kept]
+        frequency[str(k)] = {"r": slow_pearson(logs, y), "word_count": n}
+    return pearson, spearman, frequency
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_concreteness_equals_the_definitions(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 50))
+    predicted = rng.integers(0, 8, size=n) / 7  # coarse, so that ranks tie
+    ratings = np.round(rng.uniform(1, 5, size=n), 1)
+    counts = np.exp(rng.uniform(0, 10, size=n)).astype(int)
+    scores = concreteness_scores(predicted, ratings, counts)
+    pearson, spearman, frequency = slow_concreteness(
+        predicted.tolist(), ratings.tolist(), counts.tolist(), MIN_COUNTS
+    )
+    error = sum(abs(p - r) for p, r in zip(predicted, ratings, strict=True)) / n
+    assert scores["mean_absolute_error"] == pytest.approx(error)
+    assert scores["word_count"] == n
+    for name, expected in (
+        ("pearson_by_min_count", pearson),
+        ("spearman_by_min_count", spearman),
+        ("frequency_baseline_by_min_count", frequency),
+    ):
+        assert list(scores[name]) == [str(k) for k in MIN_COUNTS]
+        for k, entry in scores[name].items():
+            assert entry["word_count"] == expected[k]["word_count"]
+            assert entry["r"] == pytest.approx(expected[k]["r"], abs=1e-9)
+            assert entry["r"] is None or type(entry["r"]) is float
+
+
+def test_words_need_more_than_the_minimum_count():
+    scores = concreteness_scores(
+        np.array([0.0, 0.5, 1.0]), np.array([1.0, 2.0, 3.0]), np.array([5, 6, 6]), (0, 5, 6)
+    )
+    counts = {k: v["word_count"] for k, v in scores["pearson_by_min_count"].items()}
+    assert counts == {"0": 3, "5": 2, "6": 0}
+
+
+def test_two_words_correlate_fully_and_one_not_at_all():
+    scores = concreteness_scores(
+        np.array([0.2, 0.7, 0.9]), np.array([4.0, 2.5, 2.0]), np.array([3, 9, 20]), (0, 5, 10)
+    )
+    for name in (
+        "pearson_by_min_count",
+        "spearman_by_min_count",
+        "frequency_baseline_by_min_count",
+    ):
+        assert scores[name]["5"] == {"r": pytest.approx(-1), "word_count": 2}
+        assert scores[name]["10"] == {"r": None, "word_count": 1}
+    assert scores["spearman_by_min_count"]["0"]["r"] == pytest.approx(-1)
+
+
+def test_a_constant_side_has_no_correlation():
+    rising, counts = np.array([0.1, 0.2, 0.3]), np.array([1, 1, 1])
+    for predicted, ratings in (
+        (np.full(3, 0.1), 10 * rising),
+        (np.array([0.3, 0.3, 0.1 + 0.2]), 10 * rising),  # differs by rounding only
+        (rising, np.full(3, 4.9)),
+        (np.zeros(3), 10 * rising),
+    ):
+        scores = concreteness_scores(predicted, ratings, counts, (0,))
+        assert scores["pearson_by_min_count"]["0"] == {"r": None, "word_count": 3}
+        assert scores["spearman_by_min_count"]["0"] == {"r": None, "word_count": 3}
+    scores = concreteness_scores(rising, 10 * rising, counts, (0,))
+    assert scores["pearson_by_min_count"]["0"]["r"] == pytest.approx(1)
+    assert scores["frequency_baseline_by_min_count"]["0"]["r"] is None  # all counts are equal
+
+
+def test_concreteness_without_words_is_undefined():
+    scores = concreteness_scores(np.array([]), np.array([]), np.array([], dtype=int))
+    assert scores["mean_absolute_error"] is None
+    assert scores["word_count"] == 0
+    assert scores["spearman_by_min_count"]["10000"] == {"r": None, "word_count": 0}
+
+
+def test_concreteness_refuses_what_does_not_fit():
+    one, two = np.array([0.5]), np.array([0.5, 0.6])
+    with pytest.raises(ValueError, match="1 predictions, 2 ratings and 2 counts"):
+        concreteness_scores(one, two, two)
+    with pytest.raises(ValueError, match="negative"):
+        concreteness_scores(one, one, one, (-1,))
+
+
+def slow_association(clusters, strength_of_pair):
+    found, not_found = [], 0
+    for i, j in itertools.combinations(range(len(clusters)), 2):
+        if clusters[i] == clusters[j]:
+            if frozenset((i, j)) in strength_of_pair:
+                found.append(strength_of_pair[frozenset((i, j))])
+            else:
+                not_found += 1
+    return {
+        "mean_association_strength": sum(found) / len(found) if found else None,
+        "pairs_found": len(found),
+        "pairs_not_found": not_found,
+    }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_association_equals_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 25))
+    clusters = rng.integers(rng.integers(1, 8), size=n)
+    pairs = [pair for pair in itertools.combinations(range(n), 2) if rng.random() < 0.3]
+    pairs = [pair[::-1] if rng.random() < 0.5 else pair for pair in pairs]  # order means nothing
+    strengths = rng.random(len(pairs))
+    scores = association_scores(clusters, np.array(pairs), strengths)
+    expected = slow_association(
+        clusters.tolist(), {frozenset(p): s for p, s in zip(pairs, strengths, strict=True)}
+    )
+    assert scores == pytest.approx(expected)
+    assert type(scores["pairs_found"]) is type(scores["pairs_not_found"]) is int
+
+
+def test_association_by_hand():
+    clusters = np.array([4, 4, 4, 1, 1])
+    pairs = np.array([[1, 0], [2, 1], [0, 3]])
+    scores = association_scores(clusters, pairs, np.array([10, 4, 99]))
+    assert scores == {"mean_association_strength": 7.0, "pairs_found": 2, "pairs_not_found": 2}
+    assert type(scores["mean_association_strength"]) is float
+
+
+def test_association_without_found_pairs_has_no_mean():
+    assert association_scores(np.array([0, 0, 1]), np.array([[0, 2]]), np.array([3.0])) == {
+        "mean_association_strength": None,
+        "pairs_found": 0,
+        "pairs_not_found": 1,
+    }
+    assert association_scores(np.array([], dtype=int), np.zeros((0, 2)), np.array([])) == {
+        "mean_association_strength": None,
+        "pairs_found": 0,
+        "pairs_not_found": 0,
+    }
+
+
+def test_association_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="1 pairs for 2 strengths"):
+        association_scores(np.array([0, 0]), np.array([[0, 1]]), np.array([1.0, 2.0]))
+    with pytest.raises(IndexError):
+        association_scores(np.array([0, 0]), np.array([[0, 2]]), np.array([1.0]))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cluster_counts_equal_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 40))
+    clusters = rng.integers(12, size=n)
+    probabilities = rng.integers(0, 6, size=n) / 5  # many equal the threshold, many are 0
+    threshold = float(rng.integers(0, 6) / 5)
+    active = [w for w in range(n) if probabilities[w] >= threshold and probabilities[w] != 0]
+    counts = cluster_counts(clusters, probabilities, threshold)
+    assert counts == {
+        "active_clusters": len({int(clusters[w]) for w in active}),
+        "active_tokens": len(active),
+    }
+    assert all(type(count) is int for count in counts.values())
+
+
+def test_unknown_words_are_never_active():
+    counts = cluster_counts(np.array([0, 1, 1]), np.array([0.0, 0.5, 1e-30]), threshold=0)
+    assert counts == {"active_clusters": 1, "active_tokens": 2}
+
+
+def test_a_float32_probability_reaches_a_threshold_of_the_same_digits():
+    # float32(0.08) is less than the float64 0.08; the encoder compares in float32 too.
+    assert np.float64(np.float32(0.08)) < 0.08
+    for threshold in (0.08, np.float64(0.08)):
+        counts = cluster_counts(np.array([3]), np.array([0.08], dtype=np.float32), threshold)
+        assert counts["active_tokens"] == 1
+
+
+def test_cluster_counts_refuse_arrays_of_different_lengths():
+    with pytest.raises(ValueError, match="2 clusters for 1 probabilities"):
+        cluster_counts(np.array([0, 1]), np.array([0.5]), 0.1)

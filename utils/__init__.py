@@ -1,0 +1,1 @@
+"""Small shared things that know nothing of the rest of the project."""

@@ -1,0 +1,84 @@
+"""Files that are either written whole or not at all, and their identity."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from utils.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write ``path`` through ``write(file)``; whatever stood there stays until all is on disk.
+
+    The bytes go to a neighbour named ``<name>.tmp``, are flushed to the disk, and the neighbour
+    then takes the name; the folder is created where it is missing. When ``write`` fails, ``path``
+    is untouched and the neighbour is removed.
+
+    Raises:
+        UserError: the folder cannot be made or written (no permission, a full disk).
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name itself survives a power loss
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; check the folder's permissions and "
+            "the free disk space"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all (see ``write_atomically``)."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; NaN and infinities are refused (``ValueError``)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: Path, what: str) -> str:
+    """Return the text of a UTF-8 file, a byte-order mark removed.
+
+    Args:
+        path: The file.
+        what: What the file is, for the error message ("the category file").
+
+    Raises:
+        UserError: the file is missing, unreadable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{what} is missing: no file {path}; put it there") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {what} {path}: {error.strerror}; check the path and its permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,40 @@
+"""Logging to the console and, where asked for, to a file."""
+
+import logging
+import sys
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def start_logging(log_file: Path | None) -> None:
+    """Send messages to standard output and, with times, to ``log_file`` (appended).
+
+    Raises:
+        UserError: the log file cannot be written.
+    """
+    root = logging.getLogger()
+    stop_logging()
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(console)
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            to_file = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {log_file}: {error.strerror}; check the folder's permissions"
+            ) from None
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root.addHandler(to_file)
+    root.setLevel(logging.INFO)
+
+
+def stop_logging() -> None:
+    """Close and remove the handlers of ``start_logging``."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler) in (logging.StreamHandler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
