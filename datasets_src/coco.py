@@ -112,8 +112,8 @@ def load_split(datasets_dir: Path, split: str, *, with_instances: bool = False) 
     path = annotation_file(datasets_dir, "captions", split)
     if path is None:
         raise UserError(
-            f"no captions_{split}.json in {datasets_dir / 'COCO' / ANNOTATION_FOLDERS[0]}; download "
-            "COCO's 2014 annotations there, or name another --datasets_dir"
+            f"no captions_{split}.json in {datasets_dir / 'COCO' / ANNOTATION_FOLDERS[0]}; "
+            "download COCO's 2014 annotations there, or name another --datasets_dir"
         )
     data = _read_coco(path)
     images = {_number(image, "id", path): image for image in _records(data, "images", path)}

@@ -1,0 +1,372 @@
+"""The command line as users meet it: main([...]) on a small demo world, wrong input included."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
+from main import OPTIONS, SETTINGS, UTILITIES, main
+from tests.conftest import TINY
+
+WORD_KEYS = {
+    "v_measure",
+    "purity",
+    "collocation",
+    "purity_collocation_f1",
+    "f_score",
+    "adjusted_mutual_info",
+    "word_count",
+}
+DETECTION_KEYS = {
+    "true_positives",
+    "false_positives",
+    "false_negatives",
+    "precision",
+    "recall",
+    "f1",
+}
+
+
+@pytest.fixture
+def places(demo_data, trained, tmp_path):
+    """Options for the demo data and its trained models, with results of the test's own."""
+    return [
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={trained / 'models'}",
+        f"--results_dir={tmp_path}",
+    ]
+
+
+def fails(capsys, *arguments: str, mentions: str) -> None:
+    """Assert that a call is the user's mistake, told in one line."""
+    assert main(list(arguments)) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: "), errors
+    assert errors.count("\n") == 1, errors
+    assert mentions in errors, errors
+
+
+@pytest.mark.parametrize("name", ["lstm", "generative", "lstm_best"])
+def test_text_evaluation_writes_every_metric(places, tmp_path, capsys, name):
+    assert main(["--utility=text_evaluation", f"--model_name={name}", *places]) == 0
+    results = json.loads((tmp_path / f"text_evaluation_{name}.json").read_text())
+    assert results["utility"] == "text_evaluation"
+    assert results["model_name"] == name
+    metrics = results["metrics"]
+    for section in ("categorization", "categorization_chance"):
+        for words in ("known_words", "all_words"):
+            assert set(metrics[section][words]) == WORD_KEYS
+    assert metrics["categorization"]["all_words"]["word_count"] == 57
+    by_count = metrics["concreteness"]["pearson_by_min_count"]
+    assert list(by_count)[:4] == ["0", "1", "5", "10"]
+    assert set(by_count["0"]) == {"r", "word_count"}
+    assert by_count["0"]["word_count"] > by_count["100"]["word_count"]
+    assert set(metrics["word_association"]) == {
+        "mean_association_strength",
+        "pairs_found",
+        "pairs_not_found",
+    }
+    assert set(metrics["cluster_counts"]) == {"active_clusters", "active_tokens"}
+    assert results["data"]["filtered"] is True
+    assert results["data"]["train_captions"] == 5 * results["data"]["train_images"]
+    printed = capsys.readouterr().out
+    assert "v measure" in printed
+    assert "pearson" in printed
+
+
+@pytest.mark.parametrize("name", ["lstm", "generative"])
+def test_visual_evaluation_writes_every_metric(places, tmp_path, name):
+    assert (
+        main(["--utility=visual_evaluation", f"--model_name={name}", "--workers=0", *places]) == 0
+    )
+    results = json.loads((tmp_path / f"visual_evaluation_{name}.json").read_text())
+    metrics = results["metrics"]
+    for kind in ("class_name_classification", "cluster_classification_co_occurrence",
+                 "cluster_classification_iou"):  # fmt: skip
+        assert set(metrics[kind]) == DETECTION_KEYS | {"true_negatives"}
+        cells = [metrics[kind][cell] for cell in ("true_positives", "false_positives",
+                                                  "false_negatives", "true_negatives")]  # fmt: skip
+        assert sum(cells) == 15 * results["data"]["test_images"]
+    for kind in ("bounding_box", "heatmap", "bounding_box_chance", "heatmap_chance"):
+        assert set(metrics[kind]) == DETECTION_KEYS
+    golds = {
+        metrics[kind]["true_positives"] + metrics[kind]["false_negatives"]
+        for kind in ("bounding_box", "heatmap", "bounding_box_chance", "heatmap_chance")
+    }
+    assert len(golds) == 1
+    assert set(metrics["sentence_image_matching"]) == {
+        "accuracy",
+        "accuracy_with_ties",
+        "trial_count",
+    }
+
+
+def test_evaluating_twice_gives_the_same(places, tmp_path):
+    found = []
+    for _ in range(2):
+        main(["--utility=visual_evaluation", "--model_name=lstm", "--workers=0", *places])
+        found.append((tmp_path / "visual_evaluation_lstm.json").read_text())
+    assert found[0] == found[1]
+
+
+def test_batch_size_and_workers_do_not_change_an_evaluation(places, tmp_path):
+    found = []
+    for extra in (["--batch_size=3", "--workers=0"], ["--batch_size=50", "--workers=1"]):
+        main(["--utility=visual_evaluation", "--model_name=lstm", *extra, *places])
+        found.append(json.loads((tmp_path / "visual_evaluation_lstm.json").read_text())["metrics"])
+    assert found[0] == found[1]
+
+
+def test_thresholds_can_be_given_anew(places, tmp_path):
+    everything = ["--visual_threshold=-1000", "--text_threshold=0"]
+    main(["--utility=visual_evaluation", "--model_name=lstm", "--workers=0", *everything, *places])
+    results = json.loads((tmp_path / "visual_evaluation_lstm.json").read_text())
+    assert results["metrics"]["activation"] == {
+        "clusters_per_image": 12,
+        "clusters_per_caption": 12,
+    }
+    assert results["settings"]["visual_threshold"] == -1000
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "bbox"])
+def test_demonstrations_draw_pictures(places, tmp_path, kind):
+    utility = f"{kind}_demonstration"
+    chosen = ["--model_name=lstm", "--num_items=3", "--workers=0", "--visual_threshold=-5"]
+    assert main([f"--utility={utility}", *chosen, *places]) == 0
+    pictures = sorted((tmp_path / "lstm" / utility).glob("*.png"))
+    assert len(pictures) == 3
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert np.asarray(image.convert("L")).std() > 10  # something is drawn
+
+
+def test_word_list_restricts_the_evaluated_words(places, tmp_path):
+    (tmp_path / "words.txt").write_text("Dog\n\ncar\nunheard\n")
+    arguments = ["--utility=text_evaluation", "--model_name=generative", *places]
+    assert main([*arguments, f"--word_list={tmp_path / 'words.txt'}"]) == 0
+    metrics = json.loads((tmp_path / "text_evaluation_generative.json").read_text())["metrics"]
+    assert metrics["categorization"]["known_words"]["word_count"] <= 2
+    assert metrics["categorization"]["all_words"]["word_count"] == 57
+
+
+def test_log_is_written_on_request(places, tmp_path):
+    arguments = ["--utility=text_evaluation", "--model_name=generative", *places]
+    main(arguments)
+    assert not (tmp_path / "text_evaluation_generative.log").exists()
+    main([*arguments, "--write_to_log"])
+    assert "v measure" in (tmp_path / "text_evaluation_generative.log").read_text()
+
+
+def test_training_writes_model_best_log_curves(trained):
+    for half in ("text", "visual"):
+        names = {path.name for path in (trained / "models" / half).iterdir()}
+        assert {"lstm.cfg", "lstm.mdl", "lstm_best.cfg", "lstm_best.mdl"} <= names
+    assert "visual_loss" in (trained / "results" / "train_joint_model_lstm.log").read_text()
+    with Image.open(trained / "results" / "lstm" / "learning_curves.png") as image:
+        assert image.size[0] > 500
+
+
+def test_captions_alone_train_and_evaluate(demo_data, tmp_path):
+    """No instances, no norms: what cannot be measured is null with its reason."""
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    for name in ("filtered_images.json", CATEGORY_FILE, CONCRETENESS_FILE, ASSOCIATION_FILE):
+        (data / name).unlink()
+    for path in (data / "COCO" / "annotations").glob("instances_*"):
+        path.unlink()
+    places = [f"--datasets_dir={data}", f"--models_dir={tmp_path}", f"--results_dir={tmp_path}"]
+    assert main([*TINY, "--epochs=1", *places]) == 0
+    assert main(["--utility=text_evaluation", *places]) == 0
+    results = json.loads((tmp_path / "text_evaluation_model1.json").read_text())
+    assert results["metrics"]["categorization"] is None
+    assert results["metrics"]["concreteness"] is None
+    assert results["metrics"]["cluster_counts"]["active_tokens"] > 0
+    assert set(results["not_measured"]) == {"categorization", "concreteness", "word_association"}
+    assert results["data"] == {"train_images": 40, "train_captions": 200, "filtered": False}
+    assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
+    results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
+    assert results["metrics"]["heatmap"] is None
+    assert results["metrics"]["sentence_image_matching"]["trial_count"] == 10
+    assert main(["--utility=bbox_demonstration", "--num_items=1", "--workers=0", *places]) == 0
+
+
+def test_config_file_is_used_and_an_option_wins(demo_data, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(
+        "visual_encoder: resnet18\nimage_size: 32\ncluster_num: 7\nepochs: 2\nbatch_size: 60\n"
+        "text_encoder: generative\n"
+    )
+    places = [
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={tmp_path}",
+        f"--results_dir={tmp_path}",
+    ]
+    assert main([f"--config={tmp_path / 'tiny.yaml'}", "--epochs=1", "--workers=0", *places]) == 0
+    header = (tmp_path / "text" / "model1.cfg").read_text()
+    for line in ("cluster_num: 7", "epochs: 1", "text_encoder: generative", "batch_size: 60"):
+        assert line in header
+
+
+def test_help_names_every_utility_and_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in [*UTILITIES, *(f"--{option}" for option in [*OPTIONS, *SETTINGS])]:
+        assert name in text
+
+
+def test_help_does_not_import_torch():
+    script = (
+        "import sys; sys.argv = ['main.py', '--help']\n"
+        "import main\n"
+        "try:\n    main.main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'torchvision', 'spacy', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_option_has_an_effect_on_some_utility():
+    read = set().union(*(utility.reads for utility in UTILITIES.values()))
+    assert read == set(OPTIONS) | set(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["--utility=dance"], "--utility"),
+        (["--dance"], "--dance"),
+        (["--epochs=many"], "--epochs"),
+        (["--epochs=0"], "--epochs"),
+        (["--text_encoder=bert2"], "--text_encoder"),
+        (["--visual_threshold=nan"], "--visual_threshold"),
+        (["--utility=text_evaluation", "--epochs=3"], "--epochs has no effect"),
+        (["--utility=text_evaluation", "--model_name=absent"], "absent"),
+        (["--utility=text_evaluation", "--model_name=../../lstm"], "--model_name"),
+        (["--utility=visual_evaluation", "--model_name=absent"], "absent"),
+        (["--device=abacus"], "--device"),
+        (["--config=absent.yaml"], "absent.yaml"),
+        (["--model_name=lstm"], "--overwrite"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(places, tmp_path, capsys, arguments, mentions):
+    fails(capsys, *arguments, *places, mentions=mentions)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_missing_data_is_one_line(trained, tmp_path, capsys):
+    places = [f"--models_dir={trained / 'models'}", f"--results_dir={tmp_path}"]
+    for arguments in (
+        ["--model_name=new"],
+        ["--utility=text_evaluation", "--model_name=lstm"],
+        ["--utility=visual_evaluation", "--model_name=lstm"],
+        ["--utility=filter_unwanted_coco_images"],
+    ):
+        shown = places if "filter" not in arguments[0] else places[1:]
+        absent = f"--datasets_dir={tmp_path / 'nowhere'}"
+        fails(capsys, *arguments, absent, *shown, mentions="nowhere")
+    assert not (trained / "models" / "text" / "new.cfg").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "mentions"),
+    [
+        ({CATEGORY_FILE: "animal: [dog"}, CATEGORY_FILE),
+        ({CATEGORY_FILE: "animal:\n  dog: often\n"}, "dog"),
+        ({CONCRETENESS_FILE: "Word\tBigram\tConc.M\ndog\t0\thigh\n"}, "line 2"),
+        ({CONCRETENESS_FILE: "nothing\n"}, "line 1"),
+        ({ASSOCIATION_FILE: "R1\tdog\tcat\n"}, "line 1"),
+        ({"COCO/annotations/captions_train2014.json": '{"images": ['}, "captions_train2014.json"),
+        ({"COCO/annotations/captions_train2014.json": "[]"}, "captions_train2014.json"),
+        ({"filtered_images.json": "{}"}, "filtered_images.json"),
+    ],
+)
+def test_malformed_files_are_one_line(demo_data, trained, tmp_path, capsys, damage, mentions):
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    for name, text in damage.items():
+        (data / name).write_text(text)
+    results = tmp_path / "results"
+    fails(
+        capsys,
+        "--utility=text_evaluation",
+        "--model_name=lstm",
+        f"--datasets_dir={data}",
+        f"--models_dir={trained / 'models'}",
+        f"--results_dir={results}",
+        mentions=mentions,
+    )
+    assert not list(results.glob("*.json"))
+
+
+def test_an_unreadable_image_ends_training_in_one_line(demo_data, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    for path in (data / "COCO" / "train2014").iterdir():
+        size = path.stat().st_size
+        path.write_bytes(bytes(size))  # the same size, so that the filter result still fits
+    fails(
+        capsys,
+        *TINY,
+        "--workers=1",
+        f"--datasets_dir={data}",
+        f"--models_dir={tmp_path / 'models'}",
+        f"--results_dir={tmp_path}",
+        mentions="cannot read image",
+    )
+    assert not (tmp_path / "models" / "text").exists()
+
+
+def test_halves_of_different_trainings_are_noticed(trained, demo_data, tmp_path, capsys):
+    models = tmp_path / "models"
+    shutil.copytree(trained / "models", models)
+    for suffix in ("cfg", "mdl"):
+        shutil.copy(
+            models / "visual" / f"generative.{suffix}", models / "visual" / f"lstm.{suffix}"
+        )
+    fails(
+        capsys,
+        "--utility=visual_evaluation",
+        "--model_name=lstm",
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={models}",
+        f"--results_dir={tmp_path}",
+        mentions="different trainings",
+    )
+
+
+@pytest.mark.parametrize("suffix", ["cfg", "mdl"])
+@pytest.mark.parametrize("half", ["text", "visual"])
+def test_damaged_model_files_are_one_line(trained, demo_data, tmp_path, capsys, half, suffix):
+    models = tmp_path / "models"
+    shutil.copytree(trained / "models", models)
+    path = models / half / f"lstm.{suffix}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    fails(
+        capsys,
+        "--utility=visual_evaluation",
+        "--model_name=lstm",
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={models}",
+        f"--results_dir={tmp_path}",
+        mentions=path.name,
+    )
+
+
+def test_make_demo_dataset_and_filter_through_the_command_line(tmp_path, capsys):
+    data = f"--datasets_dir={tmp_path / 'world'}"
+    assert main(["--utility=make_demo_dataset", data, "--images=24", "--seed=3"]) == 0
+    assert "train images 24" in capsys.readouterr().out
+    assert main(["--utility=filter_unwanted_coco_images", data]) == 0
+    printed = capsys.readouterr().out
+    assert "train2014: " in printed
+    assert "grayscale" in printed
+    assert (tmp_path / "world" / "filtered_images.json").exists()

@@ -1,0 +1,95 @@
+"""The joint step: both bit matrices come from the predictions before either update."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models_src.joint import joint_step
+from models_src.text_encoders.count import CountTextEncoder
+from models_src.text_encoders.interface import Reading
+
+C, B = 4, 6
+
+
+class LinearVisual(nn.Module):
+    """The smallest visual encoder: one linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 2 * 2, C)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1))
+
+
+class RecordingText:
+    """A text encoder that changes its scores when it learns, and records what it was taught."""
+
+    cluster_num = C
+
+    def __init__(self, scores):
+        self.scores = scores
+        self.taught = None
+
+    def read(self, tokens):
+        return Reading(tokens, self.scores, None)
+
+    def learn(self, reading, image_bits):
+        self.taught = image_bits.clone()
+        self.scores.fill_(0)  # what the visual encoder learns must be from before
+        return torch.tensor(0.25)
+
+
+def test_each_side_learns_the_other_ones_bits_from_before_the_updates():
+    torch.manual_seed(0)
+    visual = LinearVisual()
+    images = torch.randn(B, 3, 2, 2)
+    scores = torch.rand(B, C)
+    bits_of_captions = scores >= 0.5
+    text = RecordingText(scores)
+    logits_before = visual(images).detach()
+    twin = LinearVisual()
+    twin.load_state_dict(visual.state_dict())
+    expected = functional.binary_cross_entropy_with_logits(twin(images), bits_of_captions.float())
+    optimizer, twin_optimizer = (
+        torch.optim.Adam(net.parameters(), lr=0.5) for net in (visual, twin)
+    )
+    expected.backward()
+    twin_optimizer.step()
+
+    result = joint_step(visual, optimizer, text, images, torch.zeros(B, 1).long(), 0.1, 0.5)
+
+    assert torch.equal(text.taught, logits_before >= 0.1)
+    assert torch.equal(result.image_bits, logits_before >= 0.1)
+    assert torch.equal(result.caption_bits, bits_of_captions)
+    assert result.visual_loss == expected
+    assert result.text_loss == 0.25
+    for own, other in zip(visual.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(own, other)
+    assert not torch.equal(visual(images), logits_before)
+
+
+def test_thresholds_are_reached_by_equality():
+    visual = LinearVisual()
+    nn.init.zeros_(visual.linear.weight)
+    nn.init.constant_(visual.linear.bias, 0.5)
+    text = RecordingText(torch.full((B, C), 0.08))
+    optimizer = torch.optim.Adam(visual.parameters())
+    images, tokens = torch.randn(B, 3, 2, 2), torch.zeros(B, 1).long()
+    result = joint_step(visual, optimizer, text, images, tokens, 0.5, 0.08)
+    assert result.image_bits.all()
+    assert result.caption_bits.all()
+
+
+def test_two_untrained_encoders_agree_in_the_end():
+    """Four kinds of pairs, each with an image and a word of its own."""
+    torch.manual_seed(3)
+    visual, text = LinearVisual(), CountTextEncoder("generative", ("a", "b", "c", "d"), 8)
+    visual.linear = nn.Linear(12, 8)
+    optimizer = torch.optim.Adam(visual.parameters(), lr=0.05)
+    kinds = torch.arange(4).repeat(8)
+    images = torch.eye(12)[kinds].view(-1, 3, 2, 2) * 4
+    for _ in range(200):
+        result = joint_step(visual, optimizer, text, images, kinds[:, None], 0.5, 0.08)
+    assert torch.equal(result.image_bits, result.caption_bits)
+    assert len({tuple(row.tolist()) for row in result.image_bits}) > 1

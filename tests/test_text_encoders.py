@@ -1,0 +1,243 @@
+"""Text encoders against literal transcriptions of their definitions."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+
+from models_src.settings import TrainingSettings
+from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
+from models_src.text_encoders.count import CountTextEncoder
+from models_src.text_encoders.interface import PADDING, UNKNOWN, caption_scores
+
+WORDS = tuple(f"w{index}" for index in range(9))
+C = 5
+
+
+def settings(**values) -> TrainingSettings:
+    small = {"embedding_dim": 6, "hidden_dim": 7, "cluster_num": C, "text_learning_rate": 0.01}
+    return TrainingSettings(**(small | values))
+
+
+def random_captions(rng, count, longest=6) -> list[list[int]]:
+    return [
+        [int(word) for word in rng.integers(len(WORDS), size=rng.integers(0, longest + 1))]
+        for _ in range(count)
+    ]
+
+
+def padded(captions) -> torch.Tensor:
+    length = max(1, *(len(caption) for caption in captions))
+    return torch.tensor([[*c, *[PADDING] * (length - len(c))] for c in captions])
+
+
+class DictionaryCounts:
+    """The count models with dictionaries of counts and loops over words, as they are defined."""
+
+    def __init__(self, mode, cluster_num):
+        self.mode, self.cluster_num = mode, cluster_num
+        self.counts = defaultdict(int)  # (word, cluster) -> N(w,c)
+
+    def learn(self, captions, bits):
+        for caption, row in zip(captions, bits, strict=True):
+            for word in caption:
+                if word >= 0:
+                    for cluster in range(self.cluster_num):
+                        if row[cluster]:
+                            self.counts[word, cluster] += 1
+
+    def posterior(self, word):
+        clusters = range(self.cluster_num)
+        if self.mode == "discriminative":
+            total = sum(self.counts[word, c] for c in clusters)
+            return [self.counts[word, c] / total if total else 0.0 for c in clusters]
+        likelihood = []
+        for cluster in clusters:
+            total = sum(n for (_, c), n in self.counts.items() if c == cluster)
+            likelihood.append(self.counts[word, cluster] / total if total else 0.0)
+        prior = 1 / self.cluster_num
+        evidence = sum(p * prior for p in likelihood)
+        return [p * prior / evidence if evidence else 0.0 for p in likelihood]
+
+    def scores(self, caption):
+        votes = [0.0] * self.cluster_num
+        for word in caption:
+            if word < 0:
+                continue
+            posterior = self.posterior(word)
+            best = max(range(self.cluster_num), key=lambda c: (posterior[c], -c))
+            votes[best] = max(votes[best], posterior[best])
+        return votes
+
+
+@pytest.mark.parametrize("mode", ["generative", "discriminative"])
+@pytest.mark.parametrize("seed", range(8))
+def test_count_model_equals_dictionary_transcription(mode, seed):
+    rng = np.random.default_rng(seed)
+    encoder = CountTextEncoder(mode, WORDS, C)
+    reference = DictionaryCounts(mode, C)
+    for _ in range(4):
+        captions = random_captions(rng, 6)
+        captions[0] = [UNKNOWN, *captions[0]]
+        tokens = padded(captions)
+        bits = torch.tensor(rng.random((6, C)) < 0.3)
+        reading = encoder.read(tokens)
+        expected = [reference.scores(caption) for caption in captions]
+        np.testing.assert_allclose(reading.scores.numpy(), expected, rtol=1e-12, atol=0)
+        encoder.learn(reading, bits)
+        reference.learn(captions, bits.tolist())
+    table = [reference.posterior(word) for word in range(len(WORDS))]
+    np.testing.assert_allclose(encoder.word_posteriors().numpy(), table, rtol=1e-12, atol=0)
+
+
+def test_count_model_ties_go_to_the_lowest_cluster():
+    encoder = CountTextEncoder("discriminative", WORDS, C)
+    tokens = padded([[0]])
+    encoder.learn(encoder.read(tokens), torch.tensor([[False, True, False, True, False]]))
+    assert encoder.read(tokens).scores.tolist() == [[0, 0.5, 0, 0, 0]]
+
+
+def test_a_cluster_that_fires_for_everything_is_divided_by_its_size():
+    """In a generative model the rare cluster wins the word it belongs to."""
+    encoder = CountTextEncoder("generative", WORDS, 2)
+    captions = [[0, 1], [2, 3], [4, 5], [6, 7]]
+    bits = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
+    encoder.learn(encoder.read(padded(captions)), bits)
+    assert encoder.word_posteriors()[0].argmax() == 1
+    assert encoder.word_posteriors()[2].argmax() == 0
+
+
+def test_untrained_count_model_knows_no_word():
+    encoder = CountTextEncoder("generative", WORDS, C)
+    assert encoder.read(padded([[0, 1], []])).scores.tolist() == [[0.0] * C] * 2
+    assert encoder.word_posteriors().sum() == 0
+
+
+def test_caption_scores_without_any_token():
+    scores = caption_scores(torch.zeros(0, C), torch.zeros(0, dtype=torch.long), 3)
+    assert scores.tolist() == [[0.0] * C] * 3
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("started", [False, True])
+def test_recurrent_scores_do_not_depend_on_the_batch(kind, started):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(1)
+    start = 0 if started else 3
+    encoder = build_text_encoder(
+        settings(text_encoder=kind, count_start_steps=start, count_blend_steps=start), WORDS
+    )
+    encoder.memory.learn(
+        encoder.memory.read(padded([[0, 1, 2], [3, 4]])), torch.eye(C, dtype=torch.bool)[:2]
+    )
+    captions = [*random_captions(rng, 12), [], [UNKNOWN, 3], list(range(9))]
+    together = encoder.read(padded(captions)).scores
+    alone = torch.cat([encoder.read(padded([caption])).scores for caption in captions])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-7)
+    assert together.sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_recurrent_loss_is_the_logit_adjusted_cross_entropy(kind):
+    torch.manual_seed(0)
+    encoder = build_text_encoder(settings(text_encoder=kind), WORDS)
+    captions = [[0, 1, 2], [3], [4, 5]]
+    bits = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=torch.bool)
+    reading = encoder.read(padded(captions))
+    logits = reading.token_logits.detach().numpy()
+    targets = {0: np.array([0.5, 0, 0.5, 0, 0]), 2: np.array([0, 1.0, 0, 0, 0])}
+    prior = 0.99 * np.full(C, 1 / C) + 0.01 * (targets[0] + targets[2]) / 2
+    losses = []
+    for caption, target in targets.items():
+        for position in range(len(captions[caption])):
+            z = logits[caption, position] + np.log(prior)
+            losses.append(-(target * (z - np.log(np.exp(z).sum()))).sum())
+    loss = encoder.learn(reading, bits)
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_recurrent_passes_over_captions_whose_image_has_no_bit():
+    torch.manual_seed(0)
+    encoder = build_text_encoder(settings(), WORDS)
+    before = {name: value.clone() for name, value in encoder.network.state_dict().items()}
+    reading = encoder.read(padded([[0, 1], [2]]))
+    assert encoder.learn(reading, torch.zeros(2, C, dtype=torch.bool)).item() == 0
+    for name, value in encoder.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_recurrent_learns_which_word_belongs_to_which_cluster(kind):
+    """Word w < C stands for cluster w, the others for none; the counts are off."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    encoder = build_text_encoder(
+        settings(text_encoder=kind, count_start_steps=0, count_blend_steps=0), WORDS
+    )
+    for _ in range(150):
+        topics = rng.integers(C, size=16)
+        captions = [[int(rng.integers(C, 9)), int(topic)] for topic in topics]
+        bits = torch.eye(C, dtype=torch.bool)[topics]
+        encoder.learn(encoder.read(padded(captions)), bits)
+    encoder.summarise([padded([[5, 0], [6, 1], [7, 2], [8, 3], [5, 4]])])
+    table = encoder.word_posteriors()
+    assert table[:C].argmax(dim=1).tolist() == list(range(C))
+    assert table[:C].max(dim=1).values.min() > 0.9
+    assert table[5:].max() < 0.6
+
+
+def test_votes_pass_from_counts_to_the_recurrent_encoder():
+    encoder = build_text_encoder(settings(count_start_steps=2, count_blend_steps=4), WORDS)
+    shares = []
+    for _ in range(8):
+        shares.append(encoder.own_share)
+        encoder.learn(encoder.read(padded([[0]])), torch.eye(C, dtype=torch.bool)[:1])
+    assert shares == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_word_table_is_the_mean_over_occurrences():
+    torch.manual_seed(0)
+    encoder = build_text_encoder(settings(count_start_steps=0, count_blend_steps=0), WORDS)
+    captions = [[0, 1, 0], [2, 0], [1, UNKNOWN]]
+    encoder.summarise([padded(captions[:2]), padded(captions[2:])])
+    found = defaultdict(list)
+    for caption in captions:
+        posteriors = torch.softmax(encoder.network(torch.tensor([caption]))[0].double(), dim=1)
+        for word, posterior in zip(caption, posteriors.detach(), strict=True):
+            found[word].append(posterior)
+    for word in range(len(WORDS)):
+        expected = torch.stack(found[word]).mean(0) if word in found else torch.zeros(C).double()
+        torch.testing.assert_close(encoder.word_posteriors()[word], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", list(TEXT_ENCODERS))
+def test_state_and_training_state_continue_exactly(kind, tmp_path):
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return build_text_encoder(
+            settings(text_encoder=kind, count_start_steps=3, count_blend_steps=2), WORDS
+        )
+
+    def steps(encoder, seed, count):
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            tokens = padded(random_captions(rng, 5))
+            encoder.learn(encoder.read(tokens), torch.tensor(rng.random((5, C)) < 0.4))
+
+    straight = fresh(0)
+    steps(straight, 1, 2)
+    torch.save(straight.training_state(), tmp_path / "state")
+    steps(straight, 2, 4)
+    continued = fresh(9)
+    continued.load_training_state(torch.load(tmp_path / "state", weights_only=True))
+    steps(continued, 2, 4)
+    tokens = padded([[0, 1, 2], [3, 4]])
+    assert torch.equal(straight.read(tokens).scores, continued.read(tokens).scores)
+
+    straight.summarise([tokens])
+    torch.save(straight.state(), tmp_path / "model")
+    loaded = fresh(8)
+    loaded.load_state(torch.load(tmp_path / "model", weights_only=True))
+    assert torch.equal(straight.read(tokens).scores, loaded.read(tokens).scores)
+    torch.testing.assert_close(straight.word_posteriors(), loaded.word_posteriors())

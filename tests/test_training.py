@@ -1,0 +1,234 @@
+"""The training loop: determinism, checkpoints and continuation, what it writes, what it refuses."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets_src.pairs import TrainingPairs, load_training_pairs
+from models_src import training
+from models_src.model_files import load_text_model, load_visual_model, require_same_origin
+from models_src.settings import TrainingSettings
+from models_src.training import RunOptions, train
+from utils.errors import UserError
+
+SMALL = {
+    "visual_encoder": "resnet18",
+    "image_size": 32,
+    "cluster_num": 8,
+    "batch_size": 40,
+    "epochs": 2,
+    "embedding_dim": 8,
+    "hidden_dim": 8,
+    "count_start_steps": 3,
+    "count_blend_steps": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(demo_data: Path) -> TrainingPairs:
+    return load_training_pairs(demo_data, use_all_images=False)
+
+
+def no_metrics(_text) -> dict:
+    return {}
+
+
+def no_report(_history) -> None:
+    return None
+
+
+def run(pairs, folder, evaluate=no_metrics, report=no_report, settings=None, **options):
+    options = {"name": "m", "models_dir": folder} | options
+    train(TrainingSettings(**(SMALL | (settings or {}))), pairs, RunOptions(**options), evaluate,
+          report)  # fmt: skip
+
+
+def weights(folder, name="m") -> tuple[dict, dict]:
+    return tuple(
+        torch.load(folder / half / f"{name}.mdl", weights_only=True) for half in ("visual", "text")
+    )
+
+
+def assert_same(left, right) -> None:
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, tuple):
+        assert len(left) == len(right)
+        for pair in zip(left, right, strict=True):
+            assert_same(*pair)
+    else:
+        assert left == right
+
+
+class StopAt:
+    """Sends this process SIGINT when training evaluates nothing yet: after some steps."""
+
+    def __init__(self, monkeypatch, step):
+        self.left = step
+        plain = training.joint_step
+
+        def counted(*arguments):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            return plain(*arguments)
+
+        monkeypatch.setattr(training, "joint_step", counted)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "generative"])
+def test_same_seed_same_model_and_another_seed_another(pairs, tmp_path, kind):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(pairs, tmp_path / name, settings={"text_encoder": kind, "seed": seed, "epochs": 1})
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not torch.equal(
+        weights(tmp_path / "a")[0]["conv1.weight"], weights(tmp_path / "c")[0]["conv1.weight"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["lstm", "generative"])
+@pytest.mark.parametrize("step", [2, 5, 7])
+def test_an_interrupted_run_ends_bit_identical(pairs, tmp_path, monkeypatch, kind, step):
+    histories = {"straight": [], "resumed": []}
+    settings = {"text_encoder": kind}
+
+    def keep(name):
+        return lambda history: histories[name].append([dict(row) for row in history])
+
+    run(pairs, tmp_path / "straight", report=keep("straight"), settings=settings)
+    StopAt(monkeypatch, step)
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path / "stopped", report=keep("resumed"), settings=settings)
+    assert not (tmp_path / "stopped" / "visual" / "m.mdl").exists()
+    run(pairs, tmp_path / "stopped", report=keep("resumed"), settings=settings, resume=True)
+    assert_same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
+    assert histories["straight"] == histories["resumed"]
+    assert not (tmp_path / "stopped" / "m.checkpoint").exists()
+
+
+def test_signal_handlers_come_back(pairs, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    run(pairs, tmp_path, settings={"epochs": 1})
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_resume_refuses_other_settings_and_other_data(pairs, demo_data, tmp_path, monkeypatch):
+    StopAt(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path)
+    with pytest.raises(UserError, match=r"epochs was 2, is 3; cluster_num|cluster_num.*epochs"):
+        run(pairs, tmp_path, settings={"epochs": 3, "cluster_num": 9}, resume=True)
+    unfiltered = load_training_pairs(demo_data, use_all_images=True)
+    with pytest.raises(UserError, match="other data"):
+        run(unfiltered, tmp_path, resume=True)
+    with pytest.raises(UserError, match="unfinished training"):
+        run(pairs, tmp_path)
+    run(pairs, tmp_path, overwrite=True)
+    assert not (tmp_path / "m.checkpoint").exists()
+
+
+def test_resume_of_a_finished_or_absent_run(pairs, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run(pairs, tmp_path, settings={"epochs": 1}, resume=True)
+    assert "starts anew" in caplog.text
+    before = weights(tmp_path)
+    run(pairs, tmp_path, settings={"epochs": 1}, resume=True)
+    assert "finished" in caplog.text
+    assert_same(before, weights(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_refused(pairs, tmp_path):
+    (tmp_path / "m.checkpoint").write_bytes(b"PK\x03\x04 damaged")
+    with pytest.raises(UserError, match=r"m\.checkpoint is damaged"):
+        run(pairs, tmp_path, resume=True)
+
+
+def test_a_finished_model_is_not_overwritten(pairs, tmp_path):
+    run(pairs, tmp_path, settings={"epochs": 1})
+    before = weights(tmp_path)
+    with pytest.raises(UserError, match="--overwrite"):
+        run(pairs, tmp_path, settings={"epochs": 1, "seed": 1})
+    assert_same(before, weights(tmp_path))
+    run(pairs, tmp_path, settings={"epochs": 1, "seed": 1}, overwrite=True)
+    assert not torch.equal(before[0]["conv1.weight"], weights(tmp_path)[0]["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [((0.1, 0.4, 0.2), 2), ((0.3, 0.3, 0.1), 1), ((0.1, 0.2, 0.3), 3)]
+)
+def test_best_epoch_is_kept(pairs, tmp_path, scores, best):
+    left = list(scores)
+
+    def evaluate(_text):
+        return {training.BEST_METRIC: left.pop(0)}
+
+    run(pairs, tmp_path, evaluate=evaluate, settings={"epochs": 3})
+    steps_in_epoch = load_text_model(tmp_path, "m")[2].step // 3
+    assert load_text_model(tmp_path, "m_best")[2].step == best * steps_in_epoch
+    assert load_visual_model(tmp_path, "m_best")[2].step == best * steps_in_epoch
+    if best != 3:
+        with pytest.raises(UserError, match="different trainings"):
+            require_same_origin(
+                load_text_model(tmp_path, "m")[2], load_visual_model(tmp_path, "m_best")[2], "m"
+            )
+
+
+def test_without_a_score_there_is_no_best_model(pairs, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run(pairs, tmp_path, settings={"epochs": 1})
+    assert not (tmp_path / "text" / "m_best.mdl").exists()
+    assert "m_best' is not written" in caplog.text
+
+
+def test_a_loss_that_is_not_finite_stops_training(pairs, tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        run(pairs, tmp_path, settings={"visual_learning_rate": 1e30})
+    assert not (tmp_path / "visual" / "m.mdl").exists()
+
+
+def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, monkeypatch):
+    results = []
+    plain = training.joint_step
+
+    def kept(*arguments):
+        results.append(plain(*arguments))
+        return results[-1]
+
+    monkeypatch.setattr(training, "joint_step", kept)
+    rows = []
+    run(pairs, tmp_path, report=lambda history: rows.append(history[-1]), settings={"epochs": 1})
+    sizes = [len(result.image_bits) for result in results]
+    assert sum(sizes) == len(pairs)
+    image_bits = torch.cat([result.image_bits for result in results])
+    caption_bits = torch.cat([result.caption_bits for result in results])
+    expected = {
+        "visual_loss": sum(
+            size * result.visual_loss.item() for size, result in zip(sizes, results, strict=True)
+        )
+        / len(pairs),
+        "clusters_per_image": image_bits.sum().item() / len(pairs),
+        "clusters_per_caption": caption_bits.sum().item() / len(pairs),
+        "images_without_cluster": (image_bits.sum(1) == 0).double().mean().item(),
+        "captions_without_cluster": (caption_bits.sum(1) == 0).double().mean().item(),
+    }
+    for name, value in expected.items():
+        assert rows[0][name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_csv_has_a_row_per_metric_and_a_column_per_epoch(trained):
+    path = trained / "results" / "lstm" / "evaluation_by_epoch.csv"
+    with path.open(newline="") as file:
+        head, *rows = list(csv.reader(file))
+    assert head == ["metric", "1", "2"]
+    names = [row[0] for row in rows]
+    assert len(set(names)) == len(names)
+    assert {"visual_loss", "text_loss", "categorization.all_words.f_score"} <= set(names)
+    assert all(len(row) == 3 for row in rows)

@@ -1,0 +1,89 @@
+"""Visual encoders: every network, its class activation maps, and starting weights."""
+
+import pytest
+import torch
+
+from evaluation.localization import class_activation_maps
+from models_src.settings import VISUAL_ENCODERS, TrainingSettings
+from models_src.visual_encoders import VisualEncoder, build_visual_encoder, load_trunk
+from utils.errors import UserError
+
+C = 5
+
+
+@pytest.mark.parametrize("name", VISUAL_ENCODERS)
+def test_mean_of_a_class_activation_map_and_bias_is_the_logit(name):
+    """Which holds just where the features are those that the last layer sees pooled."""
+    torch.manual_seed(0)
+    encoder = VisualEncoder(name, C).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        logits, features = encoder.logits_and_features(images)
+        assert logits.shape == (2, C)
+        assert torch.equal(logits, encoder(images))
+        image = torch.arange(2).repeat_interleave(C)
+        cluster = torch.arange(C).repeat(2)
+        maps = class_activation_maps(features, encoder.head.weight, image, cluster)
+        pooled = maps.mean(dim=(1, 2)).view(2, C) + encoder.head.bias
+    torch.testing.assert_close(pooled, logits, rtol=1e-3, atol=1e-4)
+
+
+def test_seed_decides_the_weights():
+    built = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        settings = TrainingSettings(visual_encoder="resnet18", cluster_num=C)
+        built.append(build_visual_encoder(settings).state_dict())
+    assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
+    assert not torch.equal(built[0]["network.conv1.weight"], built[2]["network.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wrap"), [("", False), ("backbone.", False), ("module.encoder.", True)]
+)
+def test_trunk_loads_from_plain_and_prefixed_state_dicts(tmp_path, prefix, wrap):
+    torch.manual_seed(1)
+    source = VisualEncoder("resnet18", 1000).network.state_dict()
+    state = {prefix + name: value for name, value in source.items()}
+    state["projector.0.weight"] = torch.zeros(3)  # a SimCLR head, left out
+    torch.save({"state_dict": state, "epoch": 3} if wrap else state, tmp_path / "weights.pt")
+    encoder = VisualEncoder("resnet18", C)
+    own_head = encoder.head.weight.clone()
+    load_trunk(encoder, tmp_path / "weights.pt")
+    for name, value in encoder.network.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(value, source[name]), name
+    assert torch.equal(encoder.head.weight, own_head)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save(VisualEncoder("resnet18", C).network.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="does not fit resnet34"):
+        load_trunk(VisualEncoder("resnet34", C), tmp_path / "weights.pt")
+
+
+def test_missing_and_foreign_weight_files_are_refused(tmp_path):
+    encoder = VisualEncoder("resnet18", C)
+    with pytest.raises(UserError, match="no file"):
+        load_trunk(encoder, tmp_path / "absent.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    with pytest.raises(UserError, match=r"text\.pt"):
+        load_trunk(encoder, tmp_path / "text.pt")
+
+
+def test_frozen_trunk_neither_learns_nor_drifts():
+    torch.manual_seed(0)
+    encoder = VisualEncoder("resnet18", C, freeze=True)
+    encoder.train()
+    before = {name: value.clone() for name, value in encoder.network.state_dict().items()}
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=0.1)
+    encoder(torch.randn(4, 3, 32, 32)).pow(2).sum().backward()
+    optimizer.step()
+    changed = {n for n, v in encoder.network.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_simclr_without_weights_is_refused():
+    with pytest.raises(UserError, match="--pretrained_visual"):
+        TrainingSettings(visual_encoder="simclr")
