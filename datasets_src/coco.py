@@ -163,11 +163,8 @@ def _load_instances(datasets_dir: Path, split: str, index: Mapping[int, int]) ->
     }
     class_ids = sorted(categories)
     class_index = {category_id: position for position, category_id in enumerate(class_ids)}
-    annotations = _records(data, "annotations", path)
-    if not annotations:
-        return None
     image, classes, boxes, strays = [], [], [], 0
-    for annotation in annotations:
+    for annotation in _records(data, "annotations", path):
         position = index.get(_number(annotation, "image_id", path))
         if position is None:
             strays += 1
@@ -183,6 +180,8 @@ def _load_instances(datasets_dir: Path, split: str, index: Mapping[int, int]) ->
         boxes.append(_box(annotation, path))
     if strays:
         logger.warning("%s: %d instances of images without entry are left out", path, strays)
+    if not image:
+        return None
     return Instances(
         image=np.array(image, dtype=np.int64),
         class_index=np.array(classes, dtype=np.int64),
@@ -220,7 +219,7 @@ def _records(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, An
 def _number(record: Mapping[str, Any], key: str, path: Path) -> int:
     """Return a whole number of a record."""
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
         raise UserError(f"{path}: {_where(record)} has no whole number '{key}'; correct the file")
     return value
 
@@ -264,5 +263,5 @@ def _require_files(folder: Path, file_names: list[str]) -> None:
     if missing:
         raise UserError(
             f"{len(missing)} of {len(file_names)} images are missing in {folder}, the first "
-            f"{missing[0]}; complete the folder"
+            f"{missing[0]!r}; complete the folder"
         )

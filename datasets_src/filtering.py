@@ -1,5 +1,6 @@
 """Setup's filter: which images of COCO the published system leaves out, and why."""
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ FILTER_FILE = "filtered_images.json"
 FORMAT_VERSION = 1
 # in the order of counting: an image is counted under the first cause that holds
 CAUSES = ("no_instances", "grayscale", "multi_word_category")
-GRAYSCALE_MODES = ("1", "L", "I", "I;16", "F")  # Pillow's one-channel modes; palettes hold colours
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def filter_images(datasets_dir: Path, show_progress: bool = False) -> dict[str, 
     Raises:
         UserError: COCO files are missing or malformed, or have no instances to filter by.
     """
-    results = {}
+    results, sources = {}, {}
     for name in SPLITS:
         if annotation_file(datasets_dir, "instances", name) is None:
             raise UserError(
@@ -56,6 +56,7 @@ def filter_images(datasets_dir: Path, show_progress: bool = False) -> dict[str, 
                 f"instances_{name}.json in {datasets_dir} lists no instance, so all images would "
                 "be dropped; a data set of captions alone needs no setup"
             )
+        sources[name] = _source_identity(datasets_dir, split)
         causes = _causes(split, _is_grayscale(split, show_progress))
         results[name] = FilterResult(
             images=len(split.image_ids),
@@ -70,7 +71,7 @@ def filter_images(datasets_dir: Path, show_progress: bool = False) -> dict[str, 
             "version": FORMAT_VERSION,
             "splits": {
                 name: {
-                    "source": _source_identity(datasets_dir, name),
+                    "source": sources[name],
                     "images": result.images,
                     "kept": result.kept,
                     "dropped": result.dropped,
@@ -105,7 +106,7 @@ def load_filtered_split(
         )
         return split, False
     stored = _read_result(path, name)
-    if stored["source"] != _source_identity(datasets_dir, name):
+    if stored["source"] != _source_identity(datasets_dir, split):
         raise UserError(
             f"{path} was made from other files than those of {name} now in {datasets_dir}; run "
             "setup again (--utility filter_unwanted_coco_images) or give --use_all_images"
@@ -146,30 +147,29 @@ def _is_grayscale(split: Split, show_progress: bool) -> np.ndarray:
         path = split.path(index)
         try:
             with Image.open(path) as image:  # reads the header
-                grayscale[index] = image.mode in GRAYSCALE_MODES
+                # a palette's one channel holds colours
+                grayscale[index] = len(image.getbands()) == 1 and image.mode != "P"
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"cannot read image {path}: {reason}; replace it") from None
     return grayscale
 
 
-def _source_identity(datasets_dir: Path, name: str) -> dict[str, str]:
+def _source_identity(datasets_dir: Path, split: Split) -> dict[str, str]:
     """Return what ties a filter result to its source: hashes of the annotations and the images.
 
-    The images' hash is over their names and sizes in bytes, which is fast for full COCO.
+    The images' hash is over the names and sizes in bytes of those that the annotations list,
+    which is fast for full COCO; other files in the folder do not matter.
     """
-    import hashlib
-    import os
-
     identity = {}
     for kind in ("captions", "instances"):
-        path = annotation_file(datasets_dir, kind, name)
+        path = annotation_file(datasets_dir, kind, split.name)
         identity[kind] = sha256_of_file(path) if path is not None else "absent"
-    folder = datasets_dir / "COCO" / name
-    listing = sorted(
-        f"{entry.name}\t{entry.stat().st_size}" for entry in os.scandir(folder) if entry.is_file()
+    sizes = (split.path(image).stat().st_size for image in range(len(split.image_ids)))
+    listing = "\n".join(
+        f"{name}\t{size}" for name, size in zip(split.file_names, sizes, strict=True)
     )
-    identity["images"] = hashlib.sha256("\n".join(listing).encode()).hexdigest()
+    identity["images"] = hashlib.sha256(listing.encode()).hexdigest()
     return identity
 
 
@@ -179,9 +179,14 @@ def _read_result(path: Path, name: str) -> dict[str, Any]:
         content = json.loads(read_text(path, "the filter result"))
         stored = content["splits"][name]
         is_complete = "source" in stored and set(stored["dropped"]) == set(CAUSES)
-        if content["version"] != FORMAT_VERSION or not is_complete:
+        dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
+        if (
+            content["version"] != FORMAT_VERSION
+            or not is_complete
+            or not all(type(image_id) is int for image_id in dropped)
+        ):
             raise KeyError("version")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is no filter result of this version; run setup again (--utility "
             "filter_unwanted_coco_images)"

@@ -34,7 +34,13 @@ def read_image(path: Path, size: int) -> np.ndarray:
             pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     except FileNotFoundError:
         raise UserError(f"image {path} is missing; complete the image folder") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (  # RuntimeError: what Pillow's AVIF reader raises
+        OSError,
+        ValueError,
+        SyntaxError,
+        RuntimeError,
+        Image.DecompressionBombError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from None
     return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))

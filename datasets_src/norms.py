@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import read_text
+from utils.files import read_lines, read_text
 
 CATEGORY_FILE = "mcrae_typicality.yaml"  # Fountain and Lapata (2010)
 CONCRETENESS_FILE = "Concreteness_ratings_Brysbaert_et_al_BRM.txt"  # Brysbaert et al. (2014)
@@ -112,7 +112,7 @@ def load_concreteness(path: Path) -> dict[str, float]:
     Raises:
         UserError: the file is missing or a line lacks a column or number, naming the line.
     """
-    lines = read_text(path, "the concreteness file").splitlines()
+    lines = read_lines(path, "the concreteness file")
     header = lines[0].split("\t") if lines else []
     try:
         word_column, bigram_column, mean_column = map(header.index, ("Word", "Bigram", "Conc.M"))
@@ -147,7 +147,7 @@ def load_associations(path: Path, words: Sequence[str]) -> tuple[np.ndarray, np.
     """
     index = {word: position for position, word in enumerate(words)}
     strengths: dict[tuple[int, int], float] = {}
-    for number, line in enumerate(read_text(path, "the association file").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, "the association file"), start=1):
         if not line.strip():
             continue
         columns = line.split("\t")
@@ -172,8 +172,8 @@ def load_word_list(path: Path) -> frozenset[str]:
     Raises:
         UserError: the file is missing or holds no word.
     """
-    lines = read_text(path, "the word list").lower().splitlines()
-    words = frozenset(line.strip() for line in lines) - {""}
+    lines = read_lines(path, "the word list")
+    words = frozenset(line.strip().lower() for line in lines) - {""}
     if not words:
         raise UserError(f"the word list {path} holds no word; give one word a line")
     return words

@@ -166,7 +166,7 @@ def load_visual_model(
         encoder.network.load_state_dict(load_tensors(path, f"the visual model '{name}'"))
     except (RuntimeError, TypeError):
         raise _unfit(path) from None
-    return encoder.to(device).eval(), settings, origin
+    return encoder.to(device, memory_format=torch.channels_last).eval(), settings, origin
 
 
 def require_same_origin(text: Origin, visual: Origin, name: str) -> None:

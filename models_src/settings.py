@@ -122,7 +122,7 @@ class TrainingSettings:
         minimum=16,
         maximum=1024,
     )
-    seed: int = _setting(0, "training", "seed of every random choice", minimum=0)
+    seed: int = _setting(0, "training", "seed of every random choice", minimum=0, maximum=2**32 - 1)
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -184,7 +184,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(read_text(path, "the settings file"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
         raise UserError(f"{path} is not valid YAML{where}; correct it") from None

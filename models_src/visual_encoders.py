@@ -82,7 +82,8 @@ def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> Vis
     encoder = VisualEncoder(settings.visual_encoder, settings.cluster_num, settings.freeze_visual)
     if settings.pretrained_visual is not None:
         load_trunk(encoder, Path(settings.pretrained_visual))
-    return encoder.to(device)
+    # weights whose channels come last make every convolution use the faster layout
+    return encoder.to(device, memory_format=torch.channels_last)
 
 
 def load_trunk(encoder: VisualEncoder, path: Path) -> None:

@@ -300,9 +300,7 @@ def test_first_captions_and_counts_equal_a_plain_loop(seed):
     assert -1 in first
     assert split.first_captions().tolist() == first
     counts = [[0] * 4 for _ in range(12)]
-    for image, class_index in zip(
-        split.instances.image, split.instances.class_index, strict=True
-    ):
+    for image, class_index in zip(split.instances.image, split.instances.class_index, strict=True):
         counts[image][class_index] += 1
     assert split.instances.counts(12).tolist() == counts
 

@@ -78,6 +78,14 @@ def read_text(path: Path, what: str) -> str:
         ) from error
 
 
+def read_lines(path: Path, what: str) -> list[str]:
+    """Return the lines of a UTF-8 file, with Unix or Windows line ends (see ``read_text``).
+
+    Only line feeds end a line: the rarer separators of Unicode may stand within a word or field.
+    """
+    return [line.removesuffix("\r") for line in read_text(path, what).split("\n")]
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -1,0 +1,362 @@
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_src.coco import load_split
+from datasets_src.filtering import CAUSES, FILTER_FILE, filter_images, load_filtered_split
+from tests.test_coco import change, drop, edit_json, file_name, refusal_of, write_split
+
+DOG, CAR, HYDRANT = 18, 3, 11  # of tests.test_coco.CATEGORIES; "fire hydrant" has two words
+BOX = [0, 0, 2, 2]
+
+
+def picture(mode):
+    image = Image.new(mode, (4, 3))
+    if mode == "P":
+        image.putpalette([10, 20, 30] * 256)
+    return image
+
+
+# image id -> (mode, categories it shows, the cause expected to drop it or None)
+TRAIN = {
+    10: ("L", [], "no_instances"),  # grayscale too, but counted once
+    20: ("L", [DOG], "grayscale"),
+    30: ("L", [HYDRANT, DOG], "grayscale"),  # a two-word category too
+    35: ("1", [CAR], "grayscale"),
+    36: ("I;16", [CAR], "grayscale"),
+    40: ("RGB", [DOG, HYDRANT, DOG], "multi_word_category"),
+    45: ("P", [HYDRANT], "multi_word_category"),
+    50: ("RGB", [DOG, CAR], None),
+    60: ("P", [DOG], None),  # a palette holds colours
+    65: ("RGBA", [CAR], None),
+    70: ("RGB", [], "no_instances"),
+}
+VAL = {
+    1: ("RGB", [CAR], None),
+    2: ("RGB", [HYDRANT], "multi_word_category"),
+    3: ("RGB", [], "no_instances"),
+    4: ("RGB", [DOG], None),
+}
+
+
+def write_world(datasets_dir, split, images, with_instances=True):
+    return write_split(
+        datasets_dir,
+        {image_id: picture(mode) for image_id, (mode, _, _) in images.items()},
+        [(image_id, f"caption of {image_id}") for image_id in [*images, *images]],
+        [(image_id, c, BOX) for image_id, (_, shown, _) in images.items() for c in shown]
+        if with_instances
+        else None,
+        split=split,
+    )
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Both splits in one datasets folder."""
+    write_world(tmp_path / "train", "train2014", TRAIN)
+    write_world(tmp_path / "val", "val2014", VAL)
+    for half in ("train", "val"):
+        shutil.copytree(tmp_path / half, tmp_path / "datasets", dirs_exist_ok=True)
+    return tmp_path / "datasets"
+
+
+def expected_dropped(images):
+    return {
+        cause: sorted(image_id for image_id, (_, _, why) in images.items() if why == cause)
+        for cause in CAUSES
+    }
+
+
+def kept_ids(images):
+    return sorted(image_id for image_id, (_, _, why) in images.items() if why is None)
+
+
+def test_each_image_is_counted_under_the_first_cause_that_holds_in_both_splits(coco):
+    assert CAUSES == ("no_instances", "grayscale", "multi_word_category")
+    results = filter_images(coco)
+    assert list(results) == ["train2014", "val2014"]
+    for name, images in (("train2014", TRAIN), ("val2014", VAL)):
+        assert results[name].dropped == expected_dropped(images)
+        assert results[name].images == len(images)
+        assert results[name].kept == len(kept_ids(images))
+    assert [len(ids) for ids in results["train2014"].dropped.values()] == [2, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("mode", "format_", "is_grayscale"),
+    [
+        ("L", "JPEG", True),
+        ("RGB", "JPEG", False),
+        ("CMYK", "JPEG", False),
+        ("1", "PNG", True),
+        ("I;16", "PNG", True),
+        ("I;16B", "TIFF", True),
+        ("I", "TIFF", True),
+        ("F", "TIFF", True),
+        ("P", "PNG", False),
+        ("P", "GIF", False),
+        ("RGBA", "PNG", False),
+    ],
+)
+def test_images_that_decode_to_one_channel_are_grayscale_but_palettes_are_not(
+    coco, mode, format_, is_grayscale
+):
+    path = coco / "COCO" / "val2014" / file_name(4, "val2014")
+    picture(mode).save(path, format_)
+    with Image.open(path) as image:
+        assert image.mode == mode  # what this case is about
+    assert (filter_images(coco)["val2014"].dropped["grayscale"] == [4]) == is_grayscale
+
+
+def test_filtered_splits_hold_the_kept_images_with_their_captions_and_instances(coco, caplog):
+    filter_images(coco)
+    for name, images in (("train2014", TRAIN), ("val2014", VAL)):
+        with caplog.at_level(logging.INFO):
+            split, filtered = load_filtered_split(
+                coco, name, use_all_images=False, with_instances=True
+            )
+        kept = kept_ids(images)
+        assert filtered is True
+        assert split.image_ids.tolist() == kept
+        assert split.captions == tuple(f"caption of {i}" for i in [*images, *images] if i in kept)
+        shown = split.image_ids[split.instances.image].tolist()
+        assert shown == [i for i, (_, classes, _) in images.items() for _ in classes if i in kept]
+        assert f"{name}: {len(kept)} of {len(images)} images" in caplog.text
+        bare, _ = load_filtered_split(coco, name, use_all_images=False)
+        assert bare.instances is None
+        assert bare.image_ids.tolist() == kept
+
+
+def test_kept_result_is_a_json_file_with_ids_by_cause(coco):
+    filter_images(coco)
+    assert sorted(path.name for path in coco.iterdir()) == ["COCO", FILTER_FILE]
+    content = json.loads((coco / FILTER_FILE).read_text(encoding="utf-8"))
+    for name, images in (("train2014", TRAIN), ("val2014", VAL)):
+        stored = content["splits"][name]
+        assert stored["dropped"] == expected_dropped(images)
+        assert stored["images"] == len(images)
+        assert stored["kept"] == len(kept_ids(images))
+        assert stored["source"].keys() == {"captions", "instances", "images"}
+
+
+def test_filtering_again_gives_the_same_file(coco):
+    filter_images(coco)
+    before = (coco / FILTER_FILE).read_bytes()
+    filter_images(coco)
+    assert (coco / FILTER_FILE).read_bytes() == before
+
+
+def test_without_setup_all_images_are_used_and_that_is_said(coco, caplog):
+    with caplog.at_level(logging.INFO):
+        split, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
+    assert filtered is False
+    assert split.image_ids.tolist() == sorted(TRAIN)
+    assert f"all {len(TRAIN)} images" in caplog.text
+
+
+def test_use_all_images_ignores_the_filter(coco, caplog):
+    filter_images(coco)
+    with caplog.at_level(logging.INFO):
+        split, filtered = load_filtered_split(coco, "train2014", use_all_images=True)
+    assert filtered is False
+    assert split.image_ids.tolist() == sorted(TRAIN)
+    assert f"all {len(TRAIN)} images" in caplog.text
+
+
+def change_a_caption(coco):
+    edit_json(coco, "captions", change("annotations", 0, "caption", to="another"))
+
+
+def change_a_category(coco):
+    edit_json(coco, "instances", change("annotations", 0, "category_id", to=HYDRANT))
+
+
+def remove_instances_file(coco):
+    (coco / "COCO" / "annotations" / "instances_train2014.json").unlink()
+
+
+def remove_an_image(coco):
+    """Take an image out of the folder and out of the captions file."""
+    edit_json(coco, "captions", drop("images", 0))
+    (coco / "COCO" / "train2014" / file_name(min(TRAIN))).unlink()
+
+
+def change_an_image(coco):
+    path = coco / "COCO" / "train2014" / file_name(50)
+    size = path.stat().st_size
+    Image.effect_noise((9, 9), 50).convert("RGB").save(path)
+    assert path.stat().st_size != size
+
+
+CHANGES = [
+    change_a_caption,
+    change_a_category,
+    remove_instances_file,
+    remove_an_image,
+    change_an_image,
+]
+
+
+@pytest.mark.parametrize("modify", CHANGES, ids=[c.__name__ for c in CHANGES])
+def test_result_of_other_files_is_noticed_as_stale(coco, modify):
+    filter_images(coco)
+    load_filtered_split(coco, "train2014", use_all_images=False)
+    modify(coco)
+    message = refusal_of(load_filtered_split, coco, "train2014", use_all_images=False)
+    assert str(coco / FILTER_FILE) in message
+    assert "run setup again" in message
+    assert "--use_all_images" in message
+    _, filtered = load_filtered_split(coco, "train2014", use_all_images=True)
+    assert filtered is False
+    _, filtered = load_filtered_split(coco, "val2014", use_all_images=False)  # not concerned
+    assert filtered is True
+    if modify is not remove_instances_file:
+        filter_images(coco)
+        _, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
+        assert filtered is True
+
+
+def test_files_that_the_annotations_do_not_list_do_not_matter(coco):
+    filter_images(coco)
+    picture("RGB").save(coco / "COCO" / "train2014" / "unlisted.png")
+    (coco / "COCO" / "train2014" / ".DS_Store").write_text("left by a file browser")
+    _, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
+    assert filtered is True
+
+
+def test_other_annotation_folder_name_with_the_same_files_is_not_stale(coco):
+    filter_images(coco)
+    (coco / "COCO" / "annotations").rename(coco / "COCO" / "train_val_annotations2014")
+    split, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
+    assert filtered is True
+    assert split.image_ids.tolist() == kept_ids(TRAIN)
+
+
+@pytest.mark.parametrize("name", ["train2014", "val2014"])
+def test_missing_instances_file_is_refused_and_no_result_written(coco, name):
+    (coco / "COCO" / "annotations" / f"instances_{name}.json").unlink()
+    message = refusal_of(filter_images, coco)
+    assert f"instances_{name}.json" in message
+    assert str(coco) in message
+    assert not (coco / FILTER_FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["train2014", "val2014"])
+def test_split_of_which_no_image_has_instances_is_refused(coco, name):
+    edit_json(coco, "instances", change("annotations", to=[]), split=name)
+    message = refusal_of(filter_images, coco)
+    assert f"instances_{name}.json" in message
+    assert not (coco / FILTER_FILE).exists()
+
+
+def test_instances_of_other_images_only_are_refused_too(coco):
+    def edit(content):
+        for annotation in content["annotations"]:
+            annotation["image_id"] = 999_999
+
+    edit_json(coco, "instances", edit)
+    assert "instances_train2014.json" in refusal_of(filter_images, coco)
+
+
+def test_captions_only_data_needs_no_setup(tmp_path):
+    write_world(tmp_path, "train2014", TRAIN, with_instances=False)
+    split, filtered = load_filtered_split(
+        tmp_path, "train2014", use_all_images=False, with_instances=True
+    )
+    assert filtered is False
+    assert split.instances is None
+    assert split.image_ids.tolist() == sorted(TRAIN)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_unreadable_image_is_refused_by_name_and_an_older_result_stays(coco, content):
+    filter_images(coco)
+    before = (coco / FILTER_FILE).read_bytes()
+    path = coco / "COCO" / "train2014" / file_name(50)
+    path.write_bytes(content)
+    assert str(path) in refusal_of(filter_images, coco)
+    assert (coco / FILTER_FILE).read_bytes() == before
+
+
+def damage(edit):
+    """A way to spoil the result's content as JSON."""
+
+    def spoil(text):
+        content = json.loads(text)
+        edit(content)
+        return json.dumps(content)
+
+    return spoil
+
+
+TRAIN_RESULT = ("splits", "train2014")
+DAMAGES = {
+    "empty": lambda text: "",
+    "cut off": lambda text: text[: len(text) // 2],
+    "a list": lambda text: "[]",
+    "null": lambda text: "null",
+    "other version": damage(change("version", to=0)),
+    "no version": damage(drop("version")),
+    "no splits": damage(drop("splits")),
+    "no such split": damage(drop(*TRAIN_RESULT)),
+    "split is a list": damage(change(*TRAIN_RESULT, to=["source", "dropped"])),
+    "no source": damage(drop(*TRAIN_RESULT, "source")),
+    "no dropped": damage(drop(*TRAIN_RESULT, "dropped")),
+    "dropped is null": damage(change(*TRAIN_RESULT, "dropped", to=None)),
+    "dropped is a list": damage(change(*TRAIN_RESULT, "dropped", to=list(CAUSES))),
+    "cause missing": damage(drop(*TRAIN_RESULT, "dropped", "grayscale")),
+    "cause unknown": damage(change(*TRAIN_RESULT, "dropped", "ugly", to=[])),
+    "ids are null": damage(change(*TRAIN_RESULT, "dropped", "grayscale", to=None)),
+    "ids are a number": damage(change(*TRAIN_RESULT, "dropped", "grayscale", to=7)),
+    "ids are texts": damage(change(*TRAIN_RESULT, "dropped", "grayscale", to=["a"])),
+    "ids are lists": damage(change(*TRAIN_RESULT, "dropped", "grayscale", to=[[1]])),
+}
+
+
+@pytest.mark.parametrize("spoil", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_result_is_refused_by_name(coco, spoil):
+    filter_images(coco)
+    path = coco / FILTER_FILE
+    path.write_text(spoil(path.read_text(encoding="utf-8")), encoding="utf-8")
+    message = refusal_of(load_filtered_split, coco, "train2014", use_all_images=False)
+    assert str(path) in message
+    assert "setup again" in message
+    _, filtered = load_filtered_split(coco, "train2014", use_all_images=True)
+    assert filtered is False
+
+
+def test_counts_on_the_demo_world_equal_an_independent_count(demo_data):
+    stored = json.loads((demo_data / FILTER_FILE).read_text(encoding="utf-8"))["splits"]
+    total = dict.fromkeys(CAUSES, 0)
+    for name in ("train2014", "val2014"):
+        path = demo_data / "COCO" / "annotations" / f"instances_{name}.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        shown = {image["id"]: set() for image in content["images"]}
+        for annotation in content["annotations"]:
+            shown[annotation["image_id"]].add(names[annotation["category_id"]])
+        dropped = {cause: [] for cause in CAUSES}
+        for image in sorted(content["images"], key=lambda image: image["id"]):
+            with Image.open(demo_data / "COCO" / name / image["file_name"]) as opened:
+                axes = np.asarray(opened).ndim
+            if not shown[image["id"]]:
+                dropped["no_instances"].append(image["id"])
+            elif axes == 2:
+                dropped["grayscale"].append(image["id"])
+            elif any(" " in name for name in shown[image["id"]]):
+                dropped["multi_word_category"].append(image["id"])
+        assert stored[name]["dropped"] == dropped
+        assert stored[name]["kept"] == len(shown) - sum(map(len, dropped.values()))
+        split, _ = load_filtered_split(demo_data, name, use_all_images=False)
+        everything = set(load_split(demo_data, name).image_ids.tolist())
+        assert everything - set(split.image_ids.tolist()) == {
+            image_id for ids in dropped.values() for image_id in ids
+        }
+        for cause, ids in dropped.items():
+            total[cause] += len(ids)
+    assert sum(total.values()) > 0

@@ -1,0 +1,304 @@
+import math
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+
+from datasets_src.captions import build_vocabulary
+from datasets_src.coco import load_split
+from datasets_src.filtering import FILTER_FILE, load_filtered_split
+from datasets_src.images import normalise, read_image
+from datasets_src.pairs import load_images, load_training_pairs, pair_batches
+from tests.test_coco import change, edit_json, file_name, refusal_of, write_split
+
+
+def random_picture(mode="RGB", width=21, height=13, seed=0):
+    rng = np.random.default_rng(seed)
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 65536, (height, width)).astype(np.uint16))
+    colours = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
+    if mode in ("RGBA", "LA"):
+        alpha = Image.fromarray(rng.integers(0, 256, (height, width)).astype(np.uint8))
+        colours.putalpha(alpha)
+    return colours.convert(mode)
+
+
+@pytest.mark.parametrize("size", [1, 8, 16, 40])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGB", "JPEG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("RGB", "PNG"),
+        ("1", "PNG"),
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("I;16", "PNG"),
+        ("P", "GIF"),
+        ("CMYK", "TIFF"),
+        ("F", "TIFF"),
+    ],
+)
+def test_image_of_any_mode_is_read_as_rgb_and_resized_bilinearly(tmp_path, mode, kind, size):
+    path = tmp_path / "x.jpg"
+    random_picture(mode).save(path, kind)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        expected = np.asarray(image.convert("RGB").resize((size, size), Image.BILINEAR))
+    pixels = read_image(path, size)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, size, size)
+    assert pixels.flags["C_CONTIGUOUS"]
+    for channel in range(3):
+        np.testing.assert_array_equal(pixels[channel], expected[:, :, channel])
+
+
+def triangle_weights(length, size):
+    """Bilinear resizing with antialiasing, written out: the share of each pixel in each result."""
+    scale = length / size
+    reach = max(scale, 1.0)
+    weights = np.zeros((size, length))
+    for target in range(size):
+        centre = (target + 0.5) * scale
+        for source in range(length):
+            weights[target, source] = max(0.0, 1 - abs(source + 0.5 - centre) / reach)
+        weights[target] /= weights[target].sum()
+    return weights
+
+
+@pytest.mark.parametrize("size", [5, 13, 32])
+def test_resizing_follows_the_formula_without_keeping_the_aspect_ratio(tmp_path, size):
+    picture = random_picture(width=21, height=13)
+    picture.save(tmp_path / "x.png")
+    values = np.asarray(picture).astype(float)
+    rows, columns = triangle_weights(13, size), triangle_weights(21, size)
+    expected = np.einsum("ih,hwc,jw->cij", rows, values, columns)
+    assert np.abs(read_image(tmp_path / "x.png", size) - expected).max() <= 1.01  # rounding, twice
+
+
+def test_image_of_the_size_asked_for_keeps_its_pixels(tmp_path):
+    picture = random_picture(width=16, height=16)
+    picture.save(tmp_path / "x.png")
+    pixels = read_image(tmp_path / "x.png", 16)
+    np.testing.assert_array_equal(pixels, np.moveaxis(np.asarray(picture), 2, 0))
+
+
+def test_grayscale_gives_three_equal_channels_and_palette_its_colours(tmp_path):
+    gray = random_picture("L", 16, 16)
+    gray.save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.png", 16), [np.asarray(gray)] * 3)
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([1, 2, 3, 200, 100, 50])
+    palette.save(tmp_path / "palette.png")
+    pixels = read_image(tmp_path / "palette.png", 16)
+    assert [set(channel.ravel().tolist()) for channel in pixels] == [{200}, {100}, {50}]
+
+
+def picture_bytes(tmp_path, kind):
+    random_picture().save(tmp_path / "whole", kind)
+    return (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9])
+def test_truncated_file_is_refused_by_name(tmp_path, kind, share):
+    content = picture_bytes(tmp_path, kind)
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content[: int(len(content) * share)])
+    assert str(path) in refusal_of(read_image, path, 16)
+
+
+@pytest.mark.parametrize("content", [b"no image\nbut text", b"\xff\xd8\xff", bytes(100)])
+def test_file_that_is_no_image_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    assert str(path) in refusal_of(read_image, path, 16)
+
+
+def test_image_too_large_to_decode_is_refused(tmp_path):
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    assert str(path) in refusal_of(read_image, path, 16)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+def test_damaged_avif_is_refused_by_name(tmp_path):
+    content = bytearray(picture_bytes(tmp_path, "AVIF"))
+    place = content.index(b"iloc")  # the box that says where the pixels lie
+    content[place + 4 : place + 24] = bytes(20)
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    assert str(path) in refusal_of(read_image, path, 16)
+
+
+def test_missing_file_and_folder_are_refused_by_name(tmp_path):
+    for path in (tmp_path / "absent.jpg", tmp_path):
+        assert str(path) in refusal_of(read_image, path, 16)
+
+
+def test_normalise_follows_the_formula_of_each_channel():
+    means, deviations = (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    )
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
+    )
+    result = normalise(images)
+    assert result.dtype == torch.float32
+    assert result.shape == (2, 3, 4, 5)
+    for b, c, i, j in np.ndindex(2, 3, 4, 5):
+        expected = (images[b, c, i, j].item() / 255 - means[c]) / deviations[c]
+        assert math.isclose(result[b, c, i, j].item(), expected, rel_tol=1e-5, abs_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "size", "lengths"),
+    [
+        (10, 5, [5, 5]),
+        (12, 5, [5, 5, 2]),
+        (11, 5, [5, 6]),  # a lone pair joins the batch before it
+        (6, 5, [6]),
+        (5, 5, [5]),
+        (4, 5, [4]),
+        (1, 5, [1]),
+        (3, 2, [3]),
+        (101, 50, [50, 51]),
+        (102, 50, [50, 50, 2]),
+    ],
+)
+def test_batches_hold_all_pairs_once(pairs, size, lengths):
+    batches = pair_batches(pairs, size, seed=1, epoch=0)
+    assert [len(batch) for batch in batches] == lengths
+    assert sorted(np.concatenate(batches).tolist()) == list(range(pairs))
+
+
+def test_order_of_pairs_is_that_of_seed_and_epoch():
+    def order(seed, epoch):
+        return tuple(np.concatenate(pair_batches(40, 7, seed, epoch)).tolist())
+
+    choices = [(seed, epoch) for seed in range(4) for epoch in range(4)]
+    assert [order(*choice) for choice in choices] == [order(*choice) for choice in choices]
+    assert len({order(*choice) for choice in choices}) == len(choices)
+    assert tuple(range(40)) not in {order(*choice) for choice in choices}
+
+
+def test_order_of_pairs_leaves_the_global_random_state_alone():
+    np.random.seed(3)
+    expected = np.random.random()
+    np.random.seed(3)
+    pair_batches(40, 7, seed=0, epoch=0)
+    assert np.random.random() == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_loaded_in_order_whatever_the_number_of_workers(demo_data, workers):
+    split = load_split(demo_data, "val2014")
+    batches = [np.array([3, 0]), np.array([1]), np.array([2, 2, 9]), np.array([5, 4])]
+    loaded = list(load_images(split, batches, 16, workers))
+    assert len(loaded) == len(batches)
+    for images, batch in zip(loaded, batches, strict=True):
+        assert images.dtype == torch.uint8
+        expected = np.stack([read_image(split.path(image), 16) for image in batch])
+        np.testing.assert_array_equal(images.numpy(), expected)
+
+
+def small_data(datasets_dir):
+    pictures = {image_id: random_picture(seed=image_id) for image_id in (4, 8, 15)}
+    captions = [(8, "a red dog"), (4, "a cat ."), (15, "two dogs"), (8, "the dog")]
+    return write_split(datasets_dir, pictures, captions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_unreadable_image_is_refused_in_one_line_whatever_the_number_of_workers(
+    tmp_path, workers, damage
+):
+    split = load_split(small_data(tmp_path), "train2014")
+    path = tmp_path / "COCO" / "train2014" / file_name(15)
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:60])
+    batches = [np.array([0, 1]), np.array([1, 2]), np.array([0])]
+    images = load_images(split, batches, 16, workers)
+    assert next(images).shape == (2, 3, 16, 16)  # the batch before comes
+    assert str(path) in refusal_of(next, images)
+
+
+def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data):
+    split, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
+    pairs = load_training_pairs(demo_data, use_all_images=False)
+    assert pairs.filtered is True
+    assert len(pairs) == len(split.captions) == len(pairs.split.caption_image)
+    assert pairs.split.captions == split.captions
+    vocabulary, captions = build_vocabulary(split.captions)
+    assert pairs.vocabulary.words == vocabulary.words
+    np.testing.assert_array_equal(pairs.captions.tokens, captions.tokens)
+    everything = load_training_pairs(demo_data, use_all_images=True)
+    assert everything.filtered is False
+    assert len(everything) > len(pairs)
+
+
+def test_data_without_a_caption_is_refused(tmp_path):
+    write_split(tmp_path, {4: random_picture()}, [])
+    message = refusal_of(load_training_pairs, tmp_path, use_all_images=False)
+    assert str(tmp_path) in message
+
+
+def fingerprint_of(datasets_dir):
+    return load_training_pairs(datasets_dir, use_all_images=False).fingerprint()
+
+
+def swap_captions(content):
+    texts = content["annotations"]
+    texts[0], texts[1] = texts[1], texts[0]
+
+
+def give_an_image_another_id(content):
+    content["images"][0]["id"] = content["annotations"][1]["image_id"] = 5
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change("annotations", 0, "caption", to="a red cat"),  # another word
+        change("annotations", 0, "caption", to="a red zebra"),  # a new word
+        change("annotations", 0, "caption", to="red a dog"),  # another order of words
+        change("annotations", 0, "image_id", to=4),
+        give_an_image_another_id,
+        swap_captions,
+        lambda content: content["annotations"].pop(),
+    ],
+)
+def test_fingerprint_changes_with_the_data(tmp_path, edit):
+    small_data(tmp_path)
+    before = fingerprint_of(tmp_path)
+    assert fingerprint_of(tmp_path) == before
+    edit_json(tmp_path, "captions", edit)
+    assert fingerprint_of(tmp_path) != before
+
+
+def test_fingerprint_is_of_what_is_trained_on_not_of_its_place(tmp_path):
+    first, other = small_data(tmp_path / "first"), small_data(tmp_path / "other")
+    edit_json(other, "captions", change("annotations", 0, "caption", to="A  red DOG"))
+    assert fingerprint_of(first) == fingerprint_of(other)
+
+
+def test_fingerprint_differs_with_and_without_the_filter(demo_data):
+    assert (demo_data / FILTER_FILE).is_file()
+    filtered = load_training_pairs(demo_data, use_all_images=False)
+    whole = load_training_pairs(demo_data, use_all_images=True)
+    assert filtered.fingerprint() != whole.fingerprint()

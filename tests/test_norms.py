@@ -1,0 +1,348 @@
+import logging
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from datasets_src.norms import (
+    ASSOCIATION_FILE,
+    CATEGORY_FILE,
+    CONCRETENESS_FILE,
+    load_associations,
+    load_categories,
+    load_concreteness,
+    load_norms,
+    load_word_list,
+)
+from tests.test_coco import refusal_of
+
+HEADER = "Word\tBigram\tConc.M\tConc.SD\tTotal\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function that writes a text to a file and returns its path."""
+
+    def write(text, name="file.txt"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def category_of(categories):
+    return {
+        word: categories.names[index]
+        for word, index in zip(categories.words, categories.category.tolist(), strict=True)
+    }
+
+
+def test_categories_keep_the_files_order(written):
+    categories = load_categories(written("b: {z: 1.5, y: 2}\na:\n  x: 7\n"))
+    assert categories.names == ("b", "a")
+    assert categories.words == ("z", "y", "x")
+    assert categories.category.tolist() == [0, 0, 1]
+    assert categories.category.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("a: {w: 1}\nb: {w: 2}\nc: {w: 1.5}", "b"),
+        ("a: {w: 2}\nb: {w: 1}", "a"),
+        ("a: {w: 1, v: 9}\nb: {w: 3}\nc: {w: 3.0}\nd: {w: 2}", "b"),  # a tie
+        ("a: {w: -2}\nb: {w: -1}", "b"),
+        ("a: {w: 9}\nb: {w: 10}", "b"),  # numbers, not texts, are compared
+    ],
+)
+def test_word_in_several_categories_belongs_to_the_most_typical_then_the_first(
+    written, text, category
+):
+    assert category_of(load_categories(written(text)))["w"] == category
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_categories_equal_a_plain_choice_on_random_files(written, seed):
+    rng = np.random.default_rng(seed)
+    content = {
+        f"category{number}": {
+            f"word{word}": int(rng.integers(1, 5))
+            for word in rng.choice(20, rng.integers(0, 12), replace=False)
+        }
+        for number in range(8)
+    }
+    lines = []
+    for name, members in content.items():
+        lines.append(f"{name}: {{{', '.join(f'{word}: {r}' for word, r in members.items())}}}")
+    result = category_of(load_categories(written("\n".join(lines))))
+    words = {word for members in content.values() for word in members}
+    expected = {}
+    for word in words:
+        best = None
+        for name, members in content.items():
+            if word in members and (best is None or members[word] > content[best][word]):
+                best = name
+        expected[word] = best
+    assert result == expected
+
+
+def test_words_that_yaml_takes_for_other_things_stay_words(written):
+    text = "no: {no: 1, on: 2, yes: 3, 123: 4, 1.50: 1, null: 2, ~: 2, 2001-01-01: 3, =: 1}\n12: {}"
+    categories = load_categories(written(text))
+    assert categories.names == ("no", "12")
+    assert categories.words == (
+        "no",
+        "on",
+        "yes",
+        "123",
+        "1.50",
+        "null",
+        "~",
+        "2001-01-01",
+        "=",
+    )
+
+
+def test_category_file_may_begin_with_a_byte_order_mark(written):
+    assert load_categories(written("\ufeffa: {w: 1}")).names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no categories"),
+        ("# nothing\n", "no categories"),
+        ("[a, b]", "no categories"),
+        ("word", "no categories"),
+        ("{}", "no categories"),
+        ("a: {w: 1}\nb: {w: 1", "not valid YAML (line "),
+        ("a: {w: 1}\n\tb: 2", "line 2"),
+        ("a: {w: 1}\nb: [v, u]", "category b"),
+        ("a: {w: 1}\nb: v", "category b"),
+        ("a: {w: 1}\nb:", "category b"),
+        ("a: {w: often}", "w in a"),
+        ("a: {w: }", "w in a"),
+        ("a: {w: .nan}", "w in a"),
+        ("a: {w: nan}", "w in a"),
+        ("a: {w: inf}", "w in a"),
+        ("a: {w: [1]}", "w in a"),
+        ("a: {w: {v: 1}}", "w in a"),
+        ("a: {[w]: 1}", "not valid YAML"),
+        ("a: {w: \x01}", "not valid YAML"),
+    ],
+)
+def test_malformed_category_file_is_refused_by_name(written, text, said):
+    path = written(text)
+    message = refusal_of(load_categories, path)
+    assert str(path) in message
+    assert said in message
+
+
+def test_concreteness_columns_are_found_by_their_name(written):
+    path = written("x\tConc.M\tWord\tBigram\nq\t4.5\tdog\t0\nq\t1.25\tidea\t0\n")
+    assert load_concreteness(path) == {"dog": 4.5, "idea": 1.25}
+
+
+def test_concreteness_leaves_out_bigrams_and_takes_the_first_of_a_repeated_word(written):
+    rows = [
+        "Dog\t0\t4.9\t0.1\t30",
+        "dog\t0\t1.0\t0.1\t30",
+        "zip file\t1\t4.1\t0.1\t30",
+        "cat\t1\t3.0\t0.1\t30",
+        "cat\t0\t4.0\t0.1\t30",
+        " tree \t0\t5\t0.1\t30",
+        "",
+        "   ",
+        "No\t0\t2.5\t0.1\t30",
+    ]
+    result = load_concreteness(written(HEADER + "\n".join(rows)))
+    assert result == {"dog": 4.9, "cat": 4.0, "tree": 5.0, "no": 2.5}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("seed", range(3))
+def test_concreteness_equals_a_plain_reading_on_random_files(tmp_path, seed, end):
+    rng = np.random.default_rng(seed)
+    rows, expected = [], {}
+    for _ in range(60):
+        word = f"{['W', 'w'][rng.integers(2)]}ord{rng.integers(25)}"
+        bigram, rating = int(rng.random() < 0.3), round(float(rng.uniform(1, 5)), 2)
+        rows.append(f"{word}\t{bigram}\t{rating}\t1.0\t30")
+        if bigram == 0 and word.lower() not in expected:
+            expected[word.lower()] = rating
+    path = tmp_path / "ratings.txt"
+    path.write_bytes((HEADER.strip() + end + end.join(rows) + end).encode())
+    assert load_concreteness(path) == expected
+
+
+def test_concreteness_file_with_header_alone_holds_no_rating(written):
+    assert load_concreteness(written(HEADER)) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", 1),
+        ("dog\t0\t4.9\n", 1),
+        ("Word\tBigram\tConc\ndog\t0\t4.9", 1),
+        ("Word,Bigram,Conc.M\ndog,0,4.9", 1),
+        (HEADER + "dog\t0\t4.9\t1\t1\ncat\t0", 3),
+        (HEADER + "dog\t0\tmuch\t1\t1", 2),
+        (HEADER + "dog\t0\t\t1\t1", 2),
+        (HEADER + "dog\t0\tnan\t1\t1", 2),
+        (HEADER + "dog\t0\tinf\t1\t1", 2),
+        (HEADER + "\n\ndog\n", 4),
+        ("Conc.M\tBigram\tWord\n4.5\t0", 2),
+    ],
+)
+def test_malformed_concreteness_file_names_file_and_line(written, text, line):
+    path = written(text)
+    assert f"{path}, line {line}:" in refusal_of(load_concreteness, path)
+
+
+def strengths_of(result, words):
+    pairs, strengths = result
+    assert pairs.dtype == np.int64
+    assert strengths.dtype == np.float64
+    assert pairs.shape == (len(strengths), 2)
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    found = {
+        (words[i], words[j]): strength
+        for (i, j), strength in zip(pairs.tolist(), strengths.tolist(), strict=True)
+    }
+    assert len(found) == len(strengths)  # each pair once
+    return found
+
+
+def test_association_counts_of_both_orders_and_all_relations_are_added_up(written):
+    rows = ["R1\tdog\tcat\t3", "R2\tcat\tdog\t4", "R123\tdog\tcat\t10", "", "R1\tcat\tbone\t1"]
+    words = ["cat", "bone", "dog"]
+    result = load_associations(written("\n".join(rows)), words)
+    assert strengths_of(result, words) == {("cat", "dog"): 17, ("cat", "bone"): 1}
+
+
+def test_words_outside_and_words_with_themselves_are_left_out(written):
+    rows = ["R1\tdog\tdog\t3", "R1\tdog\tzebra\t4", "R1\tzebra\tdog\t4", "R1\tx\ty\t1"]
+    pairs, strengths = load_associations(written("\n".join(rows)), ["dog", "cat"])
+    assert pairs.shape == (0, 2)
+    assert strengths.shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_associations_equal_a_plain_sum_on_random_files(written, seed):
+    rng = np.random.default_rng(seed)
+    everything = [f"word{number}" for number in range(14)]
+    words = [str(word) for word in rng.permutation(everything)[:9]]
+    rows = [
+        (f"R{rng.integers(1, 4)}", *rng.choice(everything, 2), int(rng.integers(1, 50)))
+        for _ in range(150)
+    ]
+    text = "\n".join("\t".join(map(str, row)) for row in rows) + "\n"
+    expected = {}
+    for first, second in combinations(words, 2):
+        counts = [count for _, a, b, count in rows if {a, b} == {first, second}]
+        if counts:
+            expected[first, second] = sum(counts)
+    assert 10 < len(expected) < 36
+    assert strengths_of(load_associations(written(text), words), words) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("R1\tdog\tcat\t3\nR1\tdog\tcat\n", 2),
+        ("R1,dog,cat,3\n", 1),
+        ("dog\tcat\t3\n", 1),
+        ("R1\tdog\tcat\tmany\n", 1),
+        ("R1\tdog\tcat\t\n", 1),
+        ("R1\tdog\tcat\t3\n\nR1\tx\ty\tnan\n", 3),
+        ("R1\tdog\tcat\t3\t4\n", 1),
+    ],
+)
+def test_malformed_association_file_names_file_and_line(written, text, line):
+    path = written(text)
+    assert f"{path}, line {line}:" in refusal_of(load_associations, path, ["dog", "cat"])
+
+
+def test_word_list_is_one_lower_case_word_a_line(written):
+    assert load_word_list(written("\ufeffDog\n\n cat \nDOG\r\nno")) == {"dog", "cat", "no"}
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_word_list_without_words_is_refused(written, text):
+    path = written(text)
+    assert str(path) in refusal_of(load_word_list, path)
+
+
+@pytest.mark.parametrize(
+    "load", [load_categories, load_concreteness, load_word_list, lambda p: load_associations(p, [])]
+)
+def test_missing_file_folder_and_wrong_encoding_are_refused_by_name(tmp_path, load):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("Straße".encode("latin-1"))
+    for path in (tmp_path / "absent", tmp_path, latin):
+        assert str(path) in refusal_of(load, path)
+
+
+ALL_NORMS = {
+    CATEGORY_FILE: "animal: {dog: 1}",
+    CONCRETENESS_FILE: HEADER + "dog\t0\t4.9\t1\t1",
+    ASSOCIATION_FILE: "R1\tdog\tcat\t1",
+}
+
+
+@pytest.mark.parametrize(
+    ("removed", "absent"),
+    [
+        ([], {}),
+        ([CONCRETENESS_FILE], {"concreteness": CONCRETENESS_FILE}),
+        ([ASSOCIATION_FILE], {"word_association": ASSOCIATION_FILE}),
+        # associations are measured between the words of the category file
+        ([CATEGORY_FILE], {"categorization": CATEGORY_FILE, "word_association": CATEGORY_FILE}),
+        (
+            list(ALL_NORMS),
+            {
+                "categorization": CATEGORY_FILE,
+                "concreteness": CONCRETENESS_FILE,
+                "word_association": CATEGORY_FILE,
+            },
+        ),
+    ],
+)
+def test_absent_norms_are_none_and_reported(tmp_path, caplog, removed, absent):
+    for name, text in ALL_NORMS.items():
+        if name not in removed:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.INFO):
+        norms = load_norms(tmp_path)
+    assert norms.absent.keys() == absent.keys()
+    assert (norms.categories is None) == ("categorization" in absent)
+    assert (norms.concreteness is None) == ("concreteness" in absent)
+    assert (norms.association_file is None) == ("word_association" in absent)
+    assert norms.word_list is None
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(absent)
+    for metric, name in absent.items():
+        assert name in norms.absent[metric]
+        assert any(metric in m and name in m and str(tmp_path) in m for m in messages)
+
+
+def test_norms_of_the_demo_world_are_all_there(demo_data, tmp_path):
+    (tmp_path / "words.txt").write_text("Dog\n", encoding="utf-8")
+    norms = load_norms(demo_data, tmp_path / "words.txt")
+    assert norms.absent == {}
+    assert len(norms.categories.words) > 20
+    assert len(norms.concreteness) > 20
+    pairs, _ = load_associations(norms.association_file, norms.categories.words)
+    assert len(pairs) > 20
+    assert norms.word_list == {"dog"}
+
+
+def test_missing_word_list_is_refused(demo_data, tmp_path):
+    assert "words.txt" in refusal_of(load_norms, demo_data, tmp_path / "words.txt")
+
+
+def test_malformed_norm_file_is_refused_even_though_absent_ones_are_not(tmp_path):
+    (tmp_path / CONCRETENESS_FILE).write_text("nothing", encoding="utf-8")
+    assert CONCRETENESS_FILE in refusal_of(load_norms, tmp_path)

@@ -1,0 +1,128 @@
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datasets_src.filtering import FILTER_FILE
+from datasets_src.norms import ASSOCIATION_FILE, CONCRETENESS_FILE
+
+ROOT = Path(__file__).parent.parent
+SHELLS = [
+    pytest.param(
+        shell,
+        id=shell,
+        marks=pytest.mark.skipif(shutil.which(shell) is None, reason=f"{shell} is not installed"),
+    )
+    for shell in ("bash", "tcsh")
+]
+ALIVE = {"bash": "echo alive $?", "tcsh": "echo alive $status"}
+NO_START_UP_FILES = {"bash": ["bash", "--norc", "-c"], "tcsh": ["tcsh", "-f", "-c"]}
+
+
+def source(shell, *arguments, script="setup.csh", cwd=ROOT):
+    """Source setup.csh and go on in the same shell; return its status, output and complaints."""
+    words = " ".join(shlex.quote(str(word)) for word in (script, *arguments))
+    done = subprocess.run(
+        [*NO_START_UP_FILES[shell], f"source {words}; {ALIVE[shell]}"],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=False,
+    )
+    *lines, last = done.stdout.splitlines() or [""]
+    word, _, status = last.partition(" ")
+    assert word == "alive", f"the shell ended: {done}"
+    return int(status), lines, done.stderr
+
+
+def copy_of(demo_data, target, without=()):
+    """A copy of the demo world as it is before setup."""
+    shutil.copytree(demo_data, target, ignore=shutil.ignore_patterns(FILTER_FILE, *without))
+    return target
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_prepares_the_data_and_prints_counts_by_cause(demo_data, tmp_path, shell):
+    data = copy_of(demo_data, tmp_path / "data with a space")
+    status, lines, complaints = source(shell, sys.executable, data)
+    assert status == 0
+    assert "error" not in complaints
+    expected = json.loads((demo_data / FILTER_FILE).read_text(encoding="utf-8"))
+    assert json.loads((data / FILTER_FILE).read_text(encoding="utf-8")) == expected
+    for name, result in expected["splits"].items():
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert f"{result['kept']} of {result['images']} images kept" in line
+        for cause, words in (
+            ("no_instances", "no instances"),
+            ("grayscale", "grayscale"),
+            ("multi_word_category", "multi word category"),
+        ):
+            assert f"{words} {len(result['dropped'][cause])}" in line
+    assert not any("not measured" in line for line in lines)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_says_what_is_missing_and_still_succeeds(demo_data, tmp_path, shell):
+    data = copy_of(demo_data, tmp_path / "data", without=(ASSOCIATION_FILE, CONCRETENESS_FILE))
+    python = tmp_path / "a folder" / "python"  # its path may hold a space too
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    status, lines, _ = source(shell, python, data)
+    assert status == 0
+    missing = [line for line in lines if "not measured" in line]
+    assert len(missing) == 2
+    for metric, name in (
+        ("concreteness", CONCRETENESS_FILE),
+        ("word_association", ASSOCIATION_FILE),
+    ):
+        assert any(line.startswith(metric) and name in line for line in missing)
+
+
+def assert_one_error_line(complaints):
+    (line,) = complaints.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_missing_dataset_folder_is_one_line_and_the_shell_lives_on(tmp_path, shell):
+    data = tmp_path / "not there"
+    status, lines, complaints = source(shell, sys.executable, data)
+    assert status == 2
+    assert str(data) in assert_one_error_line(complaints)
+    assert lines == []
+    assert not data.exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("python",)], ids=["none", "one"])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_missing_arguments_are_one_line_and_the_shell_lives_on(shell, arguments):
+    status, lines, complaints = source(shell, *arguments)
+    assert status == 2
+    assert "setup.csh <python> <datasets dir>" in assert_one_error_line(complaints)
+    assert lines == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_another_folder_is_one_line_and_the_shell_lives_on(tmp_path, shell):
+    status, lines, complaints = source(
+        shell, sys.executable, tmp_path, script=ROOT / "setup.csh", cwd=tmp_path
+    )
+    assert status == 2
+    assert "main.py" in assert_one_error_line(complaints)
+    assert lines == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_missing_python_is_said_and_the_shell_lives_on(tmp_path, shell):
+    status, _, complaints = source(shell, tmp_path / "no-python", tmp_path)
+    assert status != 0
+    assert "no-python" in complaints
