@@ -69,7 +69,7 @@ def assert_same(left, right) -> None:
 
 
 class StopAt:
-    """Sends this process SIGINT when training evaluates nothing yet: after some steps."""
+    """Sends this process SIGINT, as Ctrl-C does, at the start of a certain joint step."""
 
     def __init__(self, monkeypatch, step):
         self.left = step
