@@ -199,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_option(group: Any, name: str, option: Option) -> None:
     """Add one option to a group of the parser."""
-    default = "none" if option.default is None else option.default
+    default = "None" if option.default is None else option.default
     text = option.help.replace("%", "%%")
     if option.kind is bool:
         action = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models_src.text_encoders.interface import TextEncoder
+from models_src.text_encoders.interface import TextEncoder, random_start_scores
 from models_src.visual_encoders import VisualEncoder
 
 
@@ -31,6 +31,9 @@ def joint_step(
     tokens: Tensor,
     visual_threshold: float,
     text_threshold: float,
+    *,
+    random_votes: bool = False,
+    teach_text: bool = True,
 ) -> StepResult:
     """Let both encoders predict, take both bit matrices, and only then teach each the other's.
 
@@ -39,13 +42,17 @@ def joint_step(
         tokens: (B, L) token ids, padded.
         visual_threshold: bound on the raw logits.
         text_threshold: bound on the captions' scores in 0..1.
+        random_votes: whether the captions' bits come from ``random_start_scores`` and not from
+            the text encoder, as at the start of training.
+        teach_text: whether the text encoder learns.
     """
     logits = visual(images)  # (B, C)
     reading = text.read(tokens)
     image_bits = logits.detach() >= visual_threshold
-    caption_bits = reading.scores >= text_threshold
+    scores = random_start_scores(tokens, text.cluster_num) if random_votes else reading.scores
+    caption_bits = scores >= text_threshold  # (B, C)
 
-    text_loss = text.learn(reading, image_bits)
+    text_loss = text.learn(reading, image_bits) if teach_text else logits.new_zeros(())
     visual_loss = functional.binary_cross_entropy_with_logits(logits, caption_bits.to(logits))
     visual_optimizer.zero_grad(set_to_none=True)
     visual_loss.backward()

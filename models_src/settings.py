@@ -90,24 +90,20 @@ class TrainingSettings:
         maximum=1,
     )
     text_learning_rate: float = _setting(
-        2e-3, "text encoder", "Adam's learning rate for lstm and gru", minimum=0
+        1e-3, "text encoder", "Adam's learning rate for lstm and gru", minimum=0
     )
     embedding_dim: int = _setting(
         128, "text encoder", "size of a word's embedding in lstm and gru", minimum=1
     )
     hidden_dim: int = _setting(256, "text encoder", "size of the state of lstm and gru", minimum=1)
     text_layers: int = _setting(1, "text encoder", "recurrent layers of lstm and gru", minimum=1)
-    count_start_steps: int = _setting(
-        450,
+    random_start_steps: int | None = _setting(
+        None,
         "text encoder",
-        "steps in which counts of words and clusters vote in place of lstm or gru, which learn "
-        "meanwhile",
-        minimum=0,
-    )
-    count_blend_steps: int = _setting(
-        300,
-        "text encoder",
-        "steps after these in which the votes pass from the counts to lstm or gru",
+        "joint steps at the start in which each word votes for a fixed cluster of its own, so that "
+        "the CNN is taught every cluster; then the text encoder takes over. 0 starts as published. "
+        "None is 450, or a third of the run where that is less, for lstm and gru, and 0 for "
+        "generative and discriminative",
         minimum=0,
     )
     cluster_num: int = _setting(

@@ -37,6 +37,7 @@ from utils.errors import UserError
 
 CHECKPOINT_VERSION = 1
 LOG_EVERY_STEPS = 100
+RANDOM_START_STEPS = 450  # by default, for encoders that learn by gradient
 BEST_METRIC = "categorization.all_words.f_score"
 
 logger = logging.getLogger(__name__)
@@ -174,6 +175,15 @@ def train(
         logger.info("'%s_best' is not written: no epoch has a %s", options.name, BEST_METRIC)
 
 
+def random_start_steps(settings: TrainingSettings, steps_per_epoch: int) -> int:
+    """Return how many steps at the start have random votes, see the setting of that name."""
+    if settings.random_start_steps is not None:
+        return settings.random_start_steps
+    if settings.text_encoder in ("generative", "discriminative"):
+        return 0
+    return min(RANDOM_START_STEPS, settings.epochs * steps_per_epoch // 3)
+
+
 def _new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> _Run:
     """Return a run before its first step; every random weight follows from the seed."""
     torch.manual_seed(settings.seed)
@@ -196,6 +206,7 @@ def _train_epoch(
 ) -> None:
     """Take the joint steps of the current epoch that are left."""
     batches = pair_batches(len(pairs), settings.batch_size, settings.seed, run.epoch)
+    random_start = random_start_steps(settings, len(batches))
     left = batches[run.batch :]
     image_batches = [pairs.split.caption_image[batch] for batch in left]
     started = last_saved = time.monotonic()
@@ -214,6 +225,9 @@ def _train_epoch(
             torch.from_numpy(pairs.captions.padded(batch)).to(options.device),
             settings.visual_threshold,
             settings.text_threshold,
+            random_votes=run.step < random_start,
+            # at first the image bits mean nothing yet
+            teach_text=run.step >= random_start // 2,
         )
         run.totals += _step_totals(result)
         run.batch += 1

@@ -17,8 +17,6 @@ TINY = [
     "--visual_learning_rate=0.001",
     "--embedding_dim=8",
     "--hidden_dim=16",
-    "--count_start_steps=4",
-    "--count_blend_steps=4",
     "--workers=0",
     "--device=cpu",
 ]

@@ -32,7 +32,7 @@ class RecordingText:
         self.taught = None
 
     def read(self, tokens):
-        return Reading(tokens, self.scores, None)
+        return Reading(tokens, self.scores)
 
     def learn(self, reading, image_bits):
         self.taught = image_bits.clone()
@@ -79,6 +79,20 @@ def test_thresholds_are_reached_by_equality():
     result = joint_step(visual, optimizer, text, images, tokens, 0.5, 0.08)
     assert result.image_bits.all()
     assert result.caption_bits.all()
+
+
+def test_random_start_teaches_random_votes_and_spares_the_text_encoder():
+    torch.manual_seed(0)
+    visual, text = LinearVisual(), RecordingText(torch.ones(B, C))
+    optimizer = torch.optim.Adam(visual.parameters())
+    images, tokens = torch.randn(B, 3, 2, 2), torch.arange(B)[:, None]
+    result = joint_step(
+        visual, optimizer, text, images, tokens, 0.5, 0.08, random_votes=True, teach_text=False
+    )
+    assert torch.equal(result.caption_bits, torch.eye(C, dtype=torch.bool)[torch.arange(B) % C])
+    assert text.taught is None
+    joint_step(visual, optimizer, text, images, tokens, 0.5, 0.08, random_votes=True)
+    assert text.taught is not None
 
 
 def test_two_untrained_encoders_agree_in_the_end():

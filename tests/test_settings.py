@@ -116,7 +116,7 @@ ALLOWED = [
     ("text_threshold", 0),
     ("text_threshold", 1),
     ("visual_learning_rate", 0),
-    ("count_start_steps", 0),
+    ("random_start_steps", 0),
     ("batch_size", 2),
     ("image_size", 16),
     ("image_size", 1024),
@@ -173,8 +173,7 @@ REFUSED = [
     ("embedding_dim", 0),
     ("hidden_dim", 0),
     ("text_layers", 0),
-    ("count_start_steps", -1),
-    ("count_blend_steps", -1),
+    ("random_start_steps", -1),
     ("seed", -1),
     # no such choice
     ("visual_encoder", "resnet"),
@@ -268,7 +267,7 @@ def test_every_setting_has_a_plain_type_a_group_and_a_help_text():
     for setting in fields(TrainingSettings):
         plain, optional = setting_type(setting)
         assert plain in (str, int, float, bool)
-        assert optional == (setting.name == "pretrained_visual")
+        assert optional == (setting.default is None)
         assert setting.metadata["group"]
         assert len(setting.metadata["help"]) > 10
     assert (

@@ -9,7 +9,7 @@ import torch
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
 from models_src.text_encoders.count import CountTextEncoder
-from models_src.text_encoders.interface import PADDING, UNKNOWN, caption_scores
+from models_src.text_encoders.interface import PADDING, UNKNOWN, caption_scores, random_start_scores
 
 WORDS = tuple(f"w{index}" for index in range(9))
 C = 5
@@ -119,42 +119,82 @@ def test_caption_scores_without_any_token():
     assert scores.tolist() == [[0.0] * C] * 3
 
 
+def train_steps(encoder, seed, count, share=0.4) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        tokens = padded(random_captions(rng, 5))
+        encoder.learn(encoder.read(tokens), torch.tensor(rng.random((5, C)) < share))
+
+
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-@pytest.mark.parametrize("started", [False, True])
-def test_recurrent_scores_do_not_depend_on_the_batch(kind, started):
+@pytest.mark.parametrize("layers", [1, 2])
+def test_recurrent_scores_do_not_depend_on_the_batch(kind, layers):
     torch.manual_seed(0)
     rng = np.random.default_rng(1)
-    start = 0 if started else 3
-    encoder = build_text_encoder(
-        settings(text_encoder=kind, count_start_steps=start, count_blend_steps=start), WORDS
-    )
-    encoder.memory.learn(
-        encoder.memory.read(padded([[0, 1, 2], [3, 4]])), torch.eye(C, dtype=torch.bool)[:2]
-    )
+    encoder = build_text_encoder(settings(text_encoder=kind, text_layers=layers), WORDS)
+    train_steps(encoder, 0, 20)
     captions = [*random_captions(rng, 12), [], [UNKNOWN, 3], list(range(9))]
     together = encoder.read(padded(captions)).scores
     alone = torch.cat([encoder.read(padded([caption])).scores for caption in captions])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-7)
     assert together.sum() > 0
+    assert alone[12].sum() == 0  # the empty caption
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum()
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_recurrent_loss_is_the_logit_adjusted_cross_entropy(kind):
+def test_recurrent_scores_are_votes_of_posteriors_under_a_uniform_prior(kind):
     torch.manual_seed(0)
     encoder = build_text_encoder(settings(text_encoder=kind), WORDS)
-    captions = [[0, 1, 2], [3], [4, 5]]
-    bits = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=torch.bool)
-    reading = encoder.read(padded(captions))
-    logits = reading.token_logits.detach().numpy()
+    train_steps(encoder, 0, 30)
+    encoder.marginal[2] = 1e-6  # not alive
+    captions = [[0, 1, 2], [3, UNKNOWN, 4], [5]]
+    expected = np.zeros((3, C))
+    for row, caption in enumerate(captions):
+        logits = iter(encoder.teacher(torch.tensor([caption])).double().numpy())
+        for word in caption:
+            if word == UNKNOWN:
+                continue
+            ratio = softmax(next(logits)) / encoder.marginal.numpy()
+            ratio[2] = 0
+            posterior = ratio / ratio.sum()
+            best = posterior.argmax()
+            expected[row, best] = max(expected[row, best], posterior[best])
+    scores = encoder.read(padded(captions)).scores
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_recurrent_loss_is_the_cross_entropy_of_normalised_bits(kind):
+    torch.manual_seed(0)
+    encoder = build_text_encoder(settings(text_encoder=kind), WORDS)
+    captions = [[0, 1, 2], [3], [4, 5], []]
+    bits = torch.tensor(
+        [[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]], dtype=torch.bool
+    )
     targets = {0: np.array([0.5, 0, 0.5, 0, 0]), 2: np.array([0, 1.0, 0, 0, 0])}
-    prior = 0.99 * np.full(C, 1 / C) + 0.01 * (targets[0] + targets[2]) / 2
     losses = []
     for caption, target in targets.items():
-        for position in range(len(captions[caption])):
-            z = logits[caption, position] + np.log(prior)
-            losses.append(-(target * (z - np.log(np.exp(z).sum()))).sum())
-    loss = encoder.learn(reading, bits)
+        for logits in encoder.network(torch.tensor([captions[caption]])).detach().numpy():
+            losses.append(-(target * np.log(softmax(logits.astype(float)))).sum())
+    loss = encoder.learn(encoder.read(padded(captions)), bits)
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_teacher_and_marginal_follow_slowly():
+    torch.manual_seed(0)
+    encoder = build_text_encoder(settings(), WORDS)
+    start = {name: value.clone() for name, value in encoder.teacher.state_dict().items()}
+    tokens = padded([[0, 1], [2, 3]])
+    encoder.learn(encoder.read(tokens), torch.eye(C, dtype=torch.bool)[:2])
+    for name, value in encoder.network.state_dict().items():
+        expected = 0.99 * start[name] + 0.01 * value
+        torch.testing.assert_close(encoder.teacher.state_dict()[name], expected)
+    mean = torch.softmax(encoder.teacher(tokens).double(), dim=1).mean(dim=0)
+    torch.testing.assert_close(encoder.marginal, 0.99 / C + 0.01 * mean)
 
 
 def test_recurrent_passes_over_captions_whose_image_has_no_bit():
@@ -169,13 +209,11 @@ def test_recurrent_passes_over_captions_whose_image_has_no_bit():
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_recurrent_learns_which_word_belongs_to_which_cluster(kind):
-    """Word w < C stands for cluster w, the others for none; the counts are off."""
+    """Word w < C stands for cluster w, the others for none."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    encoder = build_text_encoder(
-        settings(text_encoder=kind, count_start_steps=0, count_blend_steps=0), WORDS
-    )
-    for _ in range(150):
+    encoder = build_text_encoder(settings(text_encoder=kind), WORDS)
+    for _ in range(400):
         topics = rng.integers(C, size=16)
         captions = [[int(rng.integers(C, 9)), int(topic)] for topic in topics]
         bits = torch.eye(C, dtype=torch.bool)[topics]
@@ -187,51 +225,45 @@ def test_recurrent_learns_which_word_belongs_to_which_cluster(kind):
     assert table[5:].max() < 0.6
 
 
-def test_votes_pass_from_counts_to_the_recurrent_encoder():
-    encoder = build_text_encoder(settings(count_start_steps=2, count_blend_steps=4), WORDS)
-    shares = []
-    for _ in range(8):
-        shares.append(encoder.own_share)
-        encoder.learn(encoder.read(padded([[0]])), torch.eye(C, dtype=torch.bool)[:1])
-    assert shares == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]
-
-
 def test_word_table_is_the_mean_over_occurrences():
     torch.manual_seed(0)
-    encoder = build_text_encoder(settings(count_start_steps=0, count_blend_steps=0), WORDS)
+    encoder = build_text_encoder(settings(), WORDS)
+    train_steps(encoder, 0, 10)
     captions = [[0, 1, 0], [2, 0], [1, UNKNOWN]]
     encoder.summarise([padded(captions[:2]), padded(captions[2:])])
     found = defaultdict(list)
     for caption in captions:
-        posteriors = torch.softmax(encoder.network(torch.tensor([caption]))[0].double(), dim=1)
-        for word, posterior in zip(caption, posteriors.detach(), strict=True):
-            found[word].append(posterior)
+        known = [word for word in caption if word >= 0]
+        logits = encoder.teacher(torch.tensor([caption])).double().numpy()
+        for word, row in zip(known, logits, strict=True):
+            ratio = softmax(row) / encoder.marginal.numpy()
+            found[word].append(ratio / ratio.sum())
     for word in range(len(WORDS)):
-        expected = torch.stack(found[word]).mean(0) if word in found else torch.zeros(C).double()
-        torch.testing.assert_close(encoder.word_posteriors()[word], expected, rtol=1e-5, atol=1e-7)
+        expected = np.mean(found[word], axis=0) if word in found else np.zeros(C)
+        np.testing.assert_allclose(encoder.word_posteriors()[word].numpy(), expected, rtol=1e-4)
+
+
+def test_random_start_gives_each_word_a_fixed_cluster():
+    captions = [[0, 4, 6], [], [UNKNOWN, 1]]
+    scores = random_start_scores(padded(captions), C)
+    for row, caption in zip(scores.tolist(), captions, strict=True):
+        voted = {word % C for word in caption if word >= 0}
+        assert row == [float(cluster in voted) for cluster in range(C)]
 
 
 @pytest.mark.parametrize("kind", list(TEXT_ENCODERS))
 def test_state_and_training_state_continue_exactly(kind, tmp_path):
     def fresh(seed):
         torch.manual_seed(seed)
-        return build_text_encoder(
-            settings(text_encoder=kind, count_start_steps=3, count_blend_steps=2), WORDS
-        )
-
-    def steps(encoder, seed, count):
-        rng = np.random.default_rng(seed)
-        for _ in range(count):
-            tokens = padded(random_captions(rng, 5))
-            encoder.learn(encoder.read(tokens), torch.tensor(rng.random((5, C)) < 0.4))
+        return build_text_encoder(settings(text_encoder=kind), WORDS)
 
     straight = fresh(0)
-    steps(straight, 1, 2)
+    train_steps(straight, 1, 2)
     torch.save(straight.training_state(), tmp_path / "state")
-    steps(straight, 2, 4)
+    train_steps(straight, 2, 4)
     continued = fresh(9)
     continued.load_training_state(torch.load(tmp_path / "state", weights_only=True))
-    steps(continued, 2, 4)
+    train_steps(continued, 2, 4)
     tokens = padded([[0, 1, 2], [3, 4]])
     assert torch.equal(straight.read(tokens).scores, continued.read(tokens).scores)
 

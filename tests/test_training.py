@@ -23,8 +23,7 @@ SMALL = {
     "epochs": 2,
     "embedding_dim": 8,
     "hidden_dim": 8,
-    "count_start_steps": 3,
-    "count_blend_steps": 4,
+    "random_start_steps": 4,
 }
 
 
@@ -75,11 +74,11 @@ class StopAt:
         self.left = step
         plain = training.joint_step
 
-        def counted(*arguments):
+        def counted(*arguments, **options):
             self.left -= 1
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGINT)
-            return plain(*arguments)
+            return plain(*arguments, **options)
 
         monkeypatch.setattr(training, "joint_step", counted)
 
@@ -198,8 +197,8 @@ def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, monkeypatch)
     results = []
     plain = training.joint_step
 
-    def kept(*arguments):
-        results.append(plain(*arguments))
+    def kept(*arguments, **options):
+        results.append(plain(*arguments, **options))
         return results[-1]
 
     monkeypatch.setattr(training, "joint_step", kept)
@@ -221,6 +220,41 @@ def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, monkeypatch)
     }
     for name, value in expected.items():
         assert rows[0][name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "expected"),
+    [
+        ("lstm", None, 10),
+        ("gru", None, 10),
+        ("generative", None, 0),
+        ("discriminative", None, 0),
+        ("generative", 7, 7),
+        ("lstm", 0, 0),
+    ],
+)
+def test_random_start_by_default(kind, chosen, expected):
+    settings = TrainingSettings(text_encoder=kind, random_start_steps=chosen, epochs=3)
+    assert training.random_start_steps(settings, steps_per_epoch=10) == expected
+
+
+def test_random_start_is_capped_in_long_runs():
+    settings = TrainingSettings(epochs=100)
+    assert training.random_start_steps(settings, steps_per_epoch=1000) == 450
+
+
+def test_votes_are_random_at_the_start_only(pairs, tmp_path, monkeypatch):
+    seen = []
+    plain = training.joint_step
+
+    def recorded(*arguments, **options):
+        seen.append((options["random_votes"], options["teach_text"]))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(training, "joint_step", recorded)
+    run(pairs, tmp_path)
+    assert seen[:6] == [(True, False)] * 2 + [(True, True)] * 2 + [(False, True)] * 2
+    assert set(seen[6:]) == {(False, True)}
 
 
 def test_csv_has_a_row_per_metric_and_a_column_per_epoch(trained):

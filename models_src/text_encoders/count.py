@@ -42,7 +42,7 @@ class CountTextEncoder:
         words, token_words = torch.unique(tokens[captions, positions], return_inverse=True)
         token_posteriors = self.posteriors(words)[token_words]  # (T, C)
         scores = caption_scores(token_posteriors, captions, len(tokens))
-        return Reading(tokens, scores, None)
+        return Reading(tokens, scores)
 
     def learn(self, reading: Reading, image_bits: Tensor) -> Tensor:
         """Add a batch to the counts: N += TᵀL for token counts T (B, V) and image bits L (B, C)."""

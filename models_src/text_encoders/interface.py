@@ -14,7 +14,15 @@ from torch import Tensor
 
 from datasets_src.captions import PADDING, UNKNOWN
 
-__all__ = ["PADDING", "UNKNOWN", "Reading", "TextEncoder", "caption_scores", "uniform_posteriors"]
+__all__ = [
+    "PADDING",
+    "UNKNOWN",
+    "Reading",
+    "TextEncoder",
+    "caption_scores",
+    "random_start_scores",
+    "uniform_posteriors",
+]
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,7 @@ class Reading:
     """What an encoder made of a batch of captions, before it learns from it."""
 
     tokens: Tensor  # (B, L) int64
-    scores: Tensor  # (B, C) in 0..1, detached; bits are scores >= text_threshold
-    token_logits: Tensor | None  # (B, L, C) with gradients for encoders that learn by gradient
+    scores: Tensor  # (B, C) in 0..1, without gradient; bits are scores >= text_threshold
 
 
 class TextEncoder(Protocol):
@@ -87,6 +94,25 @@ def caption_scores(token_posteriors: Tensor, captions: Tensor, caption_count: in
         votes, clusters = token_posteriors.max(dim=1)  # (T,), (T,); max takes the first of equals
         scores.scatter_reduce_(0, captions * cluster_num + clusters, votes, reduce="amax")
     return scores.view(caption_count, cluster_num)
+
+
+def random_start_scores(tokens: Tensor, cluster_num: int) -> Tensor:
+    """Let each word vote for a fixed cluster of its own, with probability 1.
+
+    This is how training starts when ``random_start_steps`` is not 0. Word ids are ranks by
+    frequency, so ``id mod C`` gives the C most frequent words a cluster each.
+
+    Args:
+        tokens: (B, L) word ids, padded; unknown words cast no vote.
+        cluster_num: C.
+
+    Returns:
+        (B, C) float64, each 0 or 1.
+    """
+    captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
+    scores = torch.zeros(len(tokens), cluster_num, dtype=torch.float64, device=tokens.device)
+    scores[captions, tokens[captions, positions] % cluster_num] = 1
+    return scores
 
 
 def uniform_posteriors(word_cluster_counts: Tensor, cluster_totals: Tensor) -> Tensor:
