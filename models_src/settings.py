@@ -90,7 +90,7 @@ class TrainingSettings:
         maximum=1,
     )
     text_learning_rate: float = _setting(
-        1e-3, "text encoder", "Adam's learning rate for lstm and gru", minimum=0
+        5e-3, "text encoder", "Adam's learning rate for lstm and gru", minimum=0
     )
     embedding_dim: int = _setting(
         128, "text encoder", "size of a word's embedding in lstm and gru", minimum=1

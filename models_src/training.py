@@ -227,7 +227,7 @@ def _train_epoch(
             settings.text_threshold,
             random_votes=run.step < random_start,
             # at first the image bits mean nothing yet
-            teach_text=run.step >= random_start // 2,
+            teach_text=run.step >= random_start // 3,
         )
         run.totals += _step_totals(result)
         run.batch += 1

@@ -1,0 +1,221 @@
+"""The evaluators between models and metrics, on hand-made answers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from datasets_src.captions import Vocabulary
+from datasets_src.coco import load_split
+from datasets_src.norms import Categories, Norms
+from evaluation.demonstrations import choose_images, cluster_labels
+from evaluation.image_evaluation import (
+    ImagePredictions,
+    VisualModel,
+    caption_bits,
+    image_metrics,
+    predict_images,
+    split_gold_boxes,
+)
+from evaluation.localization import component_box, gold_boxes, peak_point
+from evaluation.word_evaluation import (
+    NO_CLUSTER,
+    WordPredictions,
+    predict_words,
+    word_metrics,
+    words_to_clusters,
+)
+from models_src.text_encoders.count import CountTextEncoder
+from models_src.visual_encoders import VisualEncoder
+
+
+class Table:
+    """A text encoder that answers from a fixed table."""
+
+    words = ("a", "dog", "cat", "odd")
+    cluster_num = 3
+
+    def word_posteriors(self):
+        return torch.tensor(
+            [[0.4, 0.2, 0.4], [0.1, 0.9, 0.0], [0.0, 0.3, 0.7], [0.0, 0.0, 0.0]],
+            dtype=torch.float64,
+        )
+
+
+def test_words_to_clusters_with_ties_and_unknown_words():
+    clusters, probabilities = words_to_clusters(Table(), ["cat", "a", "unheard", "odd", "dog"])
+    assert clusters.tolist() == [2, 0, NO_CLUSTER, NO_CLUSTER, 1]
+    assert probabilities.tolist() == [0.7, 0.4, 0, 0, 0.9]
+
+
+def test_words_to_clusters_of_an_encoder_without_words():
+    encoder = CountTextEncoder("generative", (), 3)
+    assert words_to_clusters(encoder, ["a"])[0].tolist() == [NO_CLUSTER]
+
+
+def norms(**parts) -> Norms:
+    nothing = {
+        "categories": None,
+        "concreteness": None,
+        "association_file": None,
+        "word_list": None,
+        "absent": {},
+    }
+    return Norms(**(nothing | parts))
+
+
+def test_evaluated_words_are_known_in_the_captions_and_in_the_word_list(tmp_path):
+    words = ("dog", "cat", "odd", "eel", "car")
+    predictions = WordPredictions(
+        words,
+        np.array([9, 8, 7, 6, 5]),
+        np.array([1, 1, NO_CLUSTER, 2, 1]),
+        np.array([0.9, 0.8, 0, 0.6, 0.5]),
+    )
+    categories = Categories(
+        ("dog", "cat", "odd", "eel", "car", "unheard"), np.array([0, 0, 0, 0, 1, 1]), ("x", "y")
+    )
+    (tmp_path / "swow").write_text("R1\tdog\tcat\t4\nR2\tcat\tdog\t2\nR1\tdog\teel\t9\n")
+    parts = {"categories": categories, "association_file": tmp_path / "swow"}
+    metrics = word_metrics(predictions, norms(**parts), 0.7, 0)
+    assert metrics["categorization"]["known_words"]["word_count"] == 4
+    assert metrics["categorization"]["all_words"]["word_count"] == 6
+    # clusters {dog cat car} {eel} {odd unheard}: 2 + 1 + 1 of 6
+    assert metrics["categorization"]["all_words"]["purity"] == pytest.approx(4 / 6)
+    # dog-cat 4 + 2; dog-car and cat-car share the cluster but are not in the file
+    assert metrics["word_association"] == {
+        "mean_association_strength": 6,
+        "pairs_found": 1,
+        "pairs_not_found": 2,
+    }
+    assert metrics["cluster_counts"] == {"active_clusters": 1, "active_tokens": 2}
+    assert metrics["concreteness"] is None
+
+    restricted = norms(**parts, word_list=frozenset({"dog", "car", "unheard"}))
+    metrics = word_metrics(predictions, restricted, 0.7, 0)
+    assert metrics["categorization"]["known_words"]["word_count"] == 2
+    assert metrics["categorization"]["all_words"]["word_count"] == 6
+    assert metrics["word_association"]["pairs_not_found"] == 1
+
+
+def test_concreteness_is_over_rated_words_of_the_captions():
+    predictions = predict_words(
+        Table(), Vocabulary(("a", "dog", "cat", "odd"), np.arange(4, 0, -1))
+    )
+    ratings = {"dog": 5.0, "cat": 4.0, "a": 1.5, "unheard": 3.0}
+    found = word_metrics(predictions, norms(concreteness=ratings), 0.5, 0)["concreteness"]
+    assert found["word_count"] == 3
+    assert found["mean_absolute_error"] == pytest.approx((4.1 + 3.3 + 1.1) / 3)
+
+
+def test_all_word_metrics_are_null_without_norms():
+    predictions = predict_words(Table(), Vocabulary(("a",), np.array([3])))
+    metrics = word_metrics(predictions, norms(), 0.3, 0)
+    for name in ("categorization", "categorization_chance", "concreteness", "word_association"):
+        assert metrics[name] is None
+    assert metrics["cluster_counts"] == {"active_clusters": 1, "active_tokens": 1}
+
+
+@pytest.fixture(scope="module")
+def test_split(demo_data):
+    return load_split(demo_data, "val2014", with_instances=True)
+
+
+def test_a_perfect_model_scores_one_everywhere(test_split):
+    """One cluster per class, one predicted box and peak per instance, right on the gold box."""
+    # setup's filter and a single class an image, so that what co-occurs is what is shown
+    single = np.flatnonzero(test_split.instances.is_single_word())
+    first = np.unique(test_split.instances.image, return_index=True)[1]
+    alone = replace(
+        test_split.instances,
+        image=test_split.instances.image[first],
+        class_index=single[np.arange(len(first)) % len(single)],
+        boxes=test_split.instances.boxes[first],
+    )
+    split = replace(test_split, instances=alone)
+    class_count = len(alone.class_names)
+    boxes = np.concatenate(split_gold_boxes(split))
+    predictions = ImagePredictions(
+        bits=alone.counts(len(split.image_ids)) > 0,
+        image=alone.image,
+        cluster=alone.class_index,
+        boxes=boxes,
+        peaks=boxes[:, :2],
+    )
+    metrics = image_metrics(predictions, split, np.arange(class_count), seed=0)
+    for name in ("class_name_classification", "cluster_classification_co_occurrence",
+                 "cluster_classification_iou", "bounding_box", "heatmap"):  # fmt: skip
+        assert metrics[name]["f1"] == 1, name
+    assert metrics["bounding_box_chance"]["f1"] < 0.5
+    golds = [metrics[name]["true_positives"] + metrics[name]["false_negatives"]
+             for name in ("bounding_box", "bounding_box_chance", "heatmap_chance")]  # fmt: skip
+    assert golds == [len(alone.image)] * 3
+
+
+def test_a_model_that_activates_nothing_scores_zero_or_null(test_split):
+    image_count, class_count = len(test_split.image_ids), len(test_split.instances.class_names)
+    none = np.zeros(0, dtype=np.int64)
+    predictions = ImagePredictions(
+        np.zeros((image_count, 4), dtype=bool), none, none,
+        np.zeros((0, 4), dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
+    )  # fmt: skip
+    metrics = image_metrics(predictions, test_split, np.zeros(class_count, dtype=int), seed=0)
+    assert metrics["heatmap"]["precision"] is None
+    assert metrics["heatmap"]["recall"] == 0
+    assert metrics["class_name_classification"]["true_positives"] == 0
+
+
+def test_gold_boxes_of_a_split_are_each_images_own(test_split):
+    instances = test_split.instances
+    for image, boxes in enumerate(split_gold_boxes(test_split)):
+        own = instances.boxes[instances.image == image]
+        expected = gold_boxes(
+            own, int(test_split.widths[image]), int(test_split.heights[image]), 224
+        )
+        np.testing.assert_array_equal(boxes, expected)
+
+
+def test_predictions_equal_one_image_at_a_time(test_split):
+    torch.manual_seed(0)
+    encoder = VisualEncoder("resnet18", 6).eval()
+    together = VisualModel(encoder, 0.0, 64, batch_size=7, workers=0, device="cpu")
+    predictions = predict_images(together, test_split)
+    alone = VisualModel(encoder, 0.0, 64, batch_size=1, workers=0, device="cpu")
+    singly = predict_images(alone, test_split)
+    np.testing.assert_array_equal(predictions.bits, singly.bits)
+    np.testing.assert_array_equal(predictions.image, singly.image)
+    np.testing.assert_array_equal(predictions.cluster, singly.cluster)
+    # the maps differ by rounding, which may move an edge by a pixel
+    assert np.abs(predictions.boxes - singly.boxes).max(initial=0) <= 1
+    assert len(predictions.boxes) == predictions.bits.sum() > 0
+    assert predictions.peaks.min() >= 0
+    assert predictions.peaks.max() < 224
+    assert component_box(np.eye(224)).tolist() == [0, 0, 223, 223]
+    assert peak_point(np.eye(224)[::-1]).tolist() == [223, 0]
+
+
+def test_caption_bits_are_scores_above_the_threshold():
+    encoder = CountTextEncoder("generative", ("a", "b"), 3)
+    tokens = torch.tensor([[0], [1]])
+    encoder.learn(encoder.read(tokens), torch.eye(3, dtype=torch.bool)[:2])
+    bits = caption_bits(encoder, np.array([[0, 1], [1, -2], [-2, -2]]), 0.5, "cpu")
+    assert bits.tolist() == [[True, True, False], [False, True, False], [False, False, False]]
+
+
+def test_cluster_labels_name_classes_and_their_most_probable_words():
+    predictions = WordPredictions(
+        ("dog", "puppy", "the", "rare", "lost"),
+        np.array([9, 9, 90, 1, 9]),
+        np.array([1, 1, 0, 1, NO_CLUSTER]),
+        np.array([0.8, 0.9, 0.2, 1.0, 0]),
+    )
+    labels = cluster_labels(predictions, ["dog", "cat"], np.array([1, -1]), 3)
+    assert labels == ["cluster 0 (the)", "cluster 1: dog (puppy, dog)", "cluster 2"]
+
+
+def test_chosen_images_are_seeded_and_at_most_all(test_split):
+    first = choose_images(test_split, 4, seed=1)
+    assert first.tolist() == choose_images(test_split, 4, seed=1).tolist()
+    assert first.tolist() == sorted(set(first.tolist()))
+    assert len(choose_images(test_split, 10_000, seed=1)) == len(test_split.image_ids)
