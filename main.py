@@ -8,14 +8,21 @@ utilities that need it.
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models_src.settings import TrainingSettings, setting_type, settings_from_sources
+from models_src.settings import (
+    TrainingSettings,
+    check_setting,
+    setting_type,
+    settings_from_sources,
+)
 from utils.errors import UserError
+from utils.files import require_writable_folder
 from utils.log import start_logging, stop_logging
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+USER_MISTAKE, INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,15 @@ def _whole_number(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def _model_name(text: str) -> str:
+    """Read a model's name, which is part of file names."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name for files: use letters, digits, '.', '_' and '-'"
+        )
+    return text
+
+
 def _positive_number(text: str) -> float:
     """Read a number above 0."""
     try:
@@ -65,7 +81,9 @@ def _positive_number(text: str) -> float:
 
 
 OPTIONS: dict[str, Option] = {
-    "model_name": Option("files", "model1", "name of the model to train or evaluate"),
+    "model_name": Option(
+        "files", "model1", "name of the model to train or evaluate", _model_name, metavar="NAME"
+    ),
     "datasets_dir": Option("files", Path("datasets"), "folder of the data", Path, metavar="DIR"),
     "models_dir": Option("files", Path("models"), "folder of trained models", Path, metavar="DIR"),
     "results_dir": Option(
@@ -228,6 +246,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             f"{', '.join(idle)} has no effect on --utility {name}; leave it out (options that "
             f"have: {', '.join(sorted('--' + option for option in UTILITIES[name].reads))})"
         )
+    for option, value in given.items():
+        if option in SETTINGS:
+            check_setting(SETTINGS[option], value)
+    if given.get("resume") and given.get("overwrite"):
+        raise UserError("--resume continues a training, --overwrite starts it anew; give one")
     defaults = {option: OPTIONS[option].default for option in OPTIONS}
     defaults |= {setting: SETTINGS[setting].default for setting in SETTINGS}
     return argparse.Namespace(**(defaults | given), utility=name, given=given)
@@ -245,9 +268,13 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name} is not usable here; give cpu, cuda or auto") from None
+        usable = device.type in ("cpu", "cuda")
+        if usable:
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        usable = False
+    if not usable:
+        raise UserError(f"--device {name} is not usable here; give cpu, cuda or auto")
     return str(device)
 
 
@@ -262,6 +289,9 @@ def train_joint_model(options: argparse.Namespace) -> None:
     from evaluation.word_evaluation import predict_words, word_metrics
     from models_src.training import RunOptions, train
 
+    folder = options.results_dir / options.model_name
+    for place in (options.models_dir, folder):
+        require_writable_folder(place)
     run = RunOptions(
         name=options.model_name,
         models_dir=options.models_dir,
@@ -284,8 +314,6 @@ def train_joint_model(options: argparse.Namespace) -> None:
     def evaluate(text: Any) -> dict[str, float | None]:
         predictions = predict_words(text, pairs.vocabulary)
         return flatten(word_metrics(predictions, norms, settings.text_threshold, settings.seed))
-
-    folder = options.results_dir / options.model_name
 
     def report(history: Sequence[Mapping[str, float | None]]) -> None:
         write_history(folder / "evaluation_by_epoch.csv", history)
@@ -347,7 +375,12 @@ def visual_evaluation(options: argparse.Namespace) -> None:
 
     from datasets_src.captions import encode_captions
     from datasets_src.filtering import load_filtered_split
-    from evaluation.image_evaluation import caption_bits, image_metrics, predict_images
+    from evaluation.image_evaluation import (
+        INSTANCE_METRICS,
+        caption_bits,
+        image_metrics,
+        predict_images,
+    )
     from evaluation.sentence_image_matching import matching_scores
     from evaluation.word_evaluation import words_to_clusters
 
@@ -363,7 +396,7 @@ def visual_evaluation(options: argparse.Namespace) -> None:
     if split.instances is None:
         reason = f"no instances of val2014 in {options.datasets_dir}"
         logger.info("classes, boxes and heatmaps are not measured: %s", reason)
-        absent = {"classes, bounding_box and heatmap": reason}
+        absent = dict.fromkeys(INSTANCE_METRICS, reason)
     else:
         cluster_of_class, _ = words_to_clusters(model.text, split.instances.class_names)
     metrics = image_metrics(predictions, split, cluster_of_class, options.seed)
@@ -491,9 +524,12 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
 
 def _single_word_classes(split: "Split") -> list[str]:
     """Return the names of a split's single-word classes; none without instances."""
+    import numpy as np
+
     if split.instances is None:
         return []
-    return [name for name in split.instances.class_names if len(name.split()) == 1]
+    names = np.array(split.instances.class_names, dtype=object)
+    return names[split.instances.is_single_word()].tolist()
 
 
 def filter_unwanted_coco_images(options: argparse.Namespace) -> None:
@@ -578,7 +614,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse_options(arguments)
         logs = options.write_to_log or options.utility == "train_joint_model"
-        log_name = f"{options.utility}_{options.model_name}.log"
+        has_model = "model_name" in UTILITIES[options.utility].reads
+        log_name = options.utility + (f"_{options.model_name}" if has_model else "") + ".log"
+        if has_model:
+            require_writable_folder(options.results_dir)
         start_logging(options.results_dir / log_name if logs else None)
         UTILITIES[options.utility].run(options)
     except UserError as error:

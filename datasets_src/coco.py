@@ -17,6 +17,7 @@ import numpy as np
 from utils.errors import UserError
 
 SPLITS = ("train2014", "val2014")  # val2014 is the test set: COCO's own test labels are not public
+LARGEST_SIDE = 1_000_000  # pixels; a larger box or image is a mistake in the file
 ANNOTATION_FOLDERS = ("annotations", "train_val_annotations2014")
 
 logger = logging.getLogger(__name__)
@@ -140,8 +141,8 @@ def load_split(datasets_dir: Path, split: str, *, with_instances: bool = False) 
         folder=folder,
         image_ids=image_ids,
         file_names=np.array(file_names, dtype=np.str_),
-        widths=np.array([_number(entry, "width", path) for entry in entries], dtype=np.int64),
-        heights=np.array([_number(entry, "height", path) for entry in entries], dtype=np.int64),
+        widths=np.array([_side(entry, "width", path) for entry in entries], dtype=np.int64),
+        heights=np.array([_side(entry, "height", path) for entry in entries], dtype=np.int64),
         captions=tuple(texts),
         caption_image=np.array(caption_image, dtype=np.int64),
         instances=_load_instances(datasets_dir, split, index) if with_instances else None,
@@ -224,6 +225,14 @@ def _number(record: Mapping[str, Any], key: str, path: Path) -> int:
     return value
 
 
+def _side(record: Mapping[str, Any], key: str, path: Path) -> int:
+    """Return an image's width or height."""
+    value = _number(record, key, path)
+    if not 1 <= value <= LARGEST_SIDE:
+        raise UserError(f"{path}: {_where(record)} has the {key} {value}; correct the file")
+    return value
+
+
 def _text(record: Mapping[str, Any], key: str, path: Path) -> str:
     """Return a text of a record."""
     value = record.get(key)
@@ -244,8 +253,11 @@ def _box(record: Mapping[str, Any], path: Path) -> list[float]:
     """Return an instance's box as four finite numbers."""
     box = record.get("bbox")
     numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
-    if not numbers or not np.isfinite(box).all():
-        raise UserError(f"{path}: {_where(record)} has no 'bbox' of 4 numbers; correct the file")
+    if not numbers or not all(abs(value) <= LARGEST_SIDE for value in box) or min(box[2:]) < 0:
+        raise UserError(
+            f"{path}: {_where(record)} has no 'bbox' [x, y, width, height] of 4 numbers; correct "
+            "the file"
+        )
     return box
 
 

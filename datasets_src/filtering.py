@@ -143,7 +143,9 @@ def _is_grayscale(split: Split, show_progress: bool) -> np.ndarray:
 
     grayscale = np.zeros(len(split.image_ids), dtype=bool)
     images = range(len(grayscale))
-    for index in tqdm(images, desc=split.name, unit="image", disable=not show_progress):
+    for index in tqdm(
+        images, desc=split.name, unit="image", disable=None if show_progress else True
+    ):
         path = split.path(index)
         try:
             with Image.open(path) as image:  # reads the header

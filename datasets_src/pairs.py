@@ -54,9 +54,10 @@ def load_training_pairs(datasets_dir: Path, *, use_all_images: bool) -> Training
         UserError: the data is missing or malformed, or no caption is left.
     """
     split, filtered = load_filtered_split(datasets_dir, "train2014", use_all_images=use_all_images)
-    if not split.captions:
+    if len(split.captions) < 2:
         raise UserError(
-            f"no training caption in {datasets_dir}; check the captions file and the filter"
+            f"{len(split.captions)} training captions in {datasets_dir}, and two are the least; "
+            "check the captions file and the filter"
         )
     return TrainingPairs(split, *build_vocabulary(split.captions), filtered)
 
@@ -109,6 +110,7 @@ def load_images(
     Raises:
         UserError: an image is missing or unreadable.
     """
+    import torch
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -116,6 +118,8 @@ def load_images(
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,
+        # a generator of its own: torch's must not depend on how often loading starts
+        generator=torch.Generator(),
     )
     for images in loader:
         if isinstance(images, UserError):
@@ -124,6 +128,6 @@ def load_images(
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
-    """Let Ctrl-C reach only the parent, which ends its workers itself."""
+    """Let signals to the process group end only the parent, which ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 Axes: N images, A activated clusters of one image, G gold boxes.
 """
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PREDICTED_COLOUR = "#ff3b30"
 GOLD_COLOUR = "#34c759"
+PREDICTED_COLOURS = ("#ff3b30", "#007aff", "#ff9500", "#af52de", "#00c7be", "#a2845e", "#ff2d55")
+MAX_PANELS = 11  # heatmaps in one picture; an untrained model may activate every cluster
+LABEL_WIDTH = 34  # characters in a line of a title
 TOP_WORDS = 3
 MIN_WORD_COUNT = 5  # rarer words get extreme probabilities by accident
 
@@ -85,6 +88,8 @@ def draw_demonstrations(
         labels: For each cluster, see ``cluster_labels``.
         folder: Where the files go, as ``<image id>.png``.
     """
+    import torch
+
     golds = split_gold_boxes(split) if split.instances is not None else None
     files, position = [], 0
     for active, image, cluster, maps in activated_maps(model, split, images):
@@ -93,7 +98,7 @@ def draw_demonstrations(
             position += 1
             chosen = image == offset
             pixels = _original_pixels(split.path(index))
-            its_maps = maps.cpu().numpy()[chosen]  # (A, MAP_SIZE, MAP_SIZE)
+            its_maps = maps[torch.from_numpy(chosen)].cpu().numpy()  # (A, MAP_SIZE, MAP_SIZE)
             its_labels = [labels[c] for c in cluster[chosen]]
             if kind == "heatmap":
                 figure = _heatmap_figure(pixels, its_maps, its_labels)
@@ -120,7 +125,7 @@ def _show(axes: "Axes", pixels: np.ndarray, title: str) -> None:
     """Show an image in map coordinates, so that maps and boxes lie on it."""
     height, width = pixels.shape[:2]
     axes.imshow(pixels, extent=(0, MAP_SIZE, MAP_SIZE, 0), aspect=height / width)
-    axes.set_title(title, fontsize=8, wrap=True)
+    axes.set_title(textwrap.fill(title, LABEL_WIDTH), fontsize=8, parse_math=False)
     axes.set_axis_off()
 
 
@@ -128,11 +133,14 @@ def _heatmap_figure(pixels: np.ndarray, maps: np.ndarray, labels: Sequence[str])
     """Return the image and, beside it, each activated cluster's map over it."""
     from matplotlib.figure import Figure
 
+    title = "image" if len(maps) else "image (activates no cluster)"
+    if len(maps) > MAX_PANELS:
+        title = f"image ({MAX_PANELS} of {len(maps)} clusters shown)"
+        maps, labels = maps[:MAX_PANELS], labels[:MAX_PANELS]
     panels = 1 + len(maps)
     columns = min(4, panels)
     rows = -(-panels // columns)
     figure = Figure(figsize=(3.0 * columns, 2.8 * rows), layout="constrained")
-    title = "image" if len(maps) else "image (activates no cluster)"
     _show(figure.add_subplot(rows, columns, 1), pixels, title)
     for panel, (map_, label) in enumerate(zip(maps, labels, strict=True), start=2):
         axes = figure.add_subplot(rows, columns, panel)
@@ -145,6 +153,7 @@ def _heatmap_figure(pixels: np.ndarray, maps: np.ndarray, labels: Sequence[str])
             alpha=0.55,
         )
         x, y = peak_point(map_)
+        axes.plot(x + 0.5, y + 0.5, marker="+", color="black", markersize=11, markeredgewidth=3)
         axes.plot(x + 0.5, y + 0.5, marker="+", color="white", markersize=10)
     return figure
 
@@ -152,19 +161,19 @@ def _heatmap_figure(pixels: np.ndarray, maps: np.ndarray, labels: Sequence[str])
 def _box_figure(
     pixels: np.ndarray, maps: np.ndarray, labels: Sequence[str], gold: np.ndarray | None
 ) -> "Figure":
-    """Return the image with predicted boxes in one colour and gold ones in another."""
+    """Return the image with a dashed box per activated cluster, and the gold boxes in green."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
     axes = figure.add_subplot(1, 1, 1)
-    title = "predicted boxes red" + ("" if gold is None else ", gold boxes green")
-    _show(axes, pixels, title if len(maps) else "the image activates no cluster; " + title)
-    predicted = [component_box(map_) for map_ in maps]
-    gold_boxes = [] if gold is None else list(gold)
-    drawn = [(box, GOLD_COLOUR, None) for box in gold_boxes]
-    drawn += [(b, PREDICTED_COLOUR, label) for b, label in zip(predicted, labels, strict=True)]
-    for (left, top, right, bottom), colour, label in drawn:
+    title = "" if gold is None else "gold boxes green"
+    _show(axes, pixels, title if len(maps) else f"the image activates no cluster; {title}")
+    drawn = [(box, GOLD_COLOUR, "-", None) for box in ([] if gold is None else gold)]
+    for position, (map_, label) in enumerate(zip(maps, labels, strict=True)):
+        colour = PREDICTED_COLOURS[position % len(PREDICTED_COLOURS)]
+        drawn.append((component_box(map_), colour, "--", label))
+    for (left, top, right, bottom), colour, style, label in drawn:
         # inclusive edges: a box of one pixel is one pixel wide
         axes.add_patch(
             Rectangle(
@@ -173,20 +182,15 @@ def _box_figure(
                 bottom - top + 1,
                 fill=False,
                 edgecolor=colour,
+                linestyle=style,
                 linewidth=2,
+                label=label,
             )
         )
-        if label:
-            axes.text(
-                left + 2,
-                min(top + 2, MAP_SIZE - 12),
-                label,
-                fontsize=7,
-                color="white",
-                verticalalignment="top",
-                clip_on=True,
-                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85},
-            )
     axes.set_xlim(0, MAP_SIZE)
     axes.set_ylim(MAP_SIZE, 0)
+    if len(maps):
+        legend = figure.legend(loc="outside lower center", fontsize=7)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure

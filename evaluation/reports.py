@@ -85,11 +85,6 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | N
     return flat
 
 
-def results_file(results_dir: Path, utility: str, model_name: str) -> Path:
-    """Return where a utility's results for a model stand."""
-    return results_dir / f"{utility}_{model_name}.json"
-
-
 def write_results(
     results_dir: Path,
     utility: str,
@@ -111,7 +106,7 @@ def write_results(
         data: Counts of the images and captions read, and whether they were filtered.
         not_measured: Metric -> reason, for metrics whose data is absent.
     """
-    path = results_file(results_dir, utility, model_name)
+    path = results_dir / f"{utility}_{model_name}.json"
     content = {
         "utility": utility,
         "model_name": model_name,
@@ -142,7 +137,8 @@ def _metric_names(history: Sequence[Mapping[str, float | None]]) -> list[str]:
 
 # panel of the learning curves -> metrics in it
 CURVES = {
-    "loss": ("visual_loss", "text_loss"),
+    "visual loss": ("visual_loss",),
+    "text loss": ("text_loss",),
     "clusters per input": ("clusters_per_image", "clusters_per_caption"),
     "word categories (known words)": (
         "categorization.known_words.v_measure",
@@ -163,6 +159,7 @@ def draw_learning_curves(
 ) -> None:
     """Draw the metrics of ``CURVES`` over epochs as a PNG; panels without values stay out."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     panels = {
         panel: drawn
@@ -179,7 +176,8 @@ def draw_learning_curves(
             axes.plot(epochs, values, marker="o", markersize=3, label=_curve_label(name))
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(0.5, len(history) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -4,7 +4,7 @@ A ``.cfg`` is YAML text, a ``.mdl`` a dict of tensors and plain values that
 ``torch.load(weights_only=True)`` reads. Both halves name the run and the step they come from.
 """
 
-import re
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,7 @@ class Origin:
 
 
 def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
-    """Return the place of a model's file (half text or visual, suffix cfg or mdl).
-
-    Raises:
-        UserError: the name has other characters than letters, digits, '.', '_' and '-'.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise UserError(
-            f"--model_name {name!r} is no name for files; use letters, digits, '.', '_' and '-'"
-        )
+    """Return the place of a model's file (half text or visual, suffix cfg or mdl)."""
     return models_dir / half / f"{name}.{suffix}"
 
 
@@ -53,6 +45,13 @@ def model_exists(models_dir: Path, name: str) -> bool:
         for half in HALVES
         for suffix in ("cfg", "mdl")
     )
+
+
+def remove_model(models_dir: Path, name: str) -> None:
+    """Remove both halves of a model, as far as they exist."""
+    for half in HALVES:
+        for suffix in ("cfg", "mdl"):
+            model_path(models_dir, half, name, suffix).unlink(missing_ok=True)
 
 
 def save_model(
@@ -68,14 +67,15 @@ def save_model(
         "visual": visual.network.state_dict(),
         "text": {"words": list(text.words), "state": text.state()},
     }
-    for half in HALVES:
+    for half, content in contents.items():  # the larger first: where one fails, it is this
+        save_tensors(model_path(models_dir, half, name, "mdl"), content)
+    for half in contents:
         header = {
             "format_version": FORMAT_VERSION,
             "half": half,
             "origin": vars(origin),
             "settings": settings.as_dict(),
         }
-        save_tensors(model_path(models_dir, half, name, "mdl"), contents[half])
         write_text(
             model_path(models_dir, half, name, "cfg"), yaml.safe_dump(header, sort_keys=False)
         )
@@ -83,7 +83,10 @@ def save_model(
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values, whole or not at all."""
-    write_atomically(path, lambda file: torch.save(content, file))
+    # into memory first: torch turns a full disk into an error of its own
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load_tensors(path: Path, what: str) -> dict[str, Any]:
@@ -124,8 +127,13 @@ def load_header(models_dir: Path, half: str, name: str) -> tuple[TrainingSetting
         header = yaml.safe_load(read_text(path, "the model's settings"))
         if header["format_version"] != FORMAT_VERSION or header["half"] != half:
             raise KeyError("format_version")
-        return TrainingSettings(**header["settings"]), Origin(**header["origin"])
-    except (yaml.YAMLError, KeyError, TypeError):
+        origin = Origin(**header["origin"])
+        if [type(value) for value in vars(origin).values()] != [str, int, int, str]:
+            raise KeyError("origin")
+        return TrainingSettings(**header["settings"]), origin
+    except UserError as error:
+        raise UserError(f"{error} (in {path})") from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
         raise UserError(
             f"{path} holds no {half} model's settings of this version; train the model again or "
             "restore the file"

@@ -42,8 +42,8 @@ class TrainingSettings:
     """Everything that decides what a training run computes.
 
     Each field is an option ``--<name>`` and a key of a ``--config`` file; its metadata holds the
-    help text and the allowed values. The defaults are those of the published model, but for the
-    text encoder.
+    help text and the allowed values. The defaults are those of the published program, but for the
+    text encoder; those of the published model stand in ``configs/published.yaml``.
     """
 
     visual_encoder: str = _setting(
@@ -82,7 +82,7 @@ class TrainingSettings:
         choices=tuple(TEXT_ENCODERS),
     )
     text_threshold: float = _setting(
-        0.08,
+        0.03,
         "text encoder",
         "a caption activates a cluster when a word votes for it with at least this probability; "
         "lower it when captions activate too few clusters",
@@ -107,7 +107,7 @@ class TrainingSettings:
         minimum=0,
     )
     cluster_num: int = _setting(
-        150, "training", "number of clusters, the same for both encoders", minimum=1
+        100, "training", "number of clusters, the same for both encoders", minimum=1
     )
     epochs: int = _setting(2, "training", "passes over all training pairs", minimum=1)
     batch_size: int = _setting(50, "training", "pairs in one joint step", minimum=2)
@@ -115,7 +115,7 @@ class TrainingSettings:
         224,
         "training",
         "height and width in pixels that images are resized to; smaller is faster and coarser",
-        minimum=16,
+        minimum=32,
         maximum=1024,
     )
     seed: int = _setting(0, "training", "seed of every random choice", minimum=0, maximum=2**32 - 1)
@@ -127,7 +127,7 @@ class TrainingSettings:
             UserError: a value of the wrong type or out of range, naming the setting.
         """
         for setting in fields(self):
-            _check(setting, getattr(self, setting.name))
+            check_setting(setting, getattr(self, setting.name))
         if self.visual_encoder == "simclr" and self.pretrained_visual is None:
             raise UserError(
                 "--visual_encoder simclr starts from trained weights; give its state dict with "
@@ -147,23 +147,18 @@ def setting_type(setting: Field) -> tuple[type, bool]:
     return hint, False
 
 
-def settings_from_sources(
-    config_file: Path | None, options: Mapping[str, Any], base: TrainingSettings | None = None
-) -> TrainingSettings:
-    """Merge settings: an option wins over the file, the file over ``base`` or the defaults.
+def settings_from_sources(config_file: Path | None, options: Mapping[str, Any]) -> TrainingSettings:
+    """Merge settings: an option wins over the file, the file over the defaults.
 
     Args:
         config_file: A YAML file with setting names as keys, or None.
         options: Settings given on the command line, by name.
-        base: What stands where neither gives a value; the defaults when None.
 
     Raises:
         UserError: the file is missing or malformed, has unknown keys (all are named), or a value
             is not allowed.
     """
-    values = base.as_dict() if base is not None else {}
-    if config_file is not None:
-        values |= read_config(config_file)
+    values = read_config(config_file) if config_file is not None else {}
     return TrainingSettings(**(values | dict(options)))
 
 
@@ -200,13 +195,13 @@ def read_config(path: Path) -> dict[str, Any]:
             with contextlib.suppress(ValueError):  # the check below names the setting
                 values[name] = float(value)
         try:
-            _check(known[name], values[name])
+            check_setting(known[name], values[name])
         except UserError as error:
             raise UserError(f"{error} (in {path})") from None
     return values
 
 
-def _check(setting: Field, value: Any) -> None:
+def check_setting(setting: Field, value: Any) -> None:
     """Raise a UserError unless ``value`` is allowed for ``setting``."""
     plain, optional = setting_type(setting)
     if value is None and optional:

@@ -26,6 +26,7 @@ from models_src.model_files import (
     Origin,
     load_tensors,
     model_exists,
+    remove_model,
     save_model,
     save_tensors,
 )
@@ -36,6 +37,7 @@ from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
 
 CHECKPOINT_VERSION = 1
+SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 RANDOM_START_STEPS = 450  # by default, for encoders that learn by gradient
 BEST_METRIC = "categorization.all_words.f_score"
@@ -134,6 +136,9 @@ def train(
     if checkpoint is None and options.resume and model_exists(options.models_dir, options.name):
         logger.info("'%s' is finished: there is nothing to continue", options.name)
         return
+    if checkpoint is None and options.overwrite:
+        # the old run's best epoch must not stand beside the new run's model
+        remove_model(options.models_dir, f"{options.name}_best")
     run = _new_run(settings, pairs, options.device)
     fingerprint = pairs.fingerprint()
     if checkpoint is not None:
@@ -167,8 +172,8 @@ def train(
             run.history.append(row)
             if _score(row) > best:
                 save(f"{options.name}_best")
-            report(run.history)
             save_checkpoint()
+            report(run.history)
     save(options.name)
     options.checkpoint_file.unlink(missing_ok=True)
     if _score(run.history[-1]) == float("-inf"):
@@ -234,8 +239,20 @@ def _train_epoch(
         run.step += 1
         pairs_seen += len(batch)
         progress.update(len(batch))
-        if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
-            _log_progress(run, result, progress, pairs_seen / (time.monotonic() - started))
+        if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
+            shown = _shown(run, result)
+            progress.set_postfix(shown)
+            if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
+                speed = pairs_seen / (time.monotonic() - started)
+                left = (settings.epochs - run.epoch) * len(pairs) - run.totals[0].item()
+                logger.info(
+                    "epoch %d, step %d: %s, %.0f pairs/s, %s left",
+                    run.epoch + 1,
+                    run.step,
+                    ", ".join(f"{name} {value}" for name, value in shown.items()),
+                    speed,
+                    tqdm.format_interval(left / speed),
+                )
         if stop():
             save_checkpoint()
             logger.info("stopped; continue with --resume")
@@ -280,8 +297,8 @@ def _means(totals: Tensor) -> Metrics:
     }
 
 
-def _log_progress(run: _Run, result: StepResult, progress: tqdm, pairs_per_second: float) -> None:
-    """Show the last step and stop when its losses are not finite."""
+def _shown(run: _Run, result: StepResult) -> dict[str, str]:
+    """Return the last step's figures for people, and stop when its losses are not finite."""
     _, visual_loss, text_loss, image_bits, caption_bits, *_ = _step_totals(result).tolist()
     pair_count = len(result.image_bits)
     if not np.isfinite([visual_loss, text_loss]).all():
@@ -289,20 +306,12 @@ def _log_progress(run: _Run, result: StepResult, progress: tqdm, pairs_per_secon
             f"the loss is not finite after {run.step} steps; lower --visual_learning_rate or "
             "--text_learning_rate"
         )
-    shown = {
+    return {
         "visual_loss": f"{visual_loss / pair_count:.4f}",
         "text_loss": f"{text_loss / pair_count:.4f}",
         "clusters/image": f"{image_bits / pair_count:.2f}",
         "clusters/caption": f"{caption_bits / pair_count:.2f}",
     }
-    progress.set_postfix(shown)
-    logger.info(
-        "epoch %d, step %d: %s, %.0f pairs/s",
-        run.epoch + 1,
-        run.step,
-        ", ".join(f"{name} {value}" for name, value in shown.items()),
-        pairs_per_second,
-    )
 
 
 def _epoch_row(run: _Run, evaluate: Callable[[TextEncoder], Metrics]) -> Metrics:
@@ -329,7 +338,11 @@ def _find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
     Raises:
         UserError: a finished or unfinished run is in the way.
     """
-    finished = model_exists(options.models_dir, options.name)
+    in_the_way = [
+        name
+        for name in (options.name, f"{options.name}_best")
+        if model_exists(options.models_dir, name)
+    ]
     unfinished = options.checkpoint_file.exists()
     if options.resume:
         if not unfinished:
@@ -343,15 +356,15 @@ def _find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
         return checkpoint
     if options.overwrite:
         return None
-    if finished:
-        raise UserError(
-            f"there is a model '{options.name}' in {options.models_dir}; give another "
-            "--model_name, or --overwrite to replace it"
-        )
     if unfinished:
         raise UserError(
             f"{options.checkpoint_file} holds an unfinished training; continue it with --resume, "
             "or give --overwrite to start anew"
+        )
+    if in_the_way:
+        raise UserError(
+            f"there is a model '{in_the_way[0]}' in {options.models_dir}; give another "
+            "--model_name, or --overwrite to replace it"
         )
     return None
 

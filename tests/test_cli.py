@@ -254,12 +254,31 @@ def test_every_option_has_an_effect_on_some_utility():
         (["--utility=visual_evaluation", "--model_name=absent"], "absent"),
         (["--device=abacus"], "--device"),
         (["--config=absent.yaml"], "absent.yaml"),
+        (["--device=meta"], "--device"),
         (["--model_name=lstm"], "--overwrite"),
+        (["--resume", "--overwrite"], "give one"),
+        (["--utility=visual_evaluation", "--model_name=lstm", "--batch_size=-1"], "--batch_size"),
+        (["--utility=text_evaluation", "--model_name=lstm", "--seed=-1"], "--seed"),
+        (["--utility=text_evaluation", "--model_name=lstm", "--text_threshold=5"], "at most 1"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(places, tmp_path, capsys, arguments, mentions):
     fails(capsys, *arguments, *places, mentions=mentions)
-    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.parent.glob("*lstm*.log"))
+
+
+@pytest.mark.parametrize("option", ["--results_dir", "--models_dir"])
+def test_folders_that_cannot_be_written_are_found_before_the_work(
+    demo_data, tmp_path, capsys, option
+):
+    (tmp_path / "file").write_text("not a folder")
+    places = {"--models_dir": tmp_path / "models", "--results_dir": tmp_path / "results"}
+    places[option] = tmp_path / "file"
+    arguments = [f"{name}={path}" for name, path in places.items()]
+    fails(capsys, *TINY, f"--datasets_dir={demo_data}", *arguments, mentions=str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "not a folder"
+    assert not list(tmp_path.rglob("*.mdl"))
 
 
 def test_missing_data_is_one_line(trained, tmp_path, capsys):
@@ -358,6 +377,36 @@ def test_damaged_model_files_are_one_line(trained, demo_data, tmp_path, capsys, 
         f"--models_dir={models}",
         f"--results_dir={tmp_path}",
         mentions=path.name,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "mentions"),
+    [
+        ("  seed: 2020-13-45", "lstm.cfg"),
+        ("  cluster_num: -3", "lstm.cfg"),
+        ("  text_encoder: abacus", "abacus"),
+        ("  run: 5", "lstm.cfg"),
+    ],
+)
+def test_a_model_description_edited_by_hand_is_one_line(
+    trained, demo_data, tmp_path, capsys, line, mentions
+):
+    models = tmp_path / "models"
+    shutil.copytree(trained / "models", models)
+    path = models / "text" / "lstm.cfg"
+    key = line.split(":")[0] + ":"
+    lines = [line if old.startswith(key) else old for old in path.read_text().splitlines()]
+    assert line in lines
+    path.write_text("\n".join(lines))
+    fails(
+        capsys,
+        "--utility=text_evaluation",
+        "--model_name=lstm",
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={models}",
+        f"--results_dir={tmp_path}",
+        mentions=mentions,
     )
 
 

@@ -399,6 +399,8 @@ BROKEN_INSTANCES = {
     "box with null": (change("annotations", 1, "bbox", to=[1, 2, None, 4]), "'bbox'"),
     "box with a text": (change("annotations", 1, "bbox", to=["1", 2, 3, 4]), "'bbox'"),
     "box with a truth value": (change("annotations", 1, "bbox", to=[True, 2, 3, 4]), "'bbox'"),
+    "box of negative width": (change("annotations", 1, "bbox", to=[1, 2, -3, 4]), "'bbox'"),
+    "box beyond all bounds": (change("annotations", 1, "bbox", to=[10**400, 2, 3, 4]), "'bbox'"),
     "box is null": (change("annotations", 1, "bbox", to=None), "'bbox'"),
     "box is a number": (change("annotations", 1, "bbox", to=4), "'bbox'"),
 }

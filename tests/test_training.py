@@ -93,11 +93,18 @@ def test_same_seed_same_model_and_another_seed_another(pairs, tmp_path, kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["lstm", "generative"])
-@pytest.mark.parametrize("step", [2, 5, 7])
-def test_an_interrupted_run_ends_bit_identical(pairs, tmp_path, monkeypatch, kind, step):
+@pytest.mark.parametrize(
+    ("kind", "step", "visual"),
+    [
+        ("lstm", 2, "resnet18"),
+        ("lstm", 7, "resnet18"),
+        ("generative", 5, "resnet18"),
+        ("gru", 6, "googlenet"),  # which has dropout
+    ],
+)
+def test_an_interrupted_run_ends_bit_identical(pairs, tmp_path, monkeypatch, kind, step, visual):
     histories = {"straight": [], "resumed": []}
-    settings = {"text_encoder": kind}
+    settings = {"text_encoder": kind, "visual_encoder": visual}
 
     def keep(name):
         return lambda history: histories[name].append([dict(row) for row in history])
@@ -178,6 +185,19 @@ def test_best_epoch_is_kept(pairs, tmp_path, scores, best):
             require_same_origin(
                 load_text_model(tmp_path, "m")[2], load_visual_model(tmp_path, "m_best")[2], "m"
             )
+
+
+def test_overwriting_leaves_no_best_epoch_of_the_old_run(pairs, tmp_path):
+    run(pairs, tmp_path, evaluate=lambda _: {training.BEST_METRIC: 0.5}, settings={"epochs": 1})
+    assert (tmp_path / "text" / "m_best.mdl").exists()
+    run(pairs, tmp_path, settings={"epochs": 1}, overwrite=True)
+    assert not (tmp_path / "text" / "m_best.mdl").exists()
+
+
+def test_a_model_named_as_another_ones_best_epoch_is_not_overwritten(pairs, tmp_path):
+    run(pairs, tmp_path, settings={"epochs": 1}, name="m_best")
+    with pytest.raises(UserError, match="'m_best'"):
+        run(pairs, tmp_path, settings={"epochs": 1}, name="m")
 
 
 def test_without_a_score_there_is_no_best_model(pairs, tmp_path, caplog):

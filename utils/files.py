@@ -44,6 +44,24 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         ) from error
 
 
+def require_writable_folder(path: Path) -> None:
+    """Make a folder, and see that files can be written in it, before long work begins.
+
+    Raises:
+        UserError: it cannot be made, is no folder, or cannot be written.
+    """
+    probe = path / f".writable.{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write in the folder {path}: {error.strerror or error}; check the path and its "
+            "permissions"
+        ) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all (see ``write_atomically``)."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))

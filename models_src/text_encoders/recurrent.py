@@ -27,8 +27,9 @@ from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import Reading, caption_scores
 
 TEACHER_MOMENTUM = 0.99  # a memory of some hundred steps
-# a cluster whose share of the tokens is below this part of an even share (1/C) is not alive
-ALIVE_SHARE = 0.05
+# part of an even share (1/C) that is added to q and m: clusters without tokens come out neutral
+# (q/m = 1), and rare ones do not win by rounding
+SMOOTHING = 0.5
 
 
 class _TokenClassifier(nn.Module):
@@ -82,11 +83,11 @@ class RecurrentTextEncoder:
 
     @torch.no_grad()
     def _posteriors(self, tokens: Tensor) -> Tensor:
-        """Return p(c|token) under a uniform prior over the living clusters, (T, C) float64."""
+        """Return p(c|token) under a uniform cluster prior, (T, C) float64."""
         softmax = torch.softmax(self.teacher(tokens).double(), dim=1)  # (T, C)
-        alive = self.marginal >= ALIVE_SHARE / self.cluster_num  # (C,)
-        ratio = torch.where(alive, softmax / self.marginal, 0.0)
-        return ratio / ratio.sum(dim=1, keepdim=True).clamp(min=torch.finfo().tiny)
+        smoothing = SMOOTHING / self.cluster_num
+        ratio = (softmax + smoothing) / (self.marginal + smoothing)
+        return ratio / ratio.sum(dim=1, keepdim=True)
 
     def read(self, tokens: Tensor) -> Reading:
         """Score captions by the votes of their tokens (see ``interface.caption_scores``)."""
