@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-USER_MISTAKE, INTERRUPTED = 2, 130
+FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 
 
 @dataclass(frozen=True)
@@ -391,6 +391,10 @@ def visual_evaluation(options: argparse.Namespace) -> None:
         use_all_images=options.use_all_images,
         with_instances=True,
     )
+    if not len(split.image_ids):
+        raise UserError(
+            f"no test image in {options.datasets_dir}; check captions_val2014.json and the filter"
+        )
     predictions = predict_images(model.visual, split)
     cluster_of_class, absent = None, {}
     if split.instances is None:
@@ -408,9 +412,7 @@ def visual_evaluation(options: argparse.Namespace) -> None:
     bits = caption_bits(model.text, tokens, model.text_threshold, model.visual.device)
     metrics["sentence_image_matching"] = matching_scores(predictions.bits[captioned], bits)
     metrics["activation"] = {
-        "clusters_per_image": float(predictions.bits.sum(axis=1).mean())
-        if len(split.image_ids)
-        else None,
+        "clusters_per_image": float(predictions.bits.sum(axis=1).mean()),
         "clusters_per_caption": float(bits.sum(axis=1).mean()) if len(bits) else None,
     }
     _finish(
@@ -626,6 +628,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # quiet to the end
+        return FAILURE
     finally:
         stop_logging()
     return 0

@@ -180,11 +180,13 @@ def train(
         logger.info("'%s_best' is not written: no epoch has a %s", options.name, BEST_METRIC)
 
 
-def random_start_steps(settings: TrainingSettings, steps_per_epoch: int) -> int:
+def random_start_steps(
+    settings: TrainingSettings, starts_at_random: bool, steps_per_epoch: int
+) -> int:
     """Return how many steps at the start have random votes, see the setting of that name."""
     if settings.random_start_steps is not None:
         return settings.random_start_steps
-    if settings.text_encoder in ("generative", "discriminative"):
+    if not starts_at_random:
         return 0
     return min(RANDOM_START_STEPS, settings.epochs * steps_per_epoch // 3)
 
@@ -211,7 +213,7 @@ def _train_epoch(
 ) -> None:
     """Take the joint steps of the current epoch that are left."""
     batches = pair_batches(len(pairs), settings.batch_size, settings.seed, run.epoch)
-    random_start = random_start_steps(settings, len(batches))
+    random_start = random_start_steps(settings, run.text.starts_at_random, len(batches))
     left = batches[run.batch :]
     image_batches = [pairs.split.caption_image[batch] for batch in left]
     started = last_saved = time.monotonic()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from datasets_src.captions import PADDING, UNKNOWN
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
 from models_src.text_encoders.count import CountTextEncoder
-from models_src.text_encoders.interface import PADDING, UNKNOWN, caption_scores, random_start_scores
+from models_src.text_encoders.interface import caption_scores, random_start_scores
 
 WORDS = tuple(f"w{index}" for index in range(9))
 C = 5

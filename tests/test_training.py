@@ -12,6 +12,7 @@ from datasets_src.pairs import TrainingPairs, load_training_pairs
 from models_src import training
 from models_src.model_files import load_text_model, load_visual_model, require_same_origin
 from models_src.settings import TrainingSettings
+from models_src.text_encoders import build_text_encoder
 from models_src.training import RunOptions, train
 from utils.errors import UserError
 
@@ -254,13 +255,15 @@ def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, monkeypatch)
     ],
 )
 def test_random_start_by_default(kind, chosen, expected):
-    settings = TrainingSettings(text_encoder=kind, random_start_steps=chosen, epochs=3)
-    assert training.random_start_steps(settings, steps_per_epoch=10) == expected
+    settings = TrainingSettings(
+        text_encoder=kind, random_start_steps=chosen, epochs=3, cluster_num=2
+    )
+    encoder = build_text_encoder(settings, ("a",))
+    assert training.random_start_steps(settings, encoder.starts_at_random, 10) == expected
 
 
 def test_random_start_is_capped_in_long_runs():
-    settings = TrainingSettings(epochs=100)
-    assert training.random_start_steps(settings, steps_per_epoch=1000) == 450
+    assert training.random_start_steps(TrainingSettings(epochs=100), True, 1000) == 450
 
 
 def test_votes_are_random_at_the_start_only(pairs, tmp_path, monkeypatch):

@@ -7,6 +7,16 @@ from pathlib import Path
 from utils.errors import UserError
 
 
+class _Console(logging.StreamHandler):
+    """Standard output; when its reader is gone (``| head``), the program ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass a broken pipe on, and treat other errors as usual."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise
+        super().handleError(record)
+
+
 def start_logging(log_file: Path | None) -> None:
     """Send messages to standard output and, with times, to ``log_file`` (appended).
 
@@ -15,7 +25,7 @@ def start_logging(log_file: Path | None) -> None:
     """
     root = logging.getLogger()
     stop_logging()
-    console = logging.StreamHandler(sys.stdout)
+    console = _Console(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(console)
     if log_file is not None:
@@ -35,6 +45,6 @@ def stop_logging() -> None:
     """Close and remove the handlers of ``start_logging``."""
     root = logging.getLogger()
     for handler in list(root.handlers):
-        if type(handler) in (logging.StreamHandler, logging.FileHandler):
+        if type(handler) in (_Console, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()

@@ -21,6 +21,8 @@ class CountTextEncoder:
     cluster prior; ``discriminative`` takes p(c|w) = N(w,c)/N(w) with N(w) = sum_c N(w,c).
     """
 
+    starts_at_random = False  # as published
+
     def __init__(self, mode: str, words: tuple[str, ...], cluster_num: int, device: str = "cpu"):
         self.mode = mode
         self.words = words

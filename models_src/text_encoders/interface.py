@@ -12,18 +12,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datasets_src.captions import PADDING, UNKNOWN
-
-__all__ = [
-    "PADDING",
-    "UNKNOWN",
-    "Reading",
-    "TextEncoder",
-    "caption_scores",
-    "random_start_scores",
-    "uniform_posteriors",
-]
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -38,6 +26,7 @@ class TextEncoder(Protocol):
 
     words: tuple[str, ...]
     cluster_num: int
+    starts_at_random: bool  # whether training begins with random votes unless told otherwise
 
     def read(self, tokens: Tensor) -> Reading:
         """Return the scores of captions ``tokens`` (B, L); nothing in the encoder changes."""

@@ -68,6 +68,8 @@ class RecurrentTextEncoder:
     word's training occurrences. (An LSTM trained on captions has never seen a word alone.)
     """
 
+    starts_at_random = True
+
     def __init__(self, settings: TrainingSettings, words: tuple[str, ...], device: str):
         self.words = words
         self.cluster_num = settings.cluster_num
