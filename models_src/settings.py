@@ -106,6 +106,13 @@ class TrainingSettings:
         "generative and discriminative",
         minimum=0,
     )
+    memory_steps: int = _setting(
+        700,
+        "text encoder",
+        "joint steps that lstm and gru learn before they vote alone; until then a count model kept "
+        "beside them votes, and it does so to the end of shorter runs",
+        minimum=0,
+    )
     cluster_num: int = _setting(
         100, "training", "number of clusters, the same for both encoders", minimum=1
     )

@@ -17,6 +17,7 @@ TINY = [
     "--visual_learning_rate=0.001",
     "--embedding_dim=8",
     "--hidden_dim=16",
+    "--memory_steps=5",
     "--workers=0",
     "--device=cpu",
 ]

@@ -17,7 +17,13 @@ C = 5
 
 
 def settings(**values) -> TrainingSettings:
-    small = {"embedding_dim": 6, "hidden_dim": 7, "cluster_num": C, "text_learning_rate": 0.01}
+    small = {
+        "embedding_dim": 6,
+        "hidden_dim": 7,
+        "cluster_num": C,
+        "text_learning_rate": 0.01,
+        "memory_steps": 0,
+    }
     return TrainingSettings(**(small | values))
 
 
@@ -224,6 +230,30 @@ def test_recurrent_learns_which_word_belongs_to_which_cluster(kind):
     assert table[5:].max() < 0.4
 
 
+def test_votes_pass_from_the_counts_to_the_network():
+    torch.manual_seed(0)
+    encoder = build_text_encoder(settings(memory_steps=102), WORDS)
+    counts = CountTextEncoder("generative", WORDS, C)
+    tokens = padded([[0, 1], [2, 3], [4, 5]])
+    bits = torch.eye(C, dtype=torch.bool)[:3]
+    shares = []
+    for step in range(105):
+        shares.append(encoder.own_share)
+        if step == 2:
+            assert torch.equal(encoder.read(tokens).scores, counts.read(tokens).scores)
+        encoder.learn(encoder.read(tokens), bits)
+        counts.learn(counts.read(tokens), bits)
+        if step == 51:
+            mixed = encoder.read(tokens).scores
+    assert shares[:4] == pytest.approx([0, 0, 0, 0.01])
+    assert shares[-4:] == pytest.approx([0.99, 1, 1, 1])
+    assert not torch.equal(mixed, counts.read(tokens).scores)
+    state = encoder.state()
+    assert "memory" not in state
+    encoder.memory.counts.zero_()  # the network votes alone now
+    assert encoder.read(tokens).scores.max() > 0
+
+
 def test_word_table_is_the_mean_over_occurrences():
     torch.manual_seed(0)
     encoder = build_text_encoder(settings(), WORDS)
@@ -254,7 +284,7 @@ def test_random_start_gives_each_word_a_fixed_cluster():
 def test_state_and_training_state_continue_exactly(kind, tmp_path):
     def fresh(seed):
         torch.manual_seed(seed)
-        return build_text_encoder(settings(text_encoder=kind), WORDS)
+        return build_text_encoder(settings(text_encoder=kind, memory_steps=103), WORDS)
 
     straight = fresh(0)
     train_steps(straight, 1, 2)

@@ -25,6 +25,7 @@ SMALL = {
     "embedding_dim": 8,
     "hidden_dim": 8,
     "random_start_steps": 4,
+    "memory_steps": 6,
 }
 
 

@@ -11,7 +11,8 @@ so it never teaches the CNN and dies. Here the clusters live because
 - the votes come from a slow average of the network's weights (a mean teacher: Tarvainen and
   Valpola 2017), the counterpart of the count model's long memory;
 - training starts with random votes (see ``interface.random_start_scores``), which give every
-  cluster a chance.
+  cluster a chance; then a count model, kept beside the network, votes until the image bits are
+  clean enough for the network to have learned them. In the end the network votes alone.
 
 Axes as in ``interface.py``; E embedding size, H state size.
 """
@@ -24,9 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from models_src.settings import TrainingSettings
+from models_src.text_encoders.count import CountTextEncoder
 from models_src.text_encoders.interface import Reading, caption_scores
 
 TEACHER_MOMENTUM = 0.99  # a memory of some hundred steps
+BLEND_STEPS = 100  # the last of memory_steps, in which the votes pass to the network
 # part of an even share (1/C) that is added to q and m: clusters without tokens come out neutral
 # (q/m = 1), and rare ones do not win by rounding
 SMOOTHING = 0.5
@@ -82,10 +85,28 @@ class RecurrentTextEncoder:
             (self.cluster_num,), 1 / self.cluster_num, dtype=torch.float64, device=device
         )
         self.word_table = torch.zeros(len(words), self.cluster_num, dtype=torch.float64)
+        self.memory = CountTextEncoder("generative", words, self.cluster_num, device)
+        self.memory_steps = settings.memory_steps
+        self.steps = 0  # batches learned
+
+    @property
+    def own_share(self) -> float:
+        """The network's share of the votes; the rest is the count memory's."""
+        return min(1.0, max(0.0, 1 - (self.memory_steps - self.steps) / BLEND_STEPS))
 
     @torch.no_grad()
     def _posteriors(self, tokens: Tensor) -> Tensor:
-        """Return p(c|token) under a uniform cluster prior, (T, C) float64."""
+        """Return p(c|token) of the known tokens, (T, C) float64, from memory and network."""
+        own = self.own_share
+        if own == 0:
+            return self.memory.posteriors(tokens[tokens >= 0])
+        if own == 1:
+            return self._network_posteriors(tokens)
+        counted = self.memory.posteriors(tokens[tokens >= 0])
+        return own * self._network_posteriors(tokens) + (1 - own) * counted
+
+    def _network_posteriors(self, tokens: Tensor) -> Tensor:
+        """Return the network's p(c|token) under a uniform cluster prior, (T, C) float64."""
         softmax = torch.softmax(self.teacher(tokens).double(), dim=1)  # (T, C)
         smoothing = SMOOTHING / self.cluster_num
         ratio = (softmax + smoothing) / (self.marginal + smoothing)
@@ -102,6 +123,9 @@ class RecurrentTextEncoder:
         The target of all tokens of a caption is its image's bits divided by their number;
         captions whose image has no bit are passed over (the loss is 0 if that holds for all).
         """
+        if self.own_share < 1:
+            self.memory.learn(reading, image_bits)
+        self.steps += 1
         taught = image_bits.any(dim=1) & (reading.tokens >= 0).any(dim=1)  # (B,)
         if not taught.any():
             return reading.scores.new_zeros(())
@@ -139,18 +163,25 @@ class RecurrentTextEncoder:
         return self.word_table
 
     def state(self) -> dict[str, Any]:
-        """Return what answers: the teacher's weights, the marginal and the word table."""
-        return {
+        """Return what answers: the teacher, the marginal, the word table, the votes' memory."""
+        state = {
             "teacher": self.teacher.state_dict(),
             "marginal": self.marginal,
             "word_table": self.word_table.float(),
+            "steps": self.steps,
         }
+        if self.own_share < 1:
+            state["memory"] = self.memory.state()
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what ``state()`` returned."""
         self.teacher.load_state_dict(state["teacher"])
         self.marginal = state["marginal"].to(self.device)
         self.word_table = state["word_table"].double()
+        self.steps = state["steps"]
+        if "memory" in state:
+            self.memory.load_state(state["memory"])
 
     def training_state(self) -> dict[str, Any]:
         """Return ``state()`` and what learns: the network's weights and the optimizer."""
