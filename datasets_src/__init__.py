@@ -1,1 +1,1 @@
-"""Data on disk to arrays: COCO, captions and vocabulary, norms, filtering, images, demo world."""
+"""Data on disk to arrays: data sets, captions and vocabulary, norms, filtering, demo world."""

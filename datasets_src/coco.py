@@ -1,4 +1,4 @@
-"""COCO's 2014 layout on disk to packed arrays.
+"""Data in COCO's layout on disk to packed arrays, and the arrays themselves.
 
 Axes: N images of a split, M captions, G instances (boxes), K classes.
 """
@@ -16,9 +16,12 @@ import numpy as np
 
 from utils.errors import UserError
 
-SPLITS = ("train2014", "val2014")  # val2014 is the test set: COCO's own test labels are not public
+# The training and the test split, as the program calls them whatever the data set; the names are
+# COCO's, whose val2014 is the test set because its own test labels are not public.
+SPLITS = ("train2014", "val2014")
 LARGEST_SIDE = 1_000_000  # pixels; a larger box or image is a mistake in the file
 ANNOTATION_FOLDERS = ("annotations", "train_val_annotations2014")
+COMMON_IMAGE_FOLDER = "images"  # where a split has no image folder of its own
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ class Instances:
 class Split:
     """Images of one split by ascending id, with their captions and, where known, instances."""
 
-    name: str
-    folder: Path
+    name: str  # what the data set itself calls the split
+    folder: Path  # where the images are
     image_ids: np.ndarray  # (N,) int64, ascending
     file_names: np.ndarray  # (N,) str
     widths: np.ndarray  # (N,) int64 pixels
@@ -56,6 +59,8 @@ class Split:
     captions: tuple[str, ...]  # M texts in the file's order
     caption_image: np.ndarray  # (M,) int64 index into the images
     instances: Instances | None
+    caption_files: tuple[Path, ...] = ()  # what images and captions were read from
+    instance_files: tuple[Path, ...] = ()  # where instances are looked for, read and there or not
 
     def path(self, image: int) -> Path:
         """Return the file of the image with this index."""
@@ -94,27 +99,52 @@ class Split:
         )
 
 
-def annotation_file(datasets_dir: Path, kind: str, split: str) -> Path | None:
-    """Return ``<kind>_<split>.json`` (kind captions or instances), or None where it is absent."""
-    for folder in ANNOTATION_FOLDERS:
-        path = datasets_dir / "COCO" / folder / f"{kind}_{split}.json"
+@dataclass(frozen=True)
+class _Naming:
+    """One way to name splits and images."""
+
+    splits: tuple[str, str]  # what SPLITS are called
+    image: str | None  # file name of an image by its id, for entries that do not give it
+
+
+_NAMINGS = (
+    _Naming(("train2014", "val2014"), "COCO_{split}_{id:012d}.jpg"),
+    _Naming(("train2017", "val2017"), "{id:012d}.jpg"),
+    _Naming(("train", "val"), None),
+)
+
+
+def annotation_file(folder: Path, kind: str, name: str) -> Path | None:
+    """Return a data set's ``<kind>_<name>.json`` (kind captions or instances); None if absent."""
+    for annotations in ANNOTATION_FOLDERS:
+        path = folder / annotations / f"{kind}_{name}.json"
         if path.is_file():
             return path
     return None
 
 
-def load_split(datasets_dir: Path, split: str, *, with_instances: bool = False) -> Split:
+def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     """Load a split's images and captions and, where asked for and there, its instances.
+
+    Args:
+        folder: The data set's folder, with the annotations and the image folders.
+        split: One of ``SPLITS``. In the files it may be named in the way of COCO 2014
+            (train2014, val2014), of COCO 2017 (train2017, val2017) or plainly (train, val); where
+            several are there, the first of these is used for both splits.
+        with_instances: Whether to read the instances.
 
     Raises:
         UserError: the captions file is missing, an annotation file is malformed, or an image file
             is missing.
     """
-    path = annotation_file(datasets_dir, "captions", split)
+    naming = _choose_naming(folder, split)
+    name = naming.splits[SPLITS.index(split)]
+    path = annotation_file(folder, "captions", name)
     if path is None:
+        other = naming.splits[1 - SPLITS.index(split)]
         raise UserError(
-            f"no captions_{split}.json in {datasets_dir / 'COCO' / ANNOTATION_FOLDERS[0]}; "
-            "download COCO's 2014 annotations there, or name another --datasets_dir"
+            f"no captions_{name}.json in {folder / ANNOTATION_FOLDERS[0]}, to go with "
+            f"captions_{other}.json there; add it"
         )
     data = _read_coco(path)
     images = {_number(image, "id", path): image for image in _records(data, "images", path)}
@@ -133,30 +163,64 @@ def load_split(datasets_dir: Path, split: str, *, with_instances: bool = False) 
     if strays:
         logger.warning("%s: %d captions of images it does not list are left out", path, strays)
 
-    folder = datasets_dir / "COCO" / split
-    file_names = [_file_name(entry, path) for entry in entries]
-    _require_files(folder, file_names)
+    image_folder = folder / name
+    if not image_folder.is_dir() and (folder / COMMON_IMAGE_FOLDER).is_dir():
+        image_folder = folder / COMMON_IMAGE_FOLDER
+    pattern = naming.image and naming.image.replace("{split}", name)
+    file_names = [_file_name(entry, pattern, path) for entry in entries]
+    require_files(image_folder, file_names)
+    instance_file = annotation_file(folder, "instances", name)
     return Split(
-        name=split,
-        folder=folder,
+        name=name,
+        folder=image_folder,
         image_ids=image_ids,
         file_names=np.array(file_names, dtype=np.str_),
         widths=np.array([_side(entry, "width", path) for entry in entries], dtype=np.int64),
         heights=np.array([_side(entry, "height", path) for entry in entries], dtype=np.int64),
         captions=tuple(texts),
         caption_image=np.array(caption_image, dtype=np.int64),
-        instances=_load_instances(datasets_dir, split, index) if with_instances else None,
+        instances=_load_instances(instance_file, index)
+        if with_instances and instance_file is not None
+        else None,
+        caption_files=(path,),
+        instance_files=(
+            instance_file or folder / ANNOTATION_FOLDERS[0] / f"instances_{name}.json",
+        ),
     )
 
 
-def _load_instances(datasets_dir: Path, split: str, index: Mapping[int, int]) -> Instances | None:
-    """Load the instances of images ``index`` (id -> position); None without file or instances.
+def _choose_naming(folder: Path, split: str) -> _Naming:
+    """Return how a data set names its splits; never one way for one split, another for the other.
+
+    Raises:
+        UserError: there is no captions file of any name.
+    """
+    there = [
+        naming
+        for naming in _NAMINGS
+        if any(annotation_file(folder, "captions", name) for name in naming.splits)
+    ]
+    if not there:
+        files = [f"captions_{naming.splits[SPLITS.index(split)]}.json" for naming in _NAMINGS]
+        raise UserError(
+            f"no {', '.join(files[:-1])} or {files[-1]} in {folder / ANNOTATION_FOLDERS[0]}; put "
+            "the annotations there, or name another --datasets_dir or --dataset"
+        )
+    if len(there) > 1:
+        logger.info(
+            "%s has annotations of several kinds: %s is used, %s is not",
+            folder,
+            " and ".join(there[0].splits),
+            ", ".join(" and ".join(naming.splits) for naming in there[1:]),
+        )
+    return there[0]
+
+
+def _load_instances(path: Path, index: Mapping[int, int]) -> Instances | None:
+    """Load the instances of images ``index`` (id -> position) from a file; None without any.
 
     Crowd regions count like other instances.
     """
-    path = annotation_file(datasets_dir, "instances", split)
-    if path is None:
-        return None
     data = _read_coco(path)
     categories = {
         _number(category, "id", path): _text(category, "name", path)
@@ -241,8 +305,13 @@ def _text(record: Mapping[str, Any], key: str, path: Path) -> str:
     return value
 
 
-def _file_name(record: Mapping[str, Any], path: Path) -> str:
-    """Return an image's file name, which must lie inside the split's folder."""
+def _file_name(record: Mapping[str, Any], pattern: str | None, path: Path) -> str:
+    """Return an image's file name, which must lie inside the folder of images.
+
+    Where the record gives none, it is ``pattern`` with the id.
+    """
+    if pattern is not None and "file_name" not in record:
+        return pattern.format(id=_number(record, "id", path))
     name = _text(record, "file_name", path)
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
         raise UserError(f"{path}: {_where(record)} has the file name {name!r}; correct the file")
@@ -266,10 +335,10 @@ def _where(record: Mapping[str, Any]) -> str:
     return f"the entry with id {record.get('id')!r}"
 
 
-def _require_files(folder: Path, file_names: list[str]) -> None:
+def require_files(folder: Path, file_names: list[str]) -> None:
     """Raise a UserError when image files are missing, naming the first of them."""
     if not folder.is_dir():
-        raise UserError(f"no image folder {folder}; unpack COCO's images there")
+        raise UserError(f"no image folder {folder}; unpack the images there")
     present = {entry.name for entry in os.scandir(folder)}
     missing = [name for name in file_names if name not in present and not (folder / name).is_file()]
     if missing:

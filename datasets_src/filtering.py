@@ -1,15 +1,17 @@
-"""Setup's filter: which images of COCO the published system leaves out, and why."""
+"""Setup's filter: which images of a data set the published system leaves out, and why."""
 
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets_src.coco import SPLITS, Split, annotation_file, load_split
+from datasets_src.coco import SPLITS, Split
+from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
 from utils.errors import UserError
 from utils.files import read_text, sha256_of_file, write_json
 
@@ -34,29 +36,36 @@ class FilterResult:
         return self.images - sum(map(len, self.dropped.values()))
 
 
-def filter_images(datasets_dir: Path, show_progress: bool = False) -> dict[str, FilterResult]:
-    """Filter both splits and keep the result in ``datasets_dir``.
+def filter_file(datasets_dir: Path, dataset: str) -> Path:
+    """Return where the filter's result of a data set is kept, there or not.
+
+    COCO's stands in the datasets folder itself, any other in the data set's own.
+    """
+    folder = dataset_folder(datasets_dir, dataset)
+    return (datasets_dir if folder.name == COCO_FOLDER else folder) / FILTER_FILE
+
+
+def filter_images(
+    datasets_dir: Path, show_progress: bool = False, *, dataset: str = COCO
+) -> dict[str, FilterResult]:
+    """Filter both splits of a data set and keep the result (see ``filter_file``).
 
     Dropped are images without instances, one-channel images, and images that show a category
     whose name has several words; an image is counted under the first that holds.
 
+    Returns:
+        The result of each split, under the data set's own name of it.
+
     Raises:
-        UserError: COCO files are missing or malformed, or have no instances to filter by.
+        UserError: files are missing or malformed, or there are no instances to filter by.
     """
     results, sources = {}, {}
-    for name in SPLITS:
-        if annotation_file(datasets_dir, "instances", name) is None:
-            raise UserError(
-                f"no instances_{name}.json in {datasets_dir / 'COCO' / 'annotations'}; download "
-                "COCO's 2014 annotations (a data set of captions alone needs no setup)"
-            )
-        split = load_split(datasets_dir, name, with_instances=True)
+    for part in SPLITS:
+        split = load_split(datasets_dir, part, with_instances=True, dataset=dataset)
+        name = split.name
         if split.instances is None:
-            raise UserError(
-                f"instances_{name}.json in {datasets_dir} lists no instance, so all images would "
-                "be dropped; a data set of captions alone needs no setup"
-            )
-        sources[name] = _source_identity(datasets_dir, split)
+            raise UserError(_why_no_instances(split))
+        sources[name] = _source_identity(split)
         causes = _causes(split, _is_grayscale(split, show_progress))
         results[name] = FilterResult(
             images=len(split.image_ids),
@@ -66,7 +75,7 @@ def filter_images(datasets_dir: Path, show_progress: bool = False) -> dict[str, 
             },
         )
     write_json(
-        datasets_dir / FILTER_FILE,
+        filter_file(datasets_dir, dataset),
         {
             "version": FORMAT_VERSION,
             "splits": {
@@ -84,17 +93,30 @@ def filter_images(datasets_dir: Path, show_progress: bool = False) -> dict[str, 
 
 
 def load_filtered_split(
-    datasets_dir: Path, name: str, *, use_all_images: bool, with_instances: bool = False
+    datasets_dir: Path,
+    part: str,
+    *,
+    use_all_images: bool,
+    with_instances: bool = False,
+    dataset: str = COCO,
 ) -> tuple[Split, bool]:
     """Load a split without the images that setup filtered out, and say whether it was filtered.
 
     Without a filter result, or with ``use_all_images``, the split comes whole.
 
+    Args:
+        datasets_dir: The folder of all data sets.
+        part: One of ``datasets_src.coco.SPLITS``, whatever the data set itself calls it.
+        use_all_images: Whether to leave the filter aside.
+        with_instances: Whether to read the instances.
+        dataset: Name of the data set.
+
     Raises:
         UserError: the data is missing or malformed, or the filter result is of other data.
     """
-    split = load_split(datasets_dir, name, with_instances=with_instances)
-    path = datasets_dir / FILTER_FILE
+    split = load_split(datasets_dir, part, with_instances=with_instances, dataset=dataset)
+    name = split.name
+    path = filter_file(datasets_dir, dataset)
     if use_all_images:
         logger.info("%s: all %d images are used, as asked for", name, len(split.image_ids))
         return split, False
@@ -106,10 +128,11 @@ def load_filtered_split(
         )
         return split, False
     stored = _read_result(path, name)
-    if stored["source"] != _source_identity(datasets_dir, split):
+    if stored["source"] != _source_identity(split):
         raise UserError(
-            f"{path} was made from other files than those of {name} now in {datasets_dir}; run "
-            "setup again (--utility filter_unwanted_coco_images) or give --use_all_images"
+            f"{path} was made from other files than those of {name} now in "
+            f"{dataset_folder(datasets_dir, dataset)}; run setup again (--utility "
+            "filter_unwanted_coco_images) or give --use_all_images"
         )
     dropped = np.array([i for ids in stored["dropped"].values() for i in ids], dtype=np.int64)
     filtered = split.keep(~np.isin(split.image_ids, dropped))
@@ -157,22 +180,49 @@ def _is_grayscale(split: Split, show_progress: bool) -> np.ndarray:
     return grayscale
 
 
-def _source_identity(datasets_dir: Path, split: Split) -> dict[str, str]:
+def _why_no_instances(split: Split) -> str:
+    """Say where a split's instances were looked for in vain."""
+    absent = [path for path in split.instance_files if not path.exists()]
+    if absent:
+        return (
+            f"no {absent[0]}, so that there are no instances to filter by; put it there (a data "
+            "set of captions alone needs no setup)"
+        )
+    first = split.instance_files[0]
+    return (
+        f"{first if len(split.instance_files) == 1 else first.parent} lists no instance in the "
+        f"images of {split.name}, so all would be dropped; a data set of captions alone needs no "
+        "setup"
+    )
+
+
+def _source_identity(split: Split) -> dict[str, str]:
     """Return what ties a filter result to its source: hashes of the annotations and the images.
 
     The images' hash is over the names and sizes in bytes of those that the annotations list,
     which is fast for full COCO; other files in the folder do not matter.
     """
-    identity = {}
-    for kind in ("captions", "instances"):
-        path = annotation_file(datasets_dir, kind, split.name)
-        identity[kind] = sha256_of_file(path) if path is not None else "absent"
+    identity = {
+        "captions": _hash_of_files(split.caption_files),
+        "instances": _hash_of_files(split.instance_files),
+    }
     sizes = (split.path(image).stat().st_size for image in range(len(split.image_ids)))
     listing = "\n".join(
         f"{name}\t{size}" for name, size in zip(split.file_names, sizes, strict=True)
     )
     identity["images"] = hashlib.sha256(listing.encode()).hexdigest()
     return identity
+
+
+def _hash_of_files(paths: Sequence[Path]) -> str:
+    """Return a hash of the contents of some files; of one file, that file's own."""
+    hashes = [sha256_of_file(path) if path.is_file() else "absent" for path in paths]
+    if len(paths) == 1:
+        return hashes[0]
+    listing = "\n".join(
+        f"{path.name}\t{content}" for path, content in zip(paths, hashes, strict=True)
+    )
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _read_result(path: Path, name: str) -> dict[str, Any]:
@@ -190,7 +240,7 @@ def _read_result(path: Path, name: str) -> dict[str, Any]:
             raise KeyError("version")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path} is no filter result of this version; run setup again (--utility "
-            "filter_unwanted_coco_images)"
+            f"{path} holds no filter result of {name} in this version's form; run setup again "
+            "(--utility filter_unwanted_coco_images)"
         ) from None
     return stored

@@ -11,11 +11,36 @@ import numpy as np
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
     from torch import Tensor
 
 # per channel (red, green, blue), for values scaled to 0..1
 CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def open_rgb(path: Path) -> "PillowImage":
+    """Read an image file whole, as RGB.
+
+    Raises:
+        UserError: the file is missing or no image that Pillow reads whole.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"image {path} is missing; complete the image folder") from None
+    except (  # RuntimeError: what Pillow's AVIF reader raises
+        OSError,
+        ValueError,
+        SyntaxError,
+        RuntimeError,
+        Image.DecompressionBombError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from None
 
 
 def read_image(path: Path, size: int) -> np.ndarray:
@@ -29,20 +54,7 @@ def read_image(path: Path, size: int) -> np.ndarray:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except FileNotFoundError:
-        raise UserError(f"image {path} is missing; complete the image folder") from None
-    except (  # RuntimeError: what Pillow's AVIF reader raises
-        OSError,
-        ValueError,
-        SyntaxError,
-        RuntimeError,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from None
+    pixels = open_rgb(path).resize((size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
 
 

@@ -5,15 +5,17 @@ Axes: M pairs (one a caption), B images of a batch, S the image size in pixels.
 
 import hashlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from datasets_src.captions import TokenizedCaptions, Vocabulary, build_vocabulary
-from datasets_src.coco import Split
+from datasets_src.coco import SPLITS, Split
+from datasets_src.datasets import COCO
 from datasets_src.filtering import load_filtered_split
 from datasets_src.images import read_image
 from utils.errors import UserError
@@ -47,17 +49,21 @@ class TrainingPairs:
         return digest.hexdigest()
 
 
-def load_training_pairs(datasets_dir: Path, *, use_all_images: bool) -> TrainingPairs:
-    """Load and tokenize the captions kept for training.
+def load_training_pairs(
+    datasets_dir: Path, *, use_all_images: bool, dataset: str = COCO
+) -> TrainingPairs:
+    """Load and tokenize the captions of a data set that are kept for training.
 
     Raises:
         UserError: the data is missing or malformed, or no caption is left.
     """
-    split, filtered = load_filtered_split(datasets_dir, "train2014", use_all_images=use_all_images)
+    split, filtered = load_filtered_split(
+        datasets_dir, SPLITS[0], use_all_images=use_all_images, dataset=dataset
+    )
     if len(split.captions) < 2:
         raise UserError(
-            f"{len(split.captions)} training captions in {datasets_dir}, and two are the least; "
-            "check the captions file and the filter"
+            f"{len(split.captions)} training captions, and two are the least; check "
+            f"{' and '.join(map(str, split.caption_files))} and the filter"
         )
     return TrainingPairs(split, *build_vocabulary(split.captions), filtered)
 
@@ -75,13 +81,36 @@ def pair_batches(pair_count: int, batch_size: int, seed: int, epoch: int) -> lis
     return np.split(order, bounds)
 
 
+class ImageSource(Protocol):
+    """Images by index: those of a split, or files of the user's own."""
+
+    def path(self, image: int) -> Path:
+        """Return the file of the image with this index."""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files that belong to no data set."""
+
+    files: tuple[Path, ...]
+
+    def path(self, image: int) -> Path:
+        """Return the file of the image with this index."""
+        return self.files[image]
+
+
 class _ImageBatches:
     """Whole batches of images by index, as torch's DataLoader wants them."""
 
-    def __init__(self, split: Split, batches: Sequence[np.ndarray], size: int):
-        self.split = split
+    def __init__(
+        self,
+        source: ImageSource,
+        batches: Sequence[np.ndarray],
+        read: Callable[[Path], np.ndarray],
+    ):
+        self.source = source
         self.batches = batches
-        self.size = size
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -90,21 +119,41 @@ class _ImageBatches:
         import torch
 
         try:
-            pixels = [read_image(self.split.path(i), self.size) for i in self.batches[index]]
+            pixels = [self.read(self.source.path(i)) for i in self.batches[index]]
         except UserError as error:  # raised in the parent, where it is one line
             return error
         return torch.from_numpy(np.stack(pixels))
 
 
 def load_images(
-    split: Split, batches: Sequence[np.ndarray], size: int, workers: int
+    source: ImageSource, batches: Sequence[np.ndarray], size: int, workers: int
 ) -> Iterator["Tensor"]:
     """Yield the images of each batch of indices, (B, 3, S, S) uint8, in order.
 
     Args:
-        split: Where the images are.
+        source: Where the images are.
         batches: Image indices (B,) of each batch.
         size: S.
+        workers: Processes that read ahead; 0 reads in this process.
+
+    Raises:
+        UserError: an image is missing or unreadable.
+    """
+    return load_batches(source, batches, partial(read_image, size=size), workers)
+
+
+def load_batches(
+    source: ImageSource,
+    batches: Sequence[np.ndarray],
+    read: Callable[[Path], np.ndarray],
+    workers: int,
+) -> Iterator["Tensor"]:
+    """Yield the images of each batch of indices as ``read`` returns them, stacked, in order.
+
+    Args:
+        source: Where the images are.
+        batches: Image indices (B,) of each batch.
+        read: Reads an image file, always to the same shape, or raises a ``UserError``.
         workers: Processes that read ahead; 0 reads in this process.
 
     Raises:
@@ -114,7 +163,7 @@ def load_images(
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
-        _ImageBatches(split, batches, size),
+        _ImageBatches(source, batches, read),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,

@@ -1,11 +1,13 @@
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_src.coco import Instances, Split, annotation_file, load_split
+from datasets_src.coco import SPLITS, Instances, Split, annotation_file
+from datasets_src.datasets import load_split
 from utils.errors import UserError
 
 CATEGORIES = {18: "dog", 3: "car", 11: "fire hydrant"}  # ids with gaps, not in order
@@ -171,8 +173,8 @@ def test_both_annotation_folder_names_are_read(tmp_path, folder):
     write_split(tmp_path, PICTURES, CAPTIONS, INSTANCES, annotations=folder)
     split = load_split(tmp_path, "train2014", with_instances=True)
     assert len(split.instances.image) == len(INSTANCES)
-    assert annotation_file(tmp_path, "captions", "train2014").parent.name == folder
-    assert annotation_file(tmp_path, "captions", "val2014") is None
+    assert annotation_file(tmp_path / "COCO", "captions", "train2014").parent.name == folder
+    assert annotation_file(tmp_path / "COCO", "captions", "val2014") is None
 
 
 def test_files_may_be_spread_over_both_annotation_folders(small):
@@ -360,7 +362,7 @@ BROKEN_CAPTIONS = {
     "image id is null": (change("images", 0, "id", to=None), "'id'"),
     "image id is a list": (change("images", 0, "id", to=[1]), ""),
     "image id beyond 64 bits": (change("images", 0, "id", to=2**70), "'id'"),
-    "image without file name": (drop("images", 1, "file_name"), "'file_name'"),
+    "file name is null": (change("images", 1, "file_name", to=None), "'file_name'"),
     "file name is a number": (change("images", 1, "file_name", to=7), "'file_name'"),
     "image without width": (drop("images", 1, "width"), "'width'"),
     "height is a text": (change("images", 1, "height", to="9"), "'height'"),
@@ -453,9 +455,127 @@ def test_missing_image_folder_is_named(small):
     assert str(folder) in refusal_of(load_split, small, "train2014")
 
 
-def test_missing_captions_file_is_named(small, tmp_path):
+def test_missing_captions_file_is_named(small):
     (small / "COCO" / "annotations" / "captions_train2014.json").unlink()
-    for folder in (small, tmp_path / "nothing"):
-        message = refusal_of(load_split, folder, "train2014")
-        assert "captions_train2014.json" in message
-        assert str(folder) in message
+    message = refusal_of(load_split, small, "train2014")
+    assert "captions_train2014.json" in message
+    assert str(small / "COCO" / "annotations") in message
+
+
+def test_captions_of_one_split_alone_are_not_completed_by_another_naming(small):
+    path = small / "COCO" / "annotations" / "captions_train2014.json"
+    shutil.copy(path, path.with_name("captions_val2017.json"))
+    message = refusal_of(load_split, small, "val2014")
+    assert message.startswith(f"no captions_val2014.json in {path.parent}")
+    assert load_split(small, "train2014").name == "train2014"
+
+
+# how the files name the two splits, and the images that do not give their name
+NAMINGS = {
+    "2014": ("train2014", "val2014", "COCO_{split}_{id:012d}.jpg"),
+    "2017": ("train2017", "val2017", "{id:012d}.jpg"),
+    "plain": ("train", "val", None),
+}
+
+
+def write_layout(folder, naming, image_folder=None):
+    """Write both splits under the names of a naming; image 7 is of training, 8 of testing."""
+    for image_id, split in ((7, NAMINGS[naming][0]), (8, NAMINGS[naming][1])):
+        pictures = {image_id: Image.new("RGB", (image_id, 4))}
+        made = folder.parent / f"{folder.name}.{split}"
+        write_split(
+            made,
+            pictures,
+            [(image_id, f"caption of {image_id}")],
+            [(image_id, 18, [0, 0, 2, 2])],
+            split=split,
+        )
+        shutil.copytree(made / "COCO", folder, dirs_exist_ok=True)
+        if image_folder is not None:
+            shutil.copytree(folder / split, folder / image_folder, dirs_exist_ok=True)
+            shutil.rmtree(folder / split)
+    return folder
+
+
+def drop_file_names(folder, split, pattern):
+    """Take the file names out of the captions file, and name the images by the pattern."""
+    path = folder / "annotations" / f"captions_{split}.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for image in content["images"]:
+        name = image.pop("file_name")
+        (folder / split / name).rename(folder / split / pattern.format(split=split, id=image["id"]))
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize("image_folder", [None, "images"])
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize(("folder", "dataset"), [("COCO", "coco"), ("mine", "mine")])
+def test_every_naming_of_the_splits_is_read(tmp_path, folder, dataset, naming, image_folder):
+    write_layout(tmp_path / folder, naming, image_folder)
+    for split, name, image_id in zip(SPLITS, NAMINGS[naming], (7, 8), strict=False):
+        loaded = load_split(tmp_path, split, with_instances=True, dataset=dataset)
+        assert loaded.name == name
+        assert loaded.image_ids.tolist() == [image_id]
+        assert loaded.captions == (f"caption of {image_id}",)
+        assert loaded.instances.boxes.tolist() == [[0, 0, 2, 2]]
+        assert loaded.folder == tmp_path / folder / (image_folder or name)
+        with Image.open(loaded.path(0)) as picture:
+            assert picture.size == (image_id, 4)
+        annotations = tmp_path / folder / "annotations"
+        assert loaded.caption_files == (annotations / f"captions_{name}.json",)
+        assert loaded.instance_files == (annotations / f"instances_{name}.json",)
+
+
+@pytest.mark.parametrize("naming", ["2014", "2017"])
+def test_images_without_file_name_are_found_by_the_official_pattern(tmp_path, naming):
+    folder = write_layout(tmp_path / "mine", naming)
+    *names, pattern = NAMINGS[naming]
+    for split, name in zip(SPLITS, names, strict=True):
+        drop_file_names(folder, name, pattern)
+        loaded = load_split(tmp_path, split, dataset="mine")
+        expected = pattern.format(split=name, id=loaded.image_ids[0])
+        assert loaded.file_names.tolist() == [expected]
+        assert loaded.path(0).is_file()
+
+
+def test_plainly_named_splits_must_give_file_names(tmp_path):
+    folder = write_layout(tmp_path / "mine", "plain")
+    drop_file_names(folder, "train", "{id}.jpg")
+    message = refusal_of(load_split, tmp_path, "train2014", dataset="mine")
+    assert str(folder / "annotations" / "captions_train.json") in message
+    assert "'file_name'" in message
+
+
+def test_the_first_of_several_namings_is_used_for_both_splits_and_that_is_said(tmp_path, caplog):
+    for naming in ("plain", "2017", "2014"):
+        write_layout(tmp_path / naming, naming)
+        shutil.copytree(tmp_path / naming, tmp_path / "mine", dirs_exist_ok=True)
+    with caplog.at_level(logging.INFO):
+        names = [load_split(tmp_path, split, dataset="mine").name for split in SPLITS]
+    assert names == ["train2014", "val2014"]
+    said = caplog.records[0].getMessage()
+    assert "train2014 and val2014 is used" in said
+    assert "train2017 and val2017, train and val is not" in said
+    for path in (tmp_path / "mine" / "annotations").glob("*2014.json"):
+        path.unlink()
+    names = [load_split(tmp_path, split, dataset="mine").name for split in SPLITS]
+    assert names == ["train2017", "val2017"]
+
+
+def test_folder_without_any_captions_file_is_refused_with_all_names_looked_for(tmp_path):
+    (tmp_path / "mine").mkdir()
+    message = refusal_of(load_split, tmp_path, "val2014", dataset="mine")
+    for name in ("captions_val2014.json", "captions_val2017.json", "captions_val.json"):
+        assert name in message
+    assert str(tmp_path / "mine" / "annotations") in message
+
+
+@pytest.mark.parametrize("image_folder", [None, "images"])
+def test_file_names_cannot_leave_the_folder_of_any_data_set(tmp_path, image_folder):
+    folder = write_layout(tmp_path / "mine", "plain", image_folder)
+    (folder / "x.png").write_bytes(b"there")
+    path = folder / "annotations" / "captions_train.json"
+    path.write_text(path.read_text().replace(file_name(7, "train"), "../x.png"))
+    message = refusal_of(load_split, tmp_path, "train2014", dataset="mine")
+    assert str(path) in message
+    assert "'../x.png'" in message

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_src.coco import load_split
+from datasets_src.datasets import load_split
 from datasets_src.filtering import CAUSES, FILTER_FILE, filter_images, load_filtered_split
 from tests.test_coco import change, drop, edit_json, file_name, refusal_of, write_split
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, features
 
 from datasets_src.captions import build_vocabulary
-from datasets_src.coco import load_split
+from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, load_filtered_split
 from datasets_src.images import normalise, read_image
 from datasets_src.pairs import load_images, load_training_pairs, pair_batches

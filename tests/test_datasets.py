@@ -1,0 +1,184 @@
+"""The table of data sets, and --dataset through the command line on data in COCO's layout."""
+
+import json
+import shutil
+
+import pytest
+
+from datasets_src.coco import SPLITS
+from datasets_src.datasets import DATASETS, load_split
+from datasets_src.filtering import FILTER_FILE, filter_file, filter_images, load_filtered_split
+from datasets_src.pairs import load_training_pairs
+from main import main
+from tests.conftest import TINY
+from tests.test_coco import refusal_of, write_layout
+
+NAMES_2017 = {"train2014": "train2017", "val2014": "val2017"}
+
+
+@pytest.fixture(scope="module")
+def world(demo_data, tmp_path_factory):
+    """The demo data as the data set "world" with the names of COCO 2017, and nothing else."""
+    datasets_dir = tmp_path_factory.mktemp("world")
+    folder = datasets_dir / "world"
+    for old, new in NAMES_2017.items():
+        (folder / new).mkdir(parents=True)
+        for path in (demo_data / "COCO" / old).iterdir():
+            shutil.copy(path, folder / new / path.name.removeprefix(f"COCO_{old}_"))
+    (folder / "annotations").mkdir()
+    for path in (demo_data / "COCO" / "annotations").iterdir():
+        kind, old = path.stem.split("_")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for image in content["images"]:
+            del image["file_name"]
+        target = folder / "annotations" / f"{kind}_{NAMES_2017[old]}.json"
+        target.write_text(json.dumps(content), encoding="utf-8")
+    for path in demo_data.iterdir():
+        if path.is_file() and path.name != FILTER_FILE:
+            shutil.copy(path, datasets_dir)
+    return datasets_dir
+
+
+def fails(capsys, *arguments: str) -> str:
+    """Return the one line of a call that is the user's mistake."""
+    assert main(list(arguments)) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: "), errors
+    assert errors.count("\n") == 1, errors
+    return errors
+
+
+def test_a_data_set_of_another_name_is_filtered_trained_and_evaluated(
+    world, demo_data, tmp_path, capsys
+):
+    data = [f"--datasets_dir={world}", "--dataset=world", f"--results_dir={tmp_path}"]
+    places = [*data, f"--models_dir={tmp_path / 'models'}"]
+    assert main(["--utility=filter_unwanted_coco_images", *data]) == 0
+    printed = capsys.readouterr().out
+    assert "train2017: " in printed
+    assert "val2017: " in printed
+    assert str(world / "world" / FILTER_FILE) in printed
+    assert not (world / FILTER_FILE).exists()
+    stored = json.loads((world / "world" / FILTER_FILE).read_text())["splits"]
+    original = json.loads((demo_data / FILTER_FILE).read_text())["splits"]
+    for old, new in NAMES_2017.items():
+        assert stored[new]["dropped"] == original[old]["dropped"]
+
+    assert main([*TINY, "--epochs=1", "--text_encoder=generative", *places]) == 0
+    assert "train2017: " in capsys.readouterr().out
+    assert main(["--utility=text_evaluation", *places]) == 0
+    results = json.loads((tmp_path / "text_evaluation_model1.json").read_text())
+    assert results["data"]["train_images"] == original["train2014"]["kept"]
+    assert results["data"]["filtered"] is True
+    assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
+    results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
+    assert results["data"]["test_images"] == original["val2014"]["kept"]
+    assert results["metrics"]["heatmap"] is not None
+
+
+def test_the_same_data_under_another_name_is_the_same_training_data(world, demo_data):
+    renamed = load_training_pairs(world, use_all_images=True, dataset="world")
+    usual = load_training_pairs(demo_data, use_all_images=True)
+    assert renamed.fingerprint() == usual.fingerprint()
+    test = load_split(world, "val2014", with_instances=True, dataset="world")
+    expected = load_split(demo_data, "val2014", with_instances=True)
+    assert test.instances.boxes.tolist() == expected.instances.boxes.tolist()
+    assert test.widths.tolist() == expected.widths.tolist()
+
+
+def test_every_data_set_of_the_table_has_a_loader(tmp_path):
+    for name in DATASETS:
+        (tmp_path / name).mkdir()
+        (tmp_path / "COCO").mkdir(exist_ok=True)
+        message = refusal_of(load_split, tmp_path, "train2014", dataset=name)
+        assert str(tmp_path / ("COCO" if name == "coco" else name)) in message
+
+
+def test_data_sets_do_not_share_filter_results(tmp_path):
+    for name in ("COCO", "mine"):
+        write_layout(tmp_path / name, "plain")
+    assert filter_file(tmp_path, "coco") == filter_file(tmp_path, "COCO") == tmp_path / FILTER_FILE
+    assert filter_file(tmp_path, "mine") == tmp_path / "mine" / FILTER_FILE
+    assert list(filter_images(tmp_path, dataset="mine")) == ["train", "val"]
+    assert not (tmp_path / FILTER_FILE).exists()
+    filtered = {
+        name: load_filtered_split(tmp_path, SPLITS[1], use_all_images=False, dataset=name)[1]
+        for name in ("coco", "mine")
+    }
+    assert filtered == {"coco": False, "mine": True}
+
+
+def test_filter_of_files_since_replaced_is_noticed_for_any_data_set(tmp_path):
+    write_layout(tmp_path / "mine", "2017")
+    filter_images(tmp_path, dataset="mine")
+    path = tmp_path / "mine" / "annotations" / "captions_train2017.json"
+    path.write_text(path.read_text().replace("caption of", "another caption of"))
+    message = refusal_of(
+        load_filtered_split, tmp_path, SPLITS[0], use_all_images=False, dataset="mine"
+    )
+    assert str(tmp_path / "mine" / FILTER_FILE) in message
+    assert "train2017" in message
+
+
+def test_folder_name_of_coco_means_coco(demo_data):
+    usual = load_training_pairs(demo_data, use_all_images=False)
+    named = load_training_pairs(demo_data, use_all_images=False, dataset="COCO")
+    assert named.filtered is usual.filtered is True
+    assert named.fingerprint() == usual.fingerprint()
+
+
+def test_unknown_data_set_is_refused_with_those_there_are(tmp_path, capsys):
+    for name in ("COCO", "mine"):
+        write_layout(tmp_path / name, "2014")
+    (tmp_path / "flickr30k").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "file").write_text("no folder")
+    data = [f"--datasets_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"]
+    for name in ("yours", "file"):
+        errors = fails(capsys, *TINY, *data, f"--dataset={name}")
+        assert f"no folder {tmp_path / name}" in errors
+        assert ": coco, flickr30k, mine;" in errors
+    assert "captions_train2014.json" in fails(capsys, *TINY, *data, "--dataset=notes")
+    assert "--dataset" in fails(capsys, *TINY, *data, "--dataset=../mine")
+    assert "--dataset" in fails(capsys, *TINY, *data, "--dataset=..")
+
+
+def test_missing_coco_is_refused_with_the_data_sets_there_are(tmp_path, capsys):
+    data = [f"--datasets_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"]
+    assert ": none;" in fails(capsys, *TINY, *data)
+    write_layout(tmp_path / "mine", "2017")
+    errors = fails(capsys, *TINY, *data)
+    assert f"no folder {tmp_path / 'COCO'}" in errors
+    assert ": mine;" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (["--utility=visual_evaluation", "--model_name=generative"], "captions_val2017.json"),
+        (["--utility=text_evaluation", "--model_name=generative"], "captions_train2017.json"),
+        (["--model_name=new"], "captions_train2017.json"),
+    ],
+)
+def test_errors_about_empty_data_name_its_files(world, trained, tmp_path, capsys, arguments, file):
+    shutil.copytree(world / "world", tmp_path / "world", ignore=lambda *_: [FILTER_FILE])
+    path = tmp_path / "world" / "annotations" / file
+    path.write_text(json.dumps({"images": [], "annotations": []}))
+    places = [
+        f"--datasets_dir={tmp_path}",
+        "--dataset=world",
+        f"--models_dir={trained / 'models'}",
+        f"--results_dir={tmp_path / 'results'}",
+    ]
+    assert str(path) in fails(capsys, *arguments, *places)
+
+
+def test_setup_of_captions_alone_is_refused_by_the_file_looked_for(world, tmp_path, capsys):
+    shutil.copytree(world / "world", tmp_path / "world")
+    path = tmp_path / "world" / "annotations" / "instances_val2017.json"
+    path.unlink()
+    (tmp_path / "world" / FILTER_FILE).unlink(missing_ok=True)
+    arguments = [f"--datasets_dir={tmp_path}", "--dataset=world", f"--results_dir={tmp_path}"]
+    errors = fails(capsys, "--utility=filter_unwanted_coco_images", *arguments)
+    assert str(path) in errors
+    assert not (tmp_path / "world" / FILTER_FILE).exists()

@@ -1,0 +1,458 @@
+"""Flickr30k's own layout, with and without the boxes of Entities."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_src.coco import SPLITS
+from datasets_src.datasets import load_split
+from datasets_src.filtering import FILTER_FILE, filter_images, load_filtered_split
+from datasets_src.flickr30k import CAPTION_FILE, CHAIN_TYPES
+from main import main
+from tests.conftest import TINY
+from tests.test_coco import refusal_of
+
+TRAIN, TEST = SPLITS
+PEOPLE, CLOTHING, SCENE, OTHER = (
+    CHAIN_TYPES.index(name) for name in ("people", "clothing", "scene", "other")
+)
+
+# image id -> (width, height, mode)
+IMAGES = {900: (60, 40, "RGB"), 36: (50, 70, "RGB"), 5000000000: (30, 30, "L"), 12: (20, 20, "RGB")}
+LISTS = {"train": [5000000000, 900, 36], "val": [], "test": [12]}
+CAPTIONS = [
+    (900, "Two young guys look at their hands ."),
+    (900, "A man\u2019s hat"),
+    (12, "A dog ."),
+    (36, ""),
+    (5000000000, "a #1\ttab"),
+    (36, "the street"),
+]
+
+
+def obj(chains, *boxes, more=""):
+    """Return an object of an annotation, with boxes (xmin, ymin, xmax, ymax)."""
+    names = "".join(f"<name>{chain}</name>" for chain in chains)
+    edges = "".join(
+        "<bndbox>"
+        + "".join(
+            f"<{edge}>{value}</{edge}>"
+            for edge, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+        )
+        + "</bndbox>"
+        for box in boxes
+    )
+    return f"<object>{names}{edges}{more}</object>"
+
+
+OBJECTS = {
+    900: [
+        obj([1], (1, 2, 10, 20)),
+        obj([2, 1], (11, 1, 11, 1)),  # one pixel, of two chains
+        obj([3], more="<scene>1</scene><nobndbox>0</nobndbox>"),
+        obj([4], more="<scene>0</scene><nobndbox>1</nobndbox>"),
+        obj([0], (1, 1, 5, 5)),  # not visual
+        obj([7], (1, 1, 5, 5)),  # without type
+        obj([8], (1, 1, 5, 5)),  # in no caption
+    ],
+    36: [obj([5], (3, 4, 50, 70), (1, 1, 2, 2))],
+    5000000000: [],
+    12: [obj([9], (2, 2, 3, 3))],
+}
+PHRASES = {
+    900: "[/EN#1/people Two young guys] look at [/EN#2/clothing/other their hats] in "
+    "[/EN#3/scene a park] with [/EN#4/other rain] , [/EN#0/notvisual which] [/EN#7 thing] is .\n"
+    "[/EN#2/clothing Hats] [and] brackets\n",
+    36: "[/EN#5/scene the street]\n\n",
+    5000000000: "a photograph\n",
+    12: "[/EN#9/animals A dog] .",
+}
+# (image id, class, [x, y, width, height])
+EXPECTED = [
+    (36, SCENE, [2, 3, 48, 67]),
+    (36, SCENE, [0, 0, 2, 2]),
+    (900, PEOPLE, [0, 1, 10, 19]),
+    (900, CLOTHING, [10, 0, 1, 1]),
+    (900, OTHER, [10, 0, 1, 1]),
+    (900, PEOPLE, [10, 0, 1, 1]),
+]
+
+
+def annotation(width, height, objects, depth=3):
+    return (
+        f"<annotation><filename>x.jpg</filename><size><width>{width}</width><height>{height}"
+        f"</height><depth>{depth}</depth></size>{''.join(objects)}</annotation>"
+    )
+
+
+def write_flickr30k(folder, entities=True, image_folder="flickr30k-images"):
+    (folder / image_folder).mkdir(parents=True)
+    for image_id, (width, height, mode) in IMAGES.items():
+        picture = Image.new(mode, (width, height))
+        picture.save(folder / image_folder / f"{image_id}.jpg")
+    for name, ids in LISTS.items():
+        (folder / f"{name}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    lines = [f"{image_id}.jpg#{n}\t{text}\n" for n, (image_id, text) in enumerate(CAPTIONS)]
+    (folder / CAPTION_FILE).write_text("".join(lines), encoding="utf-8")
+    if entities:
+        (folder / "Annotations").mkdir()
+        (folder / "Sentences").mkdir()
+        for image_id, (width, height, _) in IMAGES.items():
+            text = annotation(width, height, OBJECTS[image_id])
+            (folder / "Annotations" / f"{image_id}.xml").write_text(text)
+            (folder / "Sentences" / f"{image_id}.txt").write_text(PHRASES[image_id])
+    return folder
+
+
+@pytest.fixture
+def flickr(tmp_path):
+    return write_flickr30k(tmp_path / "flickr30k")
+
+
+def load(folder, split=TRAIN, with_instances=True):
+    return load_split(folder.parent, split, with_instances=with_instances, dataset="flickr30k")
+
+
+def refusal(folder, split=TRAIN, with_instances=True):
+    return refusal_of(load, folder, split, with_instances)
+
+
+@pytest.mark.parametrize("with_instances", [False, True])
+@pytest.mark.parametrize("entities", [False, True])
+@pytest.mark.parametrize("image_folder", ["flickr30k-images", "flickr30k_images", "images"])
+def test_images_and_captions_are_read(tmp_path, entities, with_instances, image_folder):
+    folder = write_flickr30k(tmp_path / "flickr30k", entities, image_folder)
+    split = load(folder, TRAIN, with_instances)
+    assert split.name == "train"
+    assert split.image_ids.tolist() == [36, 900, 5000000000]
+    assert split.file_names.tolist() == ["36.jpg", "900.jpg", "5000000000.jpg"]
+    assert split.widths.tolist() == [50, 60, 30]
+    assert split.heights.tolist() == [70, 40, 30]
+    assert split.folder == folder / image_folder
+    found = list(zip(split.image_ids[split.caption_image].tolist(), split.captions, strict=True))
+    assert found == [(image_id, text) for image_id, text in CAPTIONS if image_id != 12]
+    for array in (split.image_ids, split.widths, split.heights, split.caption_image):
+        assert array.dtype == np.int64
+    assert (split.instances is not None) == (entities and with_instances)
+    test = load(folder, TEST, with_instances)
+    assert test.name == "test"
+    assert test.image_ids.tolist() == [12]
+    assert test.captions == ("A dog .",)
+
+
+def test_each_box_of_each_chain_is_an_instance_of_each_type(flickr):
+    split = load(flickr)
+    instances = split.instances
+    found = zip(
+        split.image_ids[instances.image].tolist(),
+        instances.class_index.tolist(),
+        instances.boxes.tolist(),
+        strict=True,
+    )
+    assert list(found) == EXPECTED
+    assert instances.class_names == CHAIN_TYPES
+    assert instances.is_single_word().all()
+    assert instances.boxes.dtype == np.float64
+    assert load(flickr, TEST).instances.boxes.tolist() == [[1, 1, 2, 2]]
+
+
+def test_box_of_a_whole_image_has_its_size(flickr):
+    path = flickr / "Annotations" / "12.xml"
+    path.write_text(annotation(20, 20, [obj([9], (1, 1, 20, 20))]))
+    assert load(flickr, TEST).instances.boxes.tolist() == [[0, 0, 20, 20]]
+
+
+def test_sizes_go_with_the_boxes(flickr):
+    """Of images that were made smaller, the boxes are still in pixels of the large ones."""
+    Image.new("RGB", (5, 5)).save(flickr / "flickr30k-images" / "12.jpg")
+    assert load(flickr, TEST).widths.tolist() == [20]
+    assert load(flickr, TEST, with_instances=False).widths.tolist() == [5]
+
+
+def test_split_whose_chains_have_no_box_has_no_instances(flickr):
+    (flickr / "Sentences" / "12.txt").write_text("[/EN#9/notvisual A dog] .\n")
+    split = load(flickr, TEST)
+    assert split.instances is None
+    assert split.widths.tolist() == [20]
+
+
+def test_entities_are_read_only_when_asked_for(flickr):
+    for name in ("Annotations", "Sentences"):
+        for path in (flickr / name).iterdir():
+            path.write_text("nonsense [/EN#")
+    assert load(flickr, with_instances=False).instances is None
+
+
+def test_windows_line_ends_and_blank_lines_do_not_matter(flickr):
+    expected = load(flickr)
+    for path in (flickr / "train.txt", flickr / CAPTION_FILE, flickr / "Sentences" / "900.txt"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    found = load(flickr)
+    assert found.captions == expected.captions
+    assert found.image_ids.tolist() == expected.image_ids.tolist()
+    assert found.instances.boxes.tolist() == expected.instances.boxes.tolist()
+
+
+def test_images_without_caption_are_kept_with_a_warning(flickr, caplog):
+    path = flickr / CAPTION_FILE
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    with caplog.at_level(logging.WARNING):
+        split = load(flickr)
+    assert split.image_ids.tolist() == [36, 900, 5000000000]
+    assert "2 images of train.txt" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train.txt", "test.txt"])
+def test_missing_split_list_is_refused_with_its_source(flickr, name):
+    (flickr / name).unlink()
+    message = refusal(flickr, TRAIN if name == "train.txt" else TEST)
+    assert str(flickr / name) in message
+    assert "flickr30k_entities" in message
+
+
+@pytest.mark.parametrize("name", [CAPTION_FILE, "Annotations/36.xml", "Sentences/36.txt"])
+def test_missing_file_is_refused_by_name(flickr, name):
+    (flickr / name).unlink()
+    assert str(flickr / name) in refusal(flickr)
+
+
+@pytest.mark.parametrize("name", ["Annotations", "Sentences"])
+def test_half_of_entities_is_refused(flickr, name):
+    shutil.rmtree(flickr / name)
+    assert str(flickr / name) in refusal(flickr)
+
+
+def test_missing_images_are_refused(flickr):
+    (flickr / "flickr30k-images" / "36.jpg").unlink()
+    assert refusal(flickr).startswith("1 of 3 images are missing")
+    shutil.rmtree(flickr / "flickr30k-images")
+    assert str(flickr / "flickr30k-images") in refusal(flickr)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_unreadable_image_is_refused_by_name(flickr, content):
+    path = flickr / "flickr30k-images" / "36.jpg"
+    path.write_bytes(content)
+    assert str(path) in refusal(flickr, with_instances=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("train.txt", "36.png"),
+        ("train.txt", "-36"),
+        ("train.txt", "036"),
+        ("train.txt", "36 900"),
+        ("train.txt", "../36"),
+        ("train.txt", "9" * 30),
+        (CAPTION_FILE, "36.jpg#0 no tab"),
+        (CAPTION_FILE, "36.jpg\tno number"),
+        (CAPTION_FILE, "36.png#0\tanother kind"),
+        (CAPTION_FILE, "../36.jpg#0\tanother folder"),
+        (CAPTION_FILE, "36.jpg#x\tno number"),
+        (CAPTION_FILE, "no image"),
+        (CAPTION_FILE, "\u0663\u0666.jpg#0\tother digits"),
+        ("Sentences/36.txt", "[/EN#x/people A man]"),
+        ("Sentences/36.txt", "[/EN#/people A man]"),
+        ("Sentences/36.txt", "[/EN#5/people"),
+        ("Sentences/36.txt", "[/EN#5/"),
+        ("Sentences/36.txt", "[/EN#5/robots A robot]"),
+        ("Sentences/36.txt", "[/EN#5/People A man]"),
+        ("Sentences/36.txt", f"[/EN#{'9' * 5000}/people A man]"),
+    ],
+)
+def test_malformed_line_is_refused_by_file_and_number(flickr, name, line):
+    path = flickr / name
+    path.write_text(f"{path.read_text().splitlines()[0]}\n{line}\n", encoding="utf-8")
+    assert f"{path} line 2" in refusal(flickr)
+
+
+@pytest.mark.parametrize("name", ["train.txt", CAPTION_FILE, "Sentences/36.txt"])
+def test_file_that_is_not_utf8_is_refused(flickr, name):
+    (flickr / name).write_bytes(b"36.jpg#0\tcaf\xe9\n")
+    assert str(flickr / name) in refusal(flickr)
+
+
+GOOD = annotation(50, 70, [obj([5], (3, 4, 50, 60))])
+ENTITIES = '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;">]>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        GOOD[:-5],
+        ENTITIES + GOOD.replace("x.jpg", "&y;"),
+        '<!DOCTYPE a SYSTEM "file:///etc/hosts">' + GOOD,
+        GOOD.replace("x.jpg", "&unknown;"),
+        GOOD.replace("x.jpg", "\x00"),
+        GOOD.replace("<width>50</width>", ""),
+        GOOD.replace("<width>50</width>", "<width/>"),
+        GOOD.replace("<width>50</width>", "<width>0</width>"),
+        GOOD.replace("<width>50</width>", "<width>9999999</width>"),
+        GOOD.replace("<height>70</height>", "<height>7.5</height>"),
+        GOOD.replace("<name>5</name>", "<name>dog</name>"),
+        GOOD.replace("<name>5</name>", "<name/>"),
+        GOOD.replace("<xmin>3</xmin>", ""),
+        GOOD.replace("<xmin>3</xmin>", "<xmin>left</xmin>"),
+        GOOD.replace("<xmin>3</xmin>", "<xmin>51</xmin>"),  # right of xmax
+        GOOD.replace("<ymin>4</ymin>", "<ymin>61</ymin>"),
+        GOOD.replace("<xmin>3</xmin>", "<xmin>-9999999</xmin>"),
+        GOOD.replace("<xmax>50</xmax>", f"<xmax>{'9' * 5000}</xmax>"),
+    ],
+)
+def test_malformed_annotation_is_refused_by_name(flickr, text):
+    path = flickr / "Annotations" / "36.xml"
+    path.write_text(GOOD)
+    load(flickr)
+    path.write_text(text)
+    message = refusal(flickr)
+    assert str(path) in message
+
+
+def test_doctype_is_refused_in_any_encoding(flickr):
+    path = flickr / "Annotations" / "36.xml"
+    for text in (ENTITIES + GOOD, ENTITIES + GOOD.replace("x.jpg", "&y;")):
+        for encoding in ("utf-8", "utf-16-le", "utf-16"):
+            path.write_bytes(text.encode(encoding))
+            assert str(path) in refusal(flickr)
+
+
+def test_filter_drops_grayscale_images_and_those_without_box(flickr):
+    results = filter_images(flickr.parent, dataset="flickr30k")
+    assert {name: result.dropped for name, result in results.items()} == {
+        "train": {"no_instances": [5000000000], "grayscale": [], "multi_word_category": []},
+        "test": {"no_instances": [], "grayscale": [], "multi_word_category": []},
+    }
+    assert (flickr / FILTER_FILE).is_file()
+    split, filtered = load_filtered_split(
+        flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
+    )
+    assert filtered is True
+    assert split.image_ids.tolist() == [36, 900]
+
+
+@pytest.mark.parametrize(
+    "name", [CAPTION_FILE, "train.txt", "Annotations/900.xml", "Sentences/900.txt"]
+)
+def test_filter_of_other_files_is_noticed(flickr, name):
+    filter_images(flickr.parent, dataset="flickr30k")
+    path = flickr / name
+    changed = {"train.txt": "36\n900\n", CAPTION_FILE: path.read_text().replace("Two", "Six")}
+    path.write_text(changed.get(name, path.read_text() + " "))
+    message = refusal_of(
+        load_filtered_split, flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
+    )
+    assert str(flickr / FILTER_FILE) in message
+
+
+def test_filter_does_not_look_at_other_images_and_files(flickr):
+    filter_images(flickr.parent, dataset="flickr30k")
+    (flickr / "Annotations" / ".DS_Store").write_text("left by a file browser")
+    (flickr / "Annotations" / "77.xml").write_text("of an image in no list")
+    _, filtered = load_filtered_split(
+        flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
+    )
+    assert filtered is True
+
+
+def test_filter_of_captions_alone_is_refused(tmp_path):
+    folder = write_flickr30k(tmp_path / "flickr30k", entities=False)
+    message = refusal_of(filter_images, tmp_path, dataset="flickr30k")
+    assert str(folder / "Annotations") in message
+    assert "needs no setup" in message
+
+
+def test_filter_without_any_instance_is_refused(flickr):
+    for path in (flickr / "Sentences").iterdir():
+        path.write_text("no phrase\n")
+    message = refusal_of(filter_images, flickr.parent, dataset="flickr30k")
+    assert str(flickr / "Annotations") in message
+    assert not (flickr / FILTER_FILE).exists()
+
+
+@pytest.fixture(scope="module")
+def world(demo_data, tmp_path_factory):
+    """The demo data in Flickr30k's layout; classes of the demo world become types by their id."""
+    datasets_dir = tmp_path_factory.mktemp("flickr")
+    folder = datasets_dir / "flickr30k"
+    for name in ("flickr30k-images", "Annotations", "Sentences"):
+        (folder / name).mkdir(parents=True)
+    lines = []
+    for split, name in zip(SPLITS, ("train", "test"), strict=True):
+        data = load_split(demo_data, split, with_instances=True)
+        # ids of both splits stand in one folder
+        ids = [10 * int(image_id) + len(name) for image_id in data.image_ids]
+        (folder / f"{name}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+        counts = dict.fromkeys(ids, 0)
+        for image, text in zip(data.caption_image, data.captions, strict=True):
+            lines.append(f"{ids[image]}.jpg#{counts[ids[image]]}\t{text}\n")
+            counts[ids[image]] += 1
+        for image, image_id in enumerate(ids):
+            shutil.copy(data.path(image), folder / "flickr30k-images" / f"{image_id}.jpg")
+            chains = np.flatnonzero(data.instances.image == image)
+            objects, phrases = [], []
+            for chain in chains:
+                x, y, width, height = data.instances.boxes[chain].astype(int)
+                objects.append(obj([chain], (x + 1, y + 1, x + width, y + height)))
+                kind = CHAIN_TYPES[data.instances.class_index[chain] % len(CHAIN_TYPES)]
+                phrases.append(f"[/EN#{chain}/{kind} thing]")
+            text = annotation(data.widths[image], data.heights[image], objects)
+            (folder / "Annotations" / f"{image_id}.xml").write_text(text)
+            (folder / "Sentences" / f"{image_id}.txt").write_text(" ".join(phrases) + "\n")
+    (folder / CAPTION_FILE).write_text("".join(lines), encoding="utf-8")
+    for path in demo_data.iterdir():
+        if path.is_file() and path.name != FILTER_FILE:
+            shutil.copy(path, datasets_dir)
+    return datasets_dir
+
+
+@pytest.mark.parametrize("entities", [True, False])
+def test_flickr30k_is_trained_and_evaluated(world, tmp_path, entities):
+    datasets_dir = world
+    if not entities:
+        datasets_dir = tmp_path / "captions_only"
+        unneeded = shutil.ignore_patterns("Annotations", "Sentences", FILTER_FILE)
+        shutil.copytree(world, datasets_dir, ignore=unneeded)
+    data = [f"--datasets_dir={datasets_dir}", "--dataset=flickr30k", f"--results_dir={tmp_path}"]
+    places = [*data, f"--models_dir={tmp_path / 'models'}"]
+    if entities:
+        assert main(["--utility=filter_unwanted_coco_images", *data]) == 0
+    assert main([*TINY, "--epochs=1", "--text_encoder=generative", *places]) == 0
+    assert main(["--utility=text_evaluation", *places]) == 0
+    results = json.loads((tmp_path / "text_evaluation_model1.json").read_text())
+    assert results["data"]["filtered"] is entities
+    assert results["data"]["train_captions"] == 5 * results["data"]["train_images"]
+    assert results["data"]["train_images"] > 20
+    assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
+    results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
+    metrics = results["metrics"]
+    assert metrics["sentence_image_matching"]["trial_count"] > 0
+    if entities:
+        scores = metrics["class_name_classification"]
+        cells = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+        total = sum(scores[cell] for cell in cells)
+        assert total == len(CHAIN_TYPES) * results["data"]["test_images"]
+        assert metrics["heatmap"]["true_positives"] is not None
+    else:
+        assert metrics["class_name_classification"] is None
+        assert metrics["heatmap"] is None
+
+
+def test_mistakes_are_one_line_through_the_command_line(world, tmp_path, capsys):
+    (tmp_path / "flickr30k").mkdir()
+    data = [f"--datasets_dir={tmp_path}", "--dataset=flickr30k", f"--results_dir={tmp_path}"]
+    for file in ("train.txt", CAPTION_FILE, "flickr30k-images"):
+        assert main([*TINY, *data, f"--models_dir={tmp_path / 'models'}"]) == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        assert str(tmp_path / "flickr30k" / file) in errors
+        source = world / "flickr30k" / file
+        if source.is_file():
+            shutil.copy(source, tmp_path / "flickr30k" / file)
