@@ -2,9 +2,11 @@
 
 A ``.cfg`` is YAML text, a ``.mdl`` a dict of tensors and plain values that
 ``torch.load(weights_only=True)`` reads. Both halves name the run and the step they come from.
+Models of the published program are read in the same places (see ``published_models.py``).
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,13 @@ from typing import Any
 import torch
 import yaml
 
+from models_src.published_models import (
+    PublishedSettings,
+    is_published,
+    read_safely,
+    read_text_half,
+    read_visual_half,
+)
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
@@ -21,16 +30,18 @@ from utils.files import read_text, write_atomically, write_text
 
 FORMAT_VERSION = 1
 HALVES = ("text", "visual")
+PUBLISHED_RUN = "published"  # in place of a run's id
 
 
 @dataclass(frozen=True)
 class Origin:
     """Where a model comes from: the same in both halves of one training."""
 
-    run: str  # random id of the training run
-    step: int  # joint steps taken
-    seed: int
-    data_fingerprint: str
+    run: str  # random id of the training run, PUBLISHED_RUN for the published program's models
+    step: int | None  # joint steps taken; this, seed and data of a published model are not known
+    seed: int | None
+    data_fingerprint: str | None
+    cluster_num: int | None = None  # of a loaded half; all that tells published models apart
 
 
 def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
@@ -50,8 +61,13 @@ def model_exists(models_dir: Path, name: str) -> bool:
 def remove_model(models_dir: Path, name: str) -> None:
     """Remove both halves of a model, as far as they exist."""
     for half in HALVES:
-        for suffix in ("cfg", "mdl"):
-            model_path(models_dir, half, name, suffix).unlink(missing_ok=True)
+        remove_half(models_dir, half, name)
+
+
+def remove_half(models_dir: Path, half: str, name: str) -> None:
+    """Remove one half of a model, as far as it exists."""
+    for suffix in ("cfg", "mdl"):
+        model_path(models_dir, half, name, suffix).unlink(missing_ok=True)
 
 
 def save_model(
@@ -63,17 +79,29 @@ def save_model(
     text: TextEncoder,
 ) -> None:
     """Write both halves of a model; each file is replaced whole."""
-    contents = {
-        "visual": visual.network.state_dict(),
-        "text": {"words": list(text.words), "state": text.state()},
-    }
-    for half, content in contents.items():  # the larger first: where one fails, it is this
+    # the larger first: where one fails, it is this
+    save_halves(models_dir, name, origin, {"visual": (settings, visual), "text": (settings, text)})
+
+
+def save_halves(
+    models_dir: Path,
+    name: str,
+    origin: Origin,
+    halves: Mapping[str, tuple[TrainingSettings, VisualEncoder | TextEncoder]],
+) -> None:
+    """Write the halves of a model that are given, each with its settings, in the given order."""
+    for half, (_, encoder) in halves.items():
+        if isinstance(encoder, VisualEncoder):
+            content = encoder.network.state_dict()
+        else:
+            content = {"words": list(encoder.words), "state": encoder.state()}
         save_tensors(model_path(models_dir, half, name, "mdl"), content)
-    for half in contents:
+    named = {key: value for key, value in vars(origin).items() if key != "cluster_num"}
+    for half, (settings, _) in halves.items():
         header = {
             "format_version": FORMAT_VERSION,
             "half": half,
-            "origin": vars(origin),
+            "origin": named,  # the settings have the number of clusters
             "settings": settings.as_dict(),
         }
         write_text(
@@ -95,25 +123,17 @@ def load_tensors(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or no such file.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{what} is missing: no file {path}; train it or put it there") from None
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        raise UserError(
-            f"{what} {path} is damaged or no file of this project ({type(error).__name__}); "
-            "train it again or restore the file"
-        ) from None
+    content = read_safely(path, what)
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} is no file of this project; train it again")
     return content
 
 
-def load_header(models_dir: Path, half: str, name: str) -> tuple[TrainingSettings, Origin]:
-    """Read one half's ``.cfg``.
+def find_config(models_dir: Path, half: str, name: str) -> Path:
+    """Return the place of one half's ``.cfg``, in either format.
 
     Raises:
-        UserError: there is no such model, or the file is malformed.
+        UserError: there is no such model.
     """
     path = model_path(models_dir, half, name, "cfg")
     if not path.is_file():
@@ -123,14 +143,28 @@ def load_header(models_dir: Path, half: str, name: str) -> tuple[TrainingSetting
             f"({'there are ' + ', '.join(known) if known else 'there is none'}); train it with "
             f"--utility train_joint_model --model_name {name}"
         )
+    return path
+
+
+def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
+    """Read one half's ``.cfg`` of this project.
+
+    Raises:
+        UserError: the file is malformed.
+    """
     try:
         header = yaml.safe_load(read_text(path, "the model's settings"))
         if header["format_version"] != FORMAT_VERSION or header["half"] != half:
             raise KeyError("format_version")
-        origin = Origin(**header["origin"])
-        if [type(value) for value in vars(origin).values()] != [str, int, int, str]:
+        values = dict(header["settings"])
+        origin = Origin(**header["origin"], cluster_num=values["cluster_num"])
+        if origin == published_origin(values["cluster_num"]):  # converted: some are not known
+            known = {key: value for key, value in values.items() if value is not None}
+            return PublishedSettings(**known), origin
+        settings = TrainingSettings(**values)
+        if [type(value) for value in vars(origin).values()] != [str, int, int, str, int]:
             raise KeyError("origin")
-        return TrainingSettings(**header["settings"]), origin
+        return settings, origin
     except UserError as error:
         raise UserError(f"{error} (in {path})") from None
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
@@ -143,17 +177,23 @@ def load_header(models_dir: Path, half: str, name: str) -> tuple[TrainingSetting
 def load_text_model(
     models_dir: Path, name: str, device: str = "cpu"
 ) -> tuple[TextEncoder, TrainingSettings, Origin]:
-    """Load the text half of a trained model.
+    """Load the text half of a trained model, of this project or published.
 
     Raises:
         UserError: there is no such model, or a file is malformed.
     """
-    settings, origin = load_header(models_dir, "text", name)
+    config = find_config(models_dir, "text", name)
     path = model_path(models_dir, "text", name, "mdl")
-    content = load_tensors(path, f"the text model '{name}'")
     try:
-        encoder = build_text_encoder(settings, tuple(content["words"]), device)
-        encoder.load_state(content["state"])
+        if is_published(config):
+            settings, words, counts = read_text_half(config, path)
+            state, origin = {"word_cluster_counts": counts}, published_origin(settings.cluster_num)
+        else:
+            settings, origin = read_header(config, "text")
+            content = load_tensors(path, f"the text model '{name}'")
+            words, state = tuple(content["words"]), content["state"]
+        encoder = build_text_encoder(settings, words, device)
+        encoder.load_state(state)
     except (KeyError, RuntimeError, TypeError):
         raise _unfit(path) from None
     return encoder, settings, origin
@@ -162,29 +202,49 @@ def load_text_model(
 def load_visual_model(
     models_dir: Path, name: str, device: str = "cpu"
 ) -> tuple[VisualEncoder, TrainingSettings, Origin]:
-    """Load the visual half of a trained model, ready for evaluation.
+    """Load the visual half of a trained model, of this project or published, for evaluation.
 
     Raises:
         UserError: there is no such model, or a file is malformed.
     """
-    settings, origin = load_header(models_dir, "visual", name)
+    config = find_config(models_dir, "visual", name)
     path = model_path(models_dir, "visual", name, "mdl")
+    if is_published(config):
+        settings, state = read_visual_half(config, path)
+        origin = published_origin(settings.cluster_num)
+    else:
+        settings, origin = read_header(config, "visual")
+        state = load_tensors(path, f"the visual model '{name}'")
     encoder = VisualEncoder(settings.visual_encoder, settings.cluster_num)
     try:
-        encoder.network.load_state_dict(load_tensors(path, f"the visual model '{name}'"))
+        encoder.network.load_state_dict(state)
     except (RuntimeError, TypeError):
         raise _unfit(path) from None
     return encoder.to(device, memory_format=torch.channels_last).eval(), settings, origin
 
 
+def published_origin(cluster_num: int) -> Origin:
+    """Return the origin of a half of a published model: next to nothing is known."""
+    return Origin(PUBLISHED_RUN, None, None, None, cluster_num)
+
+
 def require_same_origin(text: Origin, visual: Origin, name: str) -> None:
-    """Raise a UserError unless both halves of a model come from one training."""
+    """Raise a UserError unless both halves of a model come from one training.
+
+    Published models do not name their training: there only the number of clusters can differ.
+    """
     if text != visual:
         raise UserError(
-            f"the text and visual halves of '{name}' come from different trainings (run "
-            f"{text.run[:8]} step {text.step}, run {visual.run[:8]} step {visual.step}); restore "
-            "the half that belongs to the other"
+            f"the text and visual halves of '{name}' come from different trainings "
+            f"({_shown(text)}, {_shown(visual)}); restore the half that belongs to the other"
         )
+
+
+def _shown(origin: Origin) -> str:
+    """Return an origin in a few words."""
+    if origin.run == PUBLISHED_RUN:
+        return f"published with {origin.cluster_num} clusters"
+    return f"run {origin.run[:8]} step {origin.step}"
 
 
 def _unfit(path: Path) -> UserError:
