@@ -1,0 +1,104 @@
+"""Trained baselines on disk: ``models/<kind>/<name>.cfg`` (YAML) and ``.mdl`` (tensors)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models_src.model_files import load_tensors, model_path, save_tensors
+from utils.errors import UserError
+from utils.files import read_text, sha256_of_file, write_text
+
+FORMAT_VERSION = 1
+
+
+def require_free_name(models_dir: Path, kind: str, name: str, overwrite: bool) -> None:
+    """Raise a UserError where a baseline of this name exists and may not be replaced."""
+    paths = [model_path(models_dir, kind, name, suffix) for suffix in ("cfg", "mdl")]
+    taken = [str(path) for path in paths if path.exists()]
+    if taken and not overwrite:
+        raise UserError(
+            f"a {kind} baseline '{name}' exists ({taken[0]}); give another --model_name, or "
+            "--overwrite to replace it"
+        )
+
+
+def save_baseline(
+    models_dir: Path, kind: str, name: str, content: dict[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Write a baseline's tensors and settings, replacing one of the same name.
+
+    Args:
+        models_dir: Folder of all models.
+        kind: The baseline's folder in it.
+        name: The model's name.
+        content: Tensors and plain values.
+        settings: Plain values that YAML can hold.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    tensors = model_path(models_dir, kind, name, "mdl")
+    save_tensors(tensors, content)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "mdl_sha256": sha256_of_file(tensors),  # so that files of two trainings are not mixed
+        "settings": dict(settings),
+    }
+    write_text(
+        model_path(models_dir, kind, name, "cfg"),
+        yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
+    )
+
+
+def load_baseline(
+    models_dir: Path, kind: str, name: str, utility: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what ``save_baseline`` wrote.
+
+    Args:
+        models_dir: Folder of all models.
+        kind: The baseline's folder in it.
+        name: The model's name.
+        utility: What trains such a baseline, for the error message.
+
+    Returns:
+        The tensors and plain values, and the settings.
+
+    Raises:
+        UserError: there is no such baseline, or a file is malformed.
+    """
+    path = model_path(models_dir, kind, name, "cfg")
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.cfg"))
+        raise UserError(
+            f"no {kind} baseline '{name}' in {path.parent} "
+            f"({'there are ' + ', '.join(known) if known else 'there is none'}); train it with "
+            f"--utility {utility} --model_name {name}"
+        )
+    try:
+        header = yaml.safe_load(read_text(path, "the baseline's settings"))
+        if (header["format_version"], header["kind"]) != (FORMAT_VERSION, kind):
+            raise KeyError("format_version")
+        settings, digest = dict(header["settings"]), header["mdl_sha256"]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path} holds no {kind} baseline's settings of this version; train it again or "
+            "restore the file"
+        ) from None
+    tensors = path.with_suffix(".mdl")
+    content = load_tensors(tensors, f"the {kind} baseline '{name}'")
+    if sha256_of_file(tensors) != digest:
+        raise UserError(
+            f"{path} and {tensors.name} come from different trainings; restore the file that "
+            "belongs to the other or train the baseline again"
+        )
+    return content, settings
+
+
+def unfit(models_dir: Path, kind: str, name: str) -> UserError:
+    """Return the error for tensors that are not those of a baseline."""
+    path = model_path(models_dir, kind, name, "mdl")
+    return UserError(f"{path} holds no {kind} baseline; train it again or restore the file")

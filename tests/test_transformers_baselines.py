@@ -1,0 +1,636 @@
+"""BERT and CLIP baselines: tiny random models on disk, read by the real loading code."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation.classification import classification_scores
+from evaluation.thresholds import best_f1_threshold
+from evaluation.utilities.clip import PUBLISHED_THRESHOLD
+from main import main
+from models_src.baselines import bert, clip
+from models_src.baselines.transformers_models import weights_file
+from utils.errors import UserError
+
+try:
+    import transformers
+except ImportError:
+    transformers = None
+
+needs_transformers = pytest.mark.skipif(
+    transformers is None, reason="transformers is not installed (requirements-baselines.txt)"
+)
+
+BERT_VOCABULARY = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "this", "is", "a", "dog", "cat", "sun",
+    "##flow", "##er", "-", "'", "t", "shirt", "##s", "jack", "o", "lantern",
+]  # fmt: skip
+CLIP_MERGES = ["d o", "do g</w>", "c a", "ca t</w>", "p h", "ph o", "t o</w>"]
+WORDS = ["dog", "sunflower", "T-shirts", "jack-o'-lantern", "zebra"]
+SIZE = 32  # pixels of CLIP's images
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory) -> Path:
+    """A tiny BERT with a language modelling head, as the published BERT has one."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(BERT_VOCABULARY),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=24,
+        initializer_range=0.5,
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(BERT_VOCABULARY) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> Path:
+    """A tiny CLIP with the files of CLIP's first release for transformers."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = "abcdefghijklmnopqrstuvwxyz-'"
+    pieces = [*letters, *(letter + "</w>" for letter in letters)]
+    pieces += [merge.replace(" ", "") for merge in CLIP_MERGES]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(CLIP_MERGES) + "\n")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "crop_size": SIZE,
+                "do_center_crop": True,
+                "do_normalize": True,
+                "do_resize": True,
+                "feature_extractor_type": "CLIPFeatureExtractor",
+                "image_mean": [0.5, 0.4, 0.3],
+                "image_std": [0.25, 0.5, 0.125],
+                "resample": 3,
+                "size": SIZE,
+            }
+        )
+    )
+    torch.manual_seed(1)
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    network = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config={
+                **layers,
+                "vocab_size": len(pieces),
+                "hidden_size": 16,
+                "max_position_embeddings": 77,
+                "bos_token_id": len(pieces) - 2,
+                "eos_token_id": len(pieces) - 1,
+                "pad_token_id": len(pieces) - 1,
+            },
+            vision_config={**layers, "hidden_size": 16, "image_size": SIZE, "patch_size": 8},
+            projection_dim=8,
+        )
+    )
+    for parameter in network.parameters():  # the small usual start makes all texts alike
+        torch.nn.init.normal_(parameter, std=0.4)
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Let every attempt to reach another machine fail."""
+
+    def refuse(*_arguments, **_named):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of a model's folder, to be damaged."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def fails(capsys, *arguments: str, mentions: str) -> None:
+    """Assert that a call is the user's mistake, told in one line."""
+    assert main(list(arguments)) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: "), errors
+    assert errors.count("\n") == 1, errors
+    assert mentions in errors, errors
+
+
+# BERT
+
+
+@needs_transformers
+def test_bert_vectors_are_those_of_single_sentences(bert_folder):
+    pieces = {
+        "dog": ["dog"],
+        "sunflower": ["sun", "##flow", "##er"],
+        "T-shirts": ["t", "-", "shirt", "##s"],
+        "jack-o'-lantern": ["jack", "-", "o", "'", "-", "lantern"],
+        "zebra": ["[UNK]"],
+    }
+    network = transformers.BertModel.from_pretrained(bert_folder).eval()
+    found = bert.bert_word_vectors(bert_folder, WORDS, "cpu")
+    assert found.shape == (5, 16)
+    assert found.dtype == np.float32
+    for word, vector in zip(WORDS, found, strict=True):
+        sentence = ["[CLS]", "this", "is", "a", *pieces[word], "[SEP]"]
+        ids = torch.tensor([[BERT_VOCABULARY.index(piece) for piece in sentence]])
+        with torch.no_grad():
+            hidden = network(input_ids=ids).last_hidden_state[0]
+        np.testing.assert_allclose(vector, hidden[4:-1].mean(dim=0), atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+@needs_transformers
+def test_bert_batches_do_not_matter(bert_folder, monkeypatch):
+    together = bert.bert_word_vectors(bert_folder, WORDS, "cpu")
+    monkeypatch.setattr(bert, "BATCH_SIZE", 2)
+    np.testing.assert_allclose(
+        bert.bert_word_vectors(bert_folder, WORDS, "cpu"), together, atol=1e-5
+    )
+    assert bert.bert_word_vectors(bert_folder, [], "cpu").shape == (0, 16)
+
+
+@needs_transformers
+def test_bert_reads_old_weight_files_and_new_tokenizer_files(bert_folder, tmp_path):
+    """A pickle of tensors with LayerNorm's names of TensorFlow; tokenizer.json, no vocab.txt."""
+    folder = copied(bert_folder, tmp_path)
+    network = transformers.BertForMaskedLM.from_pretrained(bert_folder)
+    transformers.BertTokenizer.from_pretrained(bert_folder).save_pretrained(folder)
+    (folder / "vocab.txt").unlink()
+    (folder / "model.safetensors").unlink()
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    state = {}
+    for name, value in network.state_dict().items():
+        for new_part, old_part in old.items():
+            name = name.replace(new_part, old_part)
+        state[name] = value
+    torch.save(state, folder / "pytorch_model.bin")
+    np.testing.assert_array_equal(
+        bert.bert_word_vectors(folder, WORDS, "cpu"),
+        bert.bert_word_vectors(bert_folder, WORDS, "cpu"),
+    )
+
+
+class Evil:
+    """Something that a pickle would run when it is read."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@needs_transformers
+def test_pickled_weights_run_no_code(bert_folder, tmp_path):
+    folder = copied(bert_folder, tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save({"bert.x": Evil(str(tmp_path / "made"))}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot read a bert model"):
+        bert.bert_word_vectors(folder, WORDS, "cpu")
+    assert not (tmp_path / "made").exists()
+
+
+@needs_transformers
+def test_loading_is_quiet_and_local(bert_folder, clip_folder, capfd, no_network):
+    verbosity = transformers.utils.logging.get_verbosity()
+    bert.bert_word_vectors(bert_folder, WORDS, "cpu")
+    clip.clip_word_vectors(clip_folder, WORDS, "cpu")
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    assert transformers.utils.logging.get_verbosity() == verbosity
+    assert transformers.utils.logging.is_progress_bar_enabled()
+
+
+@needs_transformers
+def test_words_that_bert_ignores_are_named(bert_folder):
+    with pytest.raises(UserError, match=r"'\\u200b'"):
+        bert.bert_word_vectors(bert_folder, ["dog", "\u200b"], "cpu")
+
+
+@needs_transformers
+def test_very_long_words_are_cut_off(bert_folder):
+    vectors = bert.bert_word_vectors(bert_folder, ["dog", "t-" * 50], "cpu")
+    assert np.isfinite(vectors).all()
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("damage", "mentions"),
+    [
+        ({"config.json": None}, r"lacks config.json.*bert-base-uncased.*--bert_dir"),
+        ({"vocab.txt": None}, "lacks tokenizer.json or vocab.txt"),
+        ({"model.safetensors": None}, "lacks model.safetensors or pytorch_model.bin"),
+        ({"config.json": "{"}, "config.json is not valid JSON"),
+        ({"config.json": "[]"}, "None, not 'bert'"),
+        ({"config.json": '{"model_type": "gpt2"}'}, "'gpt2', not 'bert'"),
+        ({"model.safetensors": "rubbish"}, "cannot read a bert model"),
+        ({"vocab.txt": "\n".join(map(str, range(99)))}, "do not belong together"),
+        ({"tokenizer.json": "rubbish"}, "cannot read a bert model"),
+    ],
+)
+def test_bert_folders_that_cannot_be_read(bert_folder, tmp_path, damage, mentions):
+    folder = copied(bert_folder, tmp_path)
+    for name, text in damage.items():
+        (folder / name).unlink(missing_ok=True)
+        if text is not None:
+            (folder / name).write_text(text)
+    with pytest.raises(UserError, match=mentions) as raised:
+        bert.bert_word_vectors(folder, WORDS, "cpu")
+    assert "\n" not in str(raised.value)
+
+
+@needs_transformers
+def test_weights_must_be_complete_and_fit(bert_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(bert_folder, tmp_path)
+    state = load_file(folder / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    cut = {key: value for key, value in state.items() if key != name}
+    save_file(cut, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 weights, the first encoder\.layer\.1\."):
+        bert.bert_word_vectors(folder, WORDS, "cpu")
+    wrong = state | {name: state[name][:, :3].contiguous()}
+    save_file(wrong, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="cannot read a bert model"):
+        bert.bert_word_vectors(folder, WORDS, "cpu")
+
+
+def test_absent_folders_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no folder .*nowhere \(--bert_dir\).*bert-base-uncased"):
+        bert.bert_word_vectors(tmp_path / "nowhere", WORDS, "cpu")
+    with pytest.raises(UserError, match=r"no folder .*nowhere \(--clip_dir\).*clip-vit-base-patch"):
+        clip.clip_word_vectors(tmp_path / "nowhere", WORDS, "cpu")
+
+
+def test_without_transformers_its_installation_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for kind, vocabulary in (("bert", "vocab.txt"), ("clip", "tokenizer.json")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+        for name in ("model.safetensors", vocabulary):
+            (folder / name).write_text("")
+    expected = r"needs? the package transformers.*pip install -r requirements-baselines.txt"
+    with pytest.raises(UserError, match=expected):
+        bert.bert_word_vectors(tmp_path / "bert", WORDS, "cpu")
+    with pytest.raises(UserError, match=expected):
+        clip.clip_word_vectors(tmp_path / "clip", WORDS, "cpu")
+
+
+# CLIP
+
+
+def clip_pieces(folder: Path, word: str, merged: dict[str, list[str]]) -> list[int]:
+    """Return the piece ids of "a photo of a WORD", spelled out by hand."""
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    pieces = ["<|startoftext|>", "a</w>", "pho", "to</w>", "o", "f</w>", "a</w>"]
+    pieces += merged.get(word, [*word[:-1], word[-1] + "</w>"])
+    return [vocabulary[piece] for piece in [*pieces, "<|endoftext|>"]]
+
+
+@needs_transformers
+@pytest.mark.parametrize("end_id", [None, clip.LEGACY_END_ID])
+def test_clip_vectors_are_those_of_single_texts(clip_folder, tmp_path, monkeypatch, end_id):
+    """With the end-of-text id of new configurations, and with that of CLIP's first release."""
+    folder = copied(clip_folder, tmp_path)
+    if end_id is not None:
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["eos_token_id"] = end_id
+        (folder / "config.json").write_text(json.dumps(config))
+    network = transformers.CLIPModel.from_pretrained(clip_folder).eval()
+    words = ["dog", "cat", "horse", "T"]
+    found = clip.clip_word_vectors(folder, words, "cpu")
+    assert found.shape == (4, 8)
+    assert found.dtype == np.float32
+    merged = {"dog": ["dog</w>"], "cat": ["cat</w>"], "T": ["t</w>"]}
+    for word, vector in zip(words, found, strict=True):
+        ids = torch.tensor([clip_pieces(clip_folder, word, merged)])
+        with torch.no_grad():
+            hidden = network.text_model(input_ids=ids).last_hidden_state[0, -1]
+        np.testing.assert_allclose(vector, network.text_projection(hidden).detach(), atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.01
+    monkeypatch.setattr(clip, "TEXT_BATCH", 1)
+    np.testing.assert_allclose(clip.clip_word_vectors(folder, words, "cpu"), found, atol=1e-4)
+
+
+@needs_transformers
+def test_clip_reads_new_files_too(clip_folder, tmp_path):
+    """What save_pretrained writes today: tokenizer.json and processor_config.json."""
+    folder = tmp_path / "new"
+    transformers.CLIPModel.from_pretrained(clip_folder).save_pretrained(folder)
+    transformers.CLIPProcessor.from_pretrained(clip_folder).save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "preprocessor_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    np.testing.assert_array_equal(
+        clip.clip_word_vectors(folder, ["dog", "cats"], "cpu"),
+        clip.clip_word_vectors(clip_folder, ["dog", "cats"], "cpu"),
+    )
+    image = Image.fromarray(np.arange(50 * 70 * 3, dtype=np.uint8).reshape(50, 70, 3))
+    prepared = [
+        clip.load_image_reader(f, clip.load_text_model(f, "cpu")).prepare(image)
+        for f in (folder, clip_folder)
+    ]
+    np.testing.assert_allclose(*prepared)
+
+
+@needs_transformers
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_clip_prepares_images_with_the_folders_settings(clip_folder, tmp_path, mode):
+    """Shorter edge to SIZE by Pillow's bicubic, middle square, scaled and normalised."""
+    pixels = np.random.default_rng(0).integers(256, size=(48, 96, 3), dtype=np.uint8)
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).convert(mode).save(path)
+    reader = clip.load_image_reader(clip_folder, clip.load_text_model(clip_folder, "cpu"))
+    with Image.open(path) as image:
+        small = image.convert("RGB").resize((2 * SIZE, SIZE), Image.Resampling.BICUBIC)
+    middle = np.asarray(small)[:, SIZE // 2 : SIZE // 2 + SIZE] / 255
+    expected = (middle - [0.5, 0.4, 0.3]) / [0.25, 0.5, 0.125]
+    np.testing.assert_allclose(reader.read(path), expected.transpose(2, 0, 1), atol=1e-5)
+
+
+@needs_transformers
+def test_similarities_are_cosines_of_single_images_and_texts(clip_folder, demo_data):
+    paths = sorted((demo_data / "COCO" / "val2014").iterdir())[:5]
+    texts = ["a photo of a dog", "a cat"]
+    arguments = {"workers": 0, "device": "cpu"}
+    found = clip.image_text_similarities(clip_folder, paths, texts, batch_size=2, **arguments)
+    assert found.shape == (5, 2)
+    network = transformers.CLIPModel.from_pretrained(clip_folder).eval()
+    processor = transformers.CLIPProcessor.from_pretrained(clip_folder, backend="pil")
+    for row, path in enumerate(paths):
+        for column, text in enumerate(texts):
+            with Image.open(path) as image:
+                inputs = processor(text=[text], images=[image], return_tensors="pt")
+            with torch.no_grad():
+                out = network(**inputs)
+            cosine = torch.cosine_similarity(out.image_embeds, out.text_embeds).item()
+            assert found[row, column] == pytest.approx(cosine, abs=1e-4)
+    whole = clip.image_text_similarities(clip_folder, paths, texts, batch_size=50, **arguments)
+    np.testing.assert_allclose(whole, found, atol=1e-5)
+    none = clip.image_text_similarities(clip_folder, [], texts, batch_size=50, **arguments)
+    assert none.shape == (0, 2)
+
+
+def edit_json(path: Path, *keys: str, value) -> None:
+    """Set an entry of a JSON file."""
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "mentions"),
+    [
+        ("preprocessor_config.json", ["crop_size"], 16, r"shape \(3, 16, 16\)"),
+        ("preprocessor_config.json", ["size"], "big", "image processor|cannot read"),
+        ("preprocessor_config.json", ["image_mean"], [0.5], "prepares no image"),
+        ("config.json", ["text_config", "eos_token_id"], 5, "texts end with token"),
+        ("config.json", ["text_config", "hidden_size"], 24, "cannot read a clip model"),
+        ("config.json", ["model_type"], "clip_text_model", "not 'clip'"),
+    ],
+)
+def test_clip_folders_whose_parts_do_not_fit(
+    clip_folder, demo_data, tmp_path, file, keys, value, mentions
+):
+    folder = copied(clip_folder, tmp_path)
+    edit_json(folder / file, *keys, value=value)
+    paths = sorted((demo_data / "COCO" / "val2014").iterdir())[:1]
+    with pytest.raises(UserError, match=mentions) as raised:
+        clip.image_text_similarities(
+            folder, paths, ["a dog"], batch_size=2, workers=0, device="cpu"
+        )
+    assert "\n" not in str(raised.value)
+
+
+@needs_transformers
+def test_weights_that_are_not_finite_are_refused(clip_folder, demo_data, tmp_path):
+    folder = copied(clip_folder, tmp_path)
+    network = transformers.CLIPModel.from_pretrained(clip_folder)
+    network.visual_projection.weight.data[0, 0] = float("nan")
+    network.save_pretrained(folder)
+    paths = sorted((demo_data / "COCO" / "val2014").iterdir())[:1]
+    with pytest.raises(UserError, match="not finite"):
+        clip.image_text_similarities(
+            folder, paths, ["a dog"], batch_size=2, workers=0, device="cpu"
+        )
+
+
+# the utilities
+
+
+@needs_transformers
+@pytest.mark.parametrize("kind", ["bert", "clip"])
+def test_word_vectors_are_clustered_for_categorization(
+    kind, bert_folder, clip_folder, demo_data, tmp_path, capfd
+):
+    folder = bert_folder if kind == "bert" else clip_folder
+    arguments = [
+        "--utility=categorization_evaluation",
+        f"--model_type={kind}",
+        f"--{kind}_dir={folder}",
+        f"--datasets_dir={demo_data}",
+        f"--results_dir={tmp_path / 'results'}",
+        "--baseline_cluster_num=7",
+        "--device=cpu",
+    ]
+    assert main(arguments) == 0
+    assert capfd.readouterr().err == ""
+    found = results(tmp_path, "categorization_evaluation", kind)
+    assert found["metrics"]["categorization"]["known_words"]["word_count"] > 20
+    assert found["settings"][f"{kind}_dir"] == str(folder)
+
+
+@pytest.fixture
+def places(demo_data, clip_folder, tmp_path):
+    """Options for the demo data and the tiny CLIP, with results of the test's own."""
+    return [
+        f"--datasets_dir={demo_data}",
+        f"--results_dir={tmp_path / 'results'}",
+        f"--clip_dir={clip_folder}",
+        "--device=cpu",
+        "--workers=0",
+    ]
+
+
+def results(tmp_path: Path, utility: str, name: str = "clip") -> dict:
+    """Return the results that a utility wrote."""
+    return json.loads((tmp_path / "results" / f"{utility}_{name}.json").read_text())
+
+
+def reference(demo_data: Path, clip_folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return similarities and gold of a part's kept images, read straight from the files."""
+    content = json.loads((demo_data / "COCO/annotations" / f"instances_{part}.json").read_text())
+    filtered = json.loads((demo_data / "filtered_images.json").read_text())["splits"][part]
+    dropped = {image for images in filtered["dropped"].values() for image in images}
+    images = sorted(
+        (entry["id"], entry["file_name"])
+        for entry in content["images"]
+        if entry["id"] not in dropped
+    )
+    classes = sorted(
+        (entry["id"], entry["name"])
+        for entry in content["categories"]
+        if len(entry["name"].split()) == 1
+    )
+    shown = {(entry["image_id"], entry["category_id"]) for entry in content["annotations"]}
+    gold = np.array([[(image, kind) in shown for kind, _ in classes] for image, _ in images])
+    similarities = clip.image_text_similarities(
+        clip_folder,
+        [demo_data / "COCO" / part / name for _, name in images],
+        [f"a photo of a {name}" for _, name in classes],
+        batch_size=7,
+        workers=0,
+        device="cpu",
+    )
+    return similarities, gold
+
+
+@needs_transformers
+def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, capsys, no_network):
+    assert main(["--utility=find_clip_positive_threshold", "--batch_size=7", *places]) == 0
+    printed = capsys.readouterr().out
+    assert "0.1903" in printed
+    assert "RN50" in printed
+    found = results(tmp_path, "find_clip_positive_threshold")
+    similarities, gold = reference(demo_data, clip_folder, "train2014")
+    best = best_f1_threshold(similarities, gold)
+    assert found["metrics"] == {
+        "clip_positive_threshold": {
+            "threshold": best.threshold,
+            "f1": best.f1,
+            "precision": best.precision,
+            "recall": best.recall,
+            "pair_count": gold.size,
+        }
+    }
+    assert found["data"] == {"train_images": len(gold), "filtered": True}
+    assert found["settings"]["clip_dir"] == str(clip_folder)
+
+    assert main(["--utility=clip_classification_evaluation", "--batch_size=7", *places]) == 0
+    assert "threshold" in capsys.readouterr().out
+    found = results(tmp_path, "clip_classification_evaluation")
+    similarities, gold = reference(demo_data, clip_folder, "val2014")
+    expected = classification_scores(similarities >= best.threshold, gold)
+    assert found["metrics"] == {"class_name_classification": expected}
+    assert found["settings"]["clip_threshold"] == best.threshold
+    assert found["settings"]["threshold_source"] == "find_clip_positive_threshold_clip.json"
+    assert found["data"] == {"test_images": len(gold), "filtered": True}
+
+
+@needs_transformers
+def test_published_threshold_is_the_last_resort(places, tmp_path, capsys):
+    arguments = ["--utility=clip_classification_evaluation", "--model_name=other", *places]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "published threshold 0.1903" in printed
+    assert "RN50" in printed
+    settings = results(tmp_path, "clip_classification_evaluation", "other")["settings"]
+    assert settings["clip_threshold"] == PUBLISHED_THRESHOLD
+    assert settings["threshold_source"] == "published, of CLIP RN50 on COCO"
+
+
+@needs_transformers
+@pytest.mark.parametrize(("threshold", "expected"), [(-1.01, "all"), (1.01, "none")])
+def test_threshold_can_be_given(places, tmp_path, threshold, expected):
+    utility = "clip_classification_evaluation"
+    assert main([f"--utility={utility}", f"--clip_threshold={threshold}", *places]) == 0
+    scores = results(tmp_path, utility)["metrics"]["class_name_classification"]
+    if expected == "all":
+        assert scores["recall"] == 1
+        assert scores["true_negatives"] == scores["false_negatives"] == 0
+    else:
+        assert scores["precision"] is None
+        assert scores["true_positives"] == scores["false_positives"] == 0
+
+
+@needs_transformers
+def test_workers_and_batches_do_not_matter(places, tmp_path, capfd):
+    """The outcome is the same, and tokenizers do not complain of forked workers."""
+    utility, found = "find_clip_positive_threshold", []
+    for extra in (["--workers=0", "--batch_size=50"], ["--workers=2", "--batch_size=9"]):
+        assert main([f"--utility={utility}", *places, *extra]) == 0
+        found.append(results(tmp_path, utility)["metrics"]["clip_positive_threshold"])
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert "tokenizers" not in capfd.readouterr().err
+
+
+@needs_transformers
+def test_thresholds_of_other_models_and_data_are_refused(places, clip_folder, tmp_path, capsys):
+    utility = "--utility=clip_classification_evaluation"
+    assert main(["--utility=find_clip_positive_threshold", *places]) == 0
+    path = tmp_path / "results" / "find_clip_positive_threshold_clip.json"
+    written = path.read_text()
+    capsys.readouterr()
+
+    edit_json(path, "settings", "dataset", value="flickr30k")
+    fails(capsys, utility, *places, mentions="another data set")
+    path.write_text(written)
+    edit_json(path, "metrics", "clip_positive_threshold", "threshold", value="high")
+    fails(capsys, utility, *places, mentions="holds no threshold")
+    path.write_text(written[:50])
+    fails(capsys, utility, *places, mentions="holds no threshold")
+    path.write_text(written)
+
+    folder = copied(clip_folder, tmp_path)
+    network = transformers.CLIPModel.from_pretrained(clip_folder)
+    network.logit_scale.data += 1
+    network.save_pretrained(folder)
+    capsys.readouterr()
+    other = [*places, f"--clip_dir={folder}"]
+    fails(capsys, utility, *other, mentions="another CLIP model")
+    assert not (tmp_path / "results" / "clip_classification_evaluation_clip.json").exists()
+    assert main([utility, "--clip_threshold=0.2", *other]) == 0
+    # the same weights at another place are the same model
+    shutil.copy(weights_file(clip_folder), weights_file(folder))
+    assert main([utility, *other]) == 0
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    "utility", ["clip_classification_evaluation", "find_clip_positive_threshold"]
+)
+def test_mistakes_are_one_line_and_status_2(
+    utility, places, bert_folder, clip_folder, demo_data, tmp_path, capsys
+):
+    called = [f"--utility={utility}", *places]
+    fails(capsys, *called, f"--clip_dir={tmp_path / 'nowhere'}", mentions="nowhere (--clip_dir)")
+    fails(capsys, *called[:-3], mentions=str(demo_data / "clip-vit-base-patch32"))
+    fails(capsys, *called, f"--clip_dir={bert_folder}", mentions="lacks tokenizer.json or vocab.js")
+    folder = copied(clip_folder, tmp_path)
+    shutil.copy(bert_folder / "config.json", folder)
+    fails(capsys, *called, f"--clip_dir={folder}", mentions="'bert', not 'clip'")
+    fails(capsys, *called, f"--datasets_dir={tmp_path / 'no_data'}", mentions="no_data")
+
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    part = "val2014" if "classification" in utility else "train2014"
+    damaged = [*called, f"--datasets_dir={data}", "--use_all_images"]
+    image = sorted((data / "COCO" / part).iterdir())[-1]
+    image.write_text("no image")
+    for workers in (0, 1):
+        fails(capsys, *damaged, f"--workers={workers}", mentions=f"cannot read image {image}")
+    for path in (data / "COCO" / "annotations").glob("instances_*"):
+        path.unlink()
+    fails(capsys, *damaged, mentions="add its instances")
+    assert not list(tmp_path.rglob("*_clip.json"))
