@@ -1,34 +1,29 @@
 """Multimodal self-supervised clustering: the command line.
 
 ``python main.py --utility NAME [options]``; ``python main.py --help`` lists everything. This file
-holds the options, the table of utilities and their wiring; torch is imported only by those
-utilities that need it.
+holds the options and the table of utilities; what each does stands in ``evaluation/utilities``,
+which is imported when it runs, so that torch is imported only by those that need it.
 """
 
 import argparse
-import logging
+import importlib
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models_src.settings import (
-    TrainingSettings,
+    SETTINGS,
     check_setting,
     setting_type,
-    settings_from_sources,
 )
 from utils.errors import UserError
 from utils.files import require_writable_folder
 from utils.log import start_logging, stop_logging
-
-if TYPE_CHECKING:
-    from datasets_src.coco import Split
-
-logger = logging.getLogger(__name__)
 
 FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -43,6 +38,7 @@ class Option:
     kind: Callable[[str], Any] = str
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
+    several: bool = False  # whether it takes one or more values
 
 
 def _whole_number(minimum: int) -> Callable[[str], int]:
@@ -80,6 +76,20 @@ def _positive_number(text: str) -> float:
     return value
 
 
+def _finite_number(text: str) -> float:
+    """Read a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return value
+
+
+JOINT_MODEL = "multimodal_clustering"
+MODEL_TYPES = (JOINT_MODEL, "text_only", "random", "w2v", "bert", "clip", "supervised_concreteness")
+
 OPTIONS: dict[str, Option] = {
     "model_name": Option(
         "files", "model1", "name of the model to train or evaluate", _model_name, metavar="NAME"
@@ -97,8 +107,16 @@ OPTIONS: dict[str, Option] = {
         "files",
         False,
         "also append messages and tables to <results_dir>/<utility>_<model_name>.log; training "
-        "always does",
+        "and tuning always do",
         bool,
+    ),
+    "dataset": Option(
+        "data",
+        "coco",
+        "the captioned images: coco, flickr30k, or the name of a folder in --datasets_dir in "
+        "COCO's layout",
+        _model_name,
+        metavar="NAME",
     ),
     "use_all_images": Option("data", False, "ignore the images filter of setup", bool),
     "word_list": Option(
@@ -119,7 +137,10 @@ OPTIONS: dict[str, Option] = {
         "training", False, "continue an interrupted training of this name from its checkpoint", bool
     ),
     "overwrite": Option(
-        "training", False, "replace a model, or an unfinished training, of this name", bool
+        "training",
+        False,
+        "replace a model, or an unfinished training or tuning, of this name",
+        bool,
     ),
     "checkpoint_minutes": Option(
         "training",
@@ -141,18 +162,112 @@ OPTIONS: dict[str, Option] = {
         metavar="N",
     ),
     "num_items": Option(
-        "demonstrations", 10, "number of test images to draw", _whole_number(1), metavar="N"
-    ),
-    "images": Option(
-        "demo world",
-        1500,
-        "number of training images of the demo world; a quarter of it is added for testing",
-        _whole_number(20),
+        "demonstrations",
+        10,
+        "number of test images to draw, or of example images for each cluster",
+        _whole_number(1),
         metavar="N",
     ),
+    "images": Option(
+        "demonstrations",
+        None,
+        "image files of your own; for make_demo_dataset the number of training images instead "
+        "(1500 unless given; a quarter of it is added for testing)",
+        metavar="FILE",
+        several=True,
+    ),
+    "captions": Option(
+        "demonstrations", None, "captions of your own", metavar="TEXT", several=True
+    ),
+    "show": Option("demonstrations", False, "also open a window with the pictures", bool),
+    "model_type": Option(
+        "baselines",
+        JOINT_MODEL,
+        "what is evaluated: a joint model, a trained baseline, random clusters, or word vectors of "
+        "word2vec, BERT or CLIP",
+        choices=MODEL_TYPES,
+    ),
+    "baseline_cluster_num": Option(
+        "baselines",
+        41,
+        "clusters of the baselines (k-means, random); 41 is the number of categories",
+        _whole_number(1),
+        metavar="N",
+    ),
+    "w2v_file": Option(
+        "baselines",
+        None,
+        "word2vec vectors, binary or text, may be .gz (default: "
+        "<datasets_dir>/GoogleNews-vectors-negative300.bin)",
+        Path,
+        metavar="FILE",
+    ),
+    "bert_dir": Option(
+        "baselines",
+        None,
+        "folder of a BERT model for transformers (default: <datasets_dir>/bert-base-uncased)",
+        Path,
+        metavar="DIR",
+    ),
+    "clip_dir": Option(
+        "baselines",
+        None,
+        "folder of a CLIP model for transformers (default: <datasets_dir>/clip-vit-base-patch32)",
+        Path,
+        metavar="DIR",
+    ),
+    "clip_threshold": Option(
+        "baselines",
+        None,
+        "similarity from which CLIP finds a class in an image (default: what "
+        "find_clip_positive_threshold found for this model)",
+        _finite_number,
+        metavar="X",
+    ),
+    "conc_use_pos": Option(
+        "baselines", False, "predict concreteness from parts of speech in WordNet", bool
+    ),
+    "conc_use_suffix": Option("baselines", False, "predict concreteness from word endings", bool),
+    "conc_use_embeddings": Option(
+        "baselines", False, "predict concreteness from fastText vectors", bool
+    ),
+    "wordnet_dir": Option(
+        "baselines",
+        Path("/usr/share/wordnet"),
+        "folder of WordNet's index.noun, index.verb, index.adj and index.adv",
+        Path,
+        metavar="DIR",
+    ),
+    "embeddings_file": Option(
+        "baselines",
+        None,
+        "fastText vectors, text or binary, may be .gz (default: "
+        "<datasets_dir>/wiki-news-300d-1M.vec)",
+        Path,
+        metavar="FILE",
+    ),
+    "grid": Option(
+        "tuning",
+        None,
+        "YAML file with a list of values for each setting to search",
+        Path,
+        metavar="FILE",
+    ),
+    "rank_by": Option(
+        "tuning",
+        None,
+        "metric that ranks the settings, its names joined by dots (default: "
+        "class_name_classification.f1, or sentence_image_matching.accuracy without instances)",
+        metavar="METRIC",
+    ),
+    "new_name": Option(
+        "published models",
+        None,
+        "name of the converted model (default: <model_name>_converted)",
+        _model_name,
+        metavar="NAME",
+    ),
 }
-
-SETTINGS = {setting.name: setting for setting in fields(TrainingSettings)}
 
 
 @dataclass(frozen=True)
@@ -160,8 +275,9 @@ class Utility:
     """One thing the program does."""
 
     help: str
-    run: Callable[[argparse.Namespace], None]
+    module: str  # of evaluation.utilities, with a function of the utility's name
     reads: frozenset[str]  # the options that have an effect on it
+    default_name: str | None = None  # of --model_name, where it is not the usual one
 
 
 class _Parser(argparse.ArgumentParser):
@@ -182,7 +298,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train and evaluate two encoders, one of images and one of captions, that "
         "learn a shared clustering from each other.",
         epilog="utilities:\n"
-        + "\n".join(f"  {name:<30}{utility.help}" for name, utility in UTILITIES.items()),
+        + "\n".join(f"  {name:<37}{utility.help}" for name, utility in UTILITIES.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -217,8 +333,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_option(group: Any, name: str, option: Option) -> None:
     """Add one option to a group of the parser."""
-    default = "None" if option.default is None else option.default
     text = option.help.replace("%", "%%")
+    if "(default: " not in text:
+        text += f" (default: {option.default})"
     if option.kind is bool:
         action = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"
         group.add_argument(f"--{name}", action=action, help=text)
@@ -228,7 +345,8 @@ def _add_option(group: Any, name: str, option: Option) -> None:
         type=option.kind,
         choices=option.choices,
         metavar=option.metavar if option.choices is None else None,
-        help=f"{text} (default: {default})",
+        nargs="+" if option.several else None,
+        help=text,
     )
 
 
@@ -251,360 +369,165 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             check_setting(SETTINGS[option], value)
     if given.get("resume") and given.get("overwrite"):
         raise UserError("--resume continues a training, --overwrite starts it anew; give one")
-    defaults = {option: OPTIONS[option].default for option in OPTIONS}
+    defaults: dict[str, Any] = {option: OPTIONS[option].default for option in OPTIONS}
     defaults |= {setting: SETTINGS[setting].default for setting in SETTINGS}
+    # a baseline's results and model must not take the place of the joint model's
+    model_type = given.get("model_type", JOINT_MODEL)
+    own_name = UTILITIES[name].default_name or (model_type if model_type != JOINT_MODEL else None)
+    if own_name is not None:
+        defaults["model_name"] = own_name
     return argparse.Namespace(**(defaults | given), utility=name, given=given)
 
 
-def choose_device(name: str) -> str:
-    """Return the device to run on.
-
-    Raises:
-        UserError: the device is unknown or not there.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        usable = device.type in ("cpu", "cuda")
-        if usable:
-            torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        usable = False
-    if not usable:
-        raise UserError(f"--device {name} is not usable here; give cpu, cuda or auto")
-    return str(device)
-
-
-def train_joint_model(options: argparse.Namespace) -> None:
-    """Train both encoders and write the model, its best epoch, the metrics by epoch and curves."""
-    chosen = {name: value for name, value in options.given.items() if name in SETTINGS}
-    settings = settings_from_sources(options.config, chosen)
-
-    from datasets_src.norms import load_norms
-    from datasets_src.pairs import load_training_pairs
-    from evaluation.reports import draw_learning_curves, flatten, write_history
-    from evaluation.word_evaluation import predict_words, word_metrics
-    from models_src.training import RunOptions, train
-
-    folder = options.results_dir / options.model_name
-    for place in (options.models_dir, folder):
-        require_writable_folder(place)
-    run = RunOptions(
-        name=options.model_name,
-        models_dir=options.models_dir,
-        device=choose_device(options.device),
-        workers=options.workers,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        checkpoint_minutes=options.checkpoint_minutes,
-    )
-    pairs = load_training_pairs(options.datasets_dir, use_all_images=options.use_all_images)
-    norms = load_norms(options.datasets_dir, options.word_list)
-    logger.info(
-        "%d pairs of %d images and %d words; settings: %s",
-        len(pairs),
-        len(pairs.split.image_ids),
-        len(pairs.vocabulary.words),
-        ", ".join(f"{name} {value}" for name, value in settings.as_dict().items()),
-    )
-
-    def evaluate(text: Any) -> dict[str, float | None]:
-        predictions = predict_words(text, pairs.vocabulary)
-        return flatten(word_metrics(predictions, norms, settings.text_threshold, settings.seed))
-
-    def report(history: Sequence[Mapping[str, float | None]]) -> None:
-        write_history(folder / "evaluation_by_epoch.csv", history)
-        draw_learning_curves(folder / "learning_curves.png", history, options.model_name)
-        logger.info("epoch %d: %s", len(history), _epoch_line(history[-1]))
-
-    train(settings, pairs, run, evaluate, report)
-    logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
-
-
-def _epoch_line(row: Mapping[str, float | None]) -> str:
-    """Return an epoch's main figures in a line."""
-    from evaluation.reports import format_value
-
-    shown = {
-        "v_measure": "categorization.known_words.v_measure",
-        "adjusted_mutual_info": "categorization.known_words.adjusted_mutual_info",
-        "all-words f_score": "categorization.all_words.f_score",
-        "concreteness r": "concreteness.pearson_by_min_count.0.r",
-        "active clusters": "cluster_counts.active_clusters",
-    }
-    return ", ".join(f"{name} {format_value(row.get(key))}" for name, key in shown.items())
-
-
-def text_evaluation(options: argparse.Namespace) -> None:
-    """Score a model's word clusters with every word metric."""
-    from datasets_src.norms import load_norms
-    from datasets_src.pairs import load_training_pairs
-    from evaluation.word_evaluation import predict_words, word_metrics
-    from models_src.model_files import load_text_model
-
-    device = choose_device(options.device)
-    text, settings, origin = load_text_model(options.models_dir, options.model_name, device)
-    norms = load_norms(options.datasets_dir, options.word_list)
-    pairs = load_training_pairs(options.datasets_dir, use_all_images=options.use_all_images)
-    threshold = options.given.get("text_threshold", settings.text_threshold)
-    metrics = word_metrics(predict_words(text, pairs.vocabulary), norms, threshold, options.seed)
-    _finish(
-        options,
-        metrics,
-        {
-            **settings.as_dict(),
-            "text_threshold": threshold,
-            "evaluation_seed": options.seed,
-            "origin": vars(origin),
-        },
-        {
-            "train_images": len(pairs.split.image_ids),
-            "train_captions": len(pairs),
-            "filtered": pairs.filtered,
-        },
-        norms.absent,
-    )
-
-
-def visual_evaluation(options: argparse.Namespace) -> None:
-    """Score a model's image clusters with every image metric, on val2014."""
-    import numpy as np
-
-    from datasets_src.captions import encode_captions
-    from datasets_src.filtering import load_filtered_split
-    from evaluation.image_evaluation import (
-        INSTANCE_METRICS,
-        caption_bits,
-        image_metrics,
-        predict_images,
-    )
-    from evaluation.sentence_image_matching import matching_scores
-    from evaluation.word_evaluation import words_to_clusters
-
-    model = _load_both_halves(options)
-    split, filtered = load_filtered_split(
-        options.datasets_dir,
-        "val2014",
-        use_all_images=options.use_all_images,
-        with_instances=True,
-    )
-    if not len(split.image_ids):
-        raise UserError(
-            f"no test image in {options.datasets_dir}; check captions_val2014.json and the filter"
-        )
-    predictions = predict_images(model.visual, split)
-    cluster_of_class, absent = None, {}
-    if split.instances is None:
-        reason = f"no instances of val2014 in {options.datasets_dir}"
-        logger.info("classes, boxes and heatmaps are not measured: %s", reason)
-        absent = dict.fromkeys(INSTANCE_METRICS, reason)
-    else:
-        cluster_of_class, _ = words_to_clusters(model.text, split.instances.class_names)
-    metrics = image_metrics(predictions, split, cluster_of_class, options.seed)
-
-    first = split.first_captions()
-    captioned = np.flatnonzero(first >= 0)
-    texts = [split.captions[caption] for caption in first[captioned]]
-    tokens = encode_captions(texts, model.text.words).padded(np.arange(len(texts)))
-    bits = caption_bits(model.text, tokens, model.text_threshold, model.visual.device)
-    metrics["sentence_image_matching"] = matching_scores(predictions.bits[captioned], bits)
-    metrics["activation"] = {
-        "clusters_per_image": float(predictions.bits.sum(axis=1).mean()),
-        "clusters_per_caption": float(bits.sum(axis=1).mean()) if len(bits) else None,
-    }
-    _finish(
-        options,
-        metrics,
-        model.recorded_settings | {"evaluation_seed": options.seed},
-        {"test_images": len(split.image_ids), "filtered": filtered},
-        absent,
-    )
-
-
-@dataclass(frozen=True)
-class _Model:
-    """Both halves of a model, ready for evaluation."""
-
-    visual: Any  # evaluation.image_evaluation.VisualModel
-    text: Any  # models_src.text_encoders.interface.TextEncoder
-    text_threshold: float
-    recorded_settings: dict[str, Any]
-
-
-def _load_both_halves(options: argparse.Namespace) -> _Model:
-    """Load a model; thresholds and the batch size may be given anew."""
-    from evaluation.image_evaluation import VisualModel
-    from models_src.model_files import load_text_model, load_visual_model, require_same_origin
-
-    device = choose_device(options.device)
-    text, settings, text_origin = load_text_model(options.models_dir, options.model_name, device)
-    encoder, settings, origin = load_visual_model(options.models_dir, options.model_name, device)
-    require_same_origin(text_origin, origin, options.model_name)
-    used = settings.as_dict() | {
-        name: options.given[name]
-        for name in ("text_threshold", "visual_threshold", "batch_size")
-        if name in options.given
-    }
-    visual = VisualModel(
-        encoder,
-        used["visual_threshold"],
-        used["image_size"],
-        used["batch_size"],
-        options.workers,
-        device,
-    )
-    return _Model(visual, text, used["text_threshold"], used | {"origin": vars(origin)})
-
-
-def _finish(
-    options: argparse.Namespace,
-    metrics: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    data: Mapping[str, Any],
-    not_measured: Mapping[str, str],
-) -> None:
-    """Show an evaluation's results as a table and write them as JSON."""
-    from evaluation.reports import format_metrics, write_results
-
-    path = write_results(
-        options.results_dir,
-        options.utility,
-        options.model_name,
-        metrics=metrics,
-        settings=settings,
-        data=data,
-        not_measured=not_measured,
-    )
-    logger.info("%s", format_metrics(metrics))
-    logger.info("results: %s", path)
-
-
-def heatmap_demonstration(options: argparse.Namespace) -> None:
-    """Draw class activation maps over test images."""
-    _demonstrate(options, "heatmap")
-
-
-def bbox_demonstration(options: argparse.Namespace) -> None:
-    """Draw predicted and gold boxes on test images."""
-    _demonstrate(options, "bbox")
-
-
-def _demonstrate(options: argparse.Namespace, kind: str) -> None:
-    """Draw one PNG for each of some test images."""
-    from datasets_src.filtering import load_filtered_split
-    from datasets_src.pairs import load_training_pairs
-    from evaluation.demonstrations import choose_images, cluster_labels, draw_demonstrations
-    from evaluation.word_evaluation import predict_words, words_to_clusters
-
-    model = _load_both_halves(options)
-    use_all = options.use_all_images
-    split, _ = load_filtered_split(
-        options.datasets_dir, "val2014", use_all_images=use_all, with_instances=True
-    )
-    pairs = load_training_pairs(options.datasets_dir, use_all_images=use_all)
-    names = _single_word_classes(split)
-    labels = cluster_labels(
-        predict_words(model.text, pairs.vocabulary),
-        names,
-        words_to_clusters(model.text, names)[0],
-        model.visual.encoder.cluster_num,
-    )
-    folder = options.results_dir / options.model_name / f"{kind}_demonstration"
-    files = draw_demonstrations(
-        kind,
-        model.visual,
-        split,
-        choose_images(split, options.num_items, options.seed),
-        labels,
-        folder,
-    )
-    logger.info("%d pictures: %s", len(files), folder)
-
-
-def _single_word_classes(split: "Split") -> list[str]:
-    """Return the names of a split's single-word classes; none without instances."""
-    import numpy as np
-
-    if split.instances is None:
-        return []
-    names = np.array(split.instances.class_names, dtype=object)
-    return names[split.instances.is_single_word()].tolist()
-
-
-def filter_unwanted_coco_images(options: argparse.Namespace) -> None:
-    """Filter both splits of COCO and keep the result in the datasets folder."""
-    from datasets_src.filtering import FILTER_FILE, filter_images
-    from datasets_src.norms import load_norms
-
-    for name, result in filter_images(options.datasets_dir, show_progress=True).items():
-        causes = ", ".join(
-            f"{cause.replace('_', ' ')} {len(ids)}" for cause, ids in result.dropped.items()
-        )
-        logger.info(
-            "%s: %d of %d images kept; dropped: %s", name, result.kept, result.images, causes
-        )
-    logger.info("kept in %s", options.datasets_dir / FILTER_FILE)
-    load_norms(options.datasets_dir)
-
-
-def make_demo_dataset(options: argparse.Namespace) -> None:
-    """Write the demo world: invented images, captions and norms in COCO's layout."""
-    from datasets_src.demo_world import make_demo_world
-
-    counts = make_demo_world(options.datasets_dir, options.images, options.seed)
-    logger.info(
-        "%s: %s",
-        options.datasets_dir,
-        ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()),
-    )
-
-
+# the places are accepted by all evaluations, so that one list of them serves a whole script
 _FILES = frozenset({"model_name", "datasets_dir", "models_dir", "results_dir", "write_to_log"})
-_EVALUATION = _FILES | {"use_all_images", "seed", "device"}
-_BOTH_HALVES = _EVALUATION | {"text_threshold", "visual_threshold", "batch_size", "workers"}
+_DATA = frozenset({"dataset", "use_all_images"})
+_WORDS = _FILES | _DATA | {"seed", "word_list", "device"}
+_BOTH_HALVES = (
+    _FILES
+    | _DATA
+    | {
+        "seed",
+        "device",
+        "workers",
+        "text_threshold",
+        "visual_threshold",
+        "batch_size",
+    }
+)
+_TRAINING = (
+    _WORDS | set(SETTINGS) | {"config", "resume", "overwrite", "checkpoint_minutes", "workers"}
+)
+_BASELINE_WORDS = _WORDS | {
+    "model_type",
+    "baseline_cluster_num",
+    "w2v_file",
+    "bert_dir",
+    "clip_dir",
+}
+_CLIP = _FILES | _DATA | {"device", "workers", "batch_size", "clip_dir"}
 
 UTILITIES: dict[str, Utility] = {
     "train_joint_model": Utility(
-        "train both encoders on image-caption pairs",
-        train_joint_model,
-        _EVALUATION
-        | set(SETTINGS)
-        | {"config", "resume", "overwrite", "checkpoint_minutes", "workers", "word_list"},
+        "train both encoders on image-caption pairs", "training", _TRAINING
+    ),
+    "tune_joint_model_parameters": Utility(
+        "train on four fifths of the pairs, evaluate on the rest; --grid searches settings",
+        "tuning",
+        (_TRAINING - {"resume"}) | {"grid", "rank_by"},
     ),
     "text_evaluation": Utility(
         "score word clusters: categories, concreteness, association",
-        text_evaluation,
-        _EVALUATION | {"text_threshold", "word_list"},
+        "evaluations",
+        _WORDS | {"text_threshold"},
     ),
     "visual_evaluation": Utility(
-        "score image clusters: classes, boxes, heatmaps, matching",
-        visual_evaluation,
-        _BOTH_HALVES,
+        "score image clusters: classes, boxes, heatmaps, matching", "evaluations", _BOTH_HALVES
+    ),
+    "categorization_evaluation": Utility(
+        "score the word clusters of a model or baseline against categories",
+        "words",
+        _BASELINE_WORDS,
+    ),
+    "association_evaluation": Utility(
+        "score the word clusters of a model or baseline against word associations",
+        "words",
+        _BASELINE_WORDS,
+    ),
+    "concreteness_evaluation": Utility(
+        "compare the concreteness of a model or baseline with human ratings",
+        "words",
+        _WORDS - {"word_list"} | {"model_type"},
+    ),
+    "train_text_only_baseline": Utility(
+        "cluster words by their co-occurrence within captions",
+        "baselines",
+        _WORDS - {"device"} | {"baseline_cluster_num", "overwrite"},
+        default_name="text_only",
+    ),
+    "train_concreteness_supervised_model": Utility(
+        "predict concreteness from word features by support vector regression",
+        "baselines",
+        _WORDS - {"device", "word_list"}
+        | {
+            "conc_use_pos",
+            "conc_use_suffix",
+            "conc_use_embeddings",
+            "wordnet_dir",
+            "embeddings_file",
+            "overwrite",
+        },
+        default_name="supervised_concreteness",
+    ),
+    "random_bbox_prediction_evaluation": Utility(
+        "score random boxes, as many as there are gold boxes",
+        "chance",
+        _FILES | _DATA | {"seed"},
+        default_name="random",
+    ),
+    "random_heatmap_evaluation": Utility(
+        "score random points, as many as there are gold boxes",
+        "chance",
+        _FILES | _DATA | {"seed"},
+        default_name="random",
+    ),
+    "clip_classification_evaluation": Utility(
+        "classify the test images with CLIP's similarity to class names",
+        "clip",
+        _CLIP | {"clip_threshold"},
+        default_name="clip",
+    ),
+    "find_clip_positive_threshold": Utility(
+        "find CLIP's similarity threshold of best f1 on the training images",
+        "clip",
+        _CLIP,
+        default_name="clip",
     ),
     "heatmap_demonstration": Utility(
-        "draw class activation maps over test images",
-        heatmap_demonstration,
-        _BOTH_HALVES | {"num_items"},
+        "draw class activation maps over test images, or over images of your own",
+        "demonstrations",
+        _BOTH_HALVES - {"text_threshold"} | {"num_items", "images", "show"},
     ),
     "bbox_demonstration": Utility(
-        "draw predicted and gold boxes on test images",
-        bbox_demonstration,
-        _BOTH_HALVES | {"num_items"},
+        "draw predicted and gold boxes on test images, or on images of your own",
+        "demonstrations",
+        _BOTH_HALVES - {"text_threshold"} | {"num_items", "images", "show"},
+    ),
+    "word_clusters": Utility(
+        "write every word's count, clusters, concreteness and category as CSV",
+        "questions",
+        _WORDS - {"seed", "word_list"},
+    ),
+    "describe_clusters": Utility(
+        "describe every cluster by its words, size and example images",
+        "questions",
+        _BOTH_HALVES - {"seed"} | {"num_items"},
+    ),
+    "predict": Utility(
+        "print the clusters that given images and captions activate, as JSON lines",
+        "questions",
+        frozenset({"model_name", "models_dir", "images", "captions", "device", "workers"})
+        | {"text_threshold", "visual_threshold", "batch_size"},
+    ),
+    "convert_published_model": Utility(
+        "rewrite a model of the published program in this program's format",
+        "published",
+        frozenset({"model_name", "models_dir", "new_name", "overwrite"}),
     ),
     "filter_unwanted_coco_images": Utility(
         "find the images that training and evaluation leave out (run by setup.csh)",
-        filter_unwanted_coco_images,
-        frozenset({"datasets_dir", "write_to_log", "results_dir"}),
+        "data",
+        frozenset({"datasets_dir", "dataset", "write_to_log", "results_dir"}),
     ),
     "make_demo_dataset": Utility(
         "write an invented little world in COCO's layout",
-        make_demo_dataset,
+        "data",
         frozenset({"datasets_dir", "images", "seed", "write_to_log", "results_dir"}),
     ),
 }
+
+
+LOGGED = ("train_joint_model", "tune_joint_model_parameters")  # whatever --write_to_log says
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -615,13 +538,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = parse_options(arguments)
-        logs = options.write_to_log or options.utility == "train_joint_model"
-        has_model = "model_name" in UTILITIES[options.utility].reads
-        log_name = options.utility + (f"_{options.model_name}" if has_model else "") + ".log"
-        if has_model:
+        utility = UTILITIES[options.utility]
+        logs = options.write_to_log or options.utility in LOGGED
+        has_results = {"model_name", "results_dir"} <= utility.reads
+        log_name = options.utility + (f"_{options.model_name}" if has_results else "") + ".log"
+        if has_results:
             require_writable_folder(options.results_dir)
         start_logging(options.results_dir / log_name if logs else None)
-        UTILITIES[options.utility].run(options)
+        module = importlib.import_module(f"evaluation.utilities.{utility.module}")
+        getattr(module, options.utility)(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_MISTAKE

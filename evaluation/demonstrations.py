@@ -1,64 +1,88 @@
 """Pictures of what a model sees: class activation maps and the boxes they give.
 
-Axes: N images, A activated clusters of one image, G gold boxes.
+Axes: N images, A activated clusters of one image, G gold boxes, P labels of one picture.
 """
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datasets_src.coco import Split
-from evaluation.image_evaluation import MAP_SIZE, VisualModel, activated_maps, split_gold_boxes
-from evaluation.localization import component_box, peak_point
-from evaluation.word_evaluation import WordPredictions
+from datasets_src.pairs import ImageSource
+from evaluation.cluster_tables import class_names_by_cluster
+from evaluation.image_evaluation import MAP_SIZE, VisualModel, activated_maps
+from evaluation.localization import component_box, gold_boxes, peak_point
+from utils.errors import UserError
 from utils.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GOLD_COLOUR = "#34c759"
-PREDICTED_COLOURS = ("#ff3b30", "#007aff", "#ff9500", "#af52de", "#00c7be", "#a2845e", "#ff2d55")
+PREDICTED_COLOUR, PREDICTED_TEXT = "#d70015", "white"
+GOLD_COLOUR, GOLD_TEXT = "#34c759", "black"
+DPI = 110
+LARGEST_SIDE = 1200  # pixels of an image in a picture; larger ones are shrunk
 MAX_PANELS = 11  # heatmaps in one picture; an untrained model may activate every cluster
-LABEL_WIDTH = 34  # characters in a line of a title
-TOP_WORDS = 3
-MIN_WORD_COUNT = 5  # rarer words get extreme probabilities by accident
+MAX_BOXES = 20  # predicted boxes in one picture
+TITLE_WIDTH, TITLE_LINES = 34, 4  # characters in a line of a title, and lines
+LABEL_WIDTH = 28  # characters at a box
+LABEL_PAD = 0.2  # space around the text at a box, in font sizes
+FONT_SIZE = 8
+LABEL_WORDS = 3
+
+
+@dataclass(frozen=True)
+class ClusterLabel:
+    """What a cluster is called in pictures."""
+
+    cluster: int
+    class_names: tuple[str, ...]  # whose most probable cluster it is
+    words: tuple[str, ...]  # its most probable words, at most LABEL_WORDS
+
+    def full(self) -> str:
+        """Return number, class names and words."""
+        names = f": {', '.join(self.class_names)}" if self.class_names else ""
+        words = f" ({', '.join(self.words)})" if self.words else ""
+        return f"cluster {self.cluster}{names}{words}"
+
+    def short(self) -> str:
+        """Return the number with the class names, or with the words where there are none."""
+        if self.class_names:
+            text = f"{self.cluster}: {', '.join(self.class_names)}"
+        elif self.words:
+            text = f"{self.cluster} ({', '.join(self.words)})"
+        else:
+            text = str(self.cluster)
+        return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
+
+
+@dataclass(frozen=True)
+class GoldObjects:
+    """The annotated objects of one image."""
+
+    boxes: np.ndarray  # (G, 4) int64 [left, top, right, bottom] on MAP_SIZE
+    class_names: tuple[str, ...]  # G
 
 
 def cluster_labels(
-    predictions: WordPredictions,
-    class_names: Sequence[str],
-    cluster_of_class: np.ndarray,
-    cluster_num: int,
-) -> list[str]:
-    """Return a label for each cluster: its number, class names, and most probable words.
-
-    A cluster's words are those it is the most probable cluster of, the highest probability first.
+    top_words: Sequence[Sequence[str]], class_names: Sequence[str], cluster_of_class: np.ndarray
+) -> list[ClusterLabel]:
+    """Return a label for each cluster.
 
     Args:
-        predictions: For the words of the training captions.
-        class_names: K names.
-        cluster_of_class: (K,) cluster of each class name, -1 for none.
-        cluster_num: C.
+        top_words: For each of C clusters its words, the most probable first.
+        class_names: K names; none where they are not known.
+        cluster_of_class: (K,) cluster of each class name, negative for none.
     """
-    frequent = np.flatnonzero(predictions.counts >= MIN_WORD_COUNT)
-    ordered = frequent[np.argsort(-predictions.probabilities[frequent], kind="stable")]
-    words: list[list[str]] = [[] for _ in range(cluster_num)]
-    for position in ordered:
-        if predictions.clusters[position] >= 0:
-            words[predictions.clusters[position]].append(predictions.words[position])
-    names: list[list[str]] = [[] for _ in range(cluster_num)]
-    for name, cluster in zip(class_names, cluster_of_class, strict=True):
-        if cluster >= 0:
-            names[cluster].append(name)
+    names = class_names_by_cluster(class_names, cluster_of_class, len(top_words))
     return [
-        f"cluster {cluster}"
-        + (f": {', '.join(names[cluster])}" if names[cluster] else "")
-        + (f" ({', '.join(words[cluster][:TOP_WORDS])})" if words[cluster] else "")
-        for cluster in range(cluster_num)
+        ClusterLabel(cluster, tuple(its_names), tuple(words[:LABEL_WORDS]))
+        for cluster, (its_names, words) in enumerate(zip(names, top_words, strict=True))
     ]
 
 
@@ -69,82 +93,161 @@ def choose_images(split: Split, count: int, seed: int) -> np.ndarray:
     return np.sort(rng.permutation(image_count)[: min(count, image_count)])
 
 
+def picture_names(files: Sequence[Path]) -> list[str]:
+    """Return a file name for the picture of each image file: its stem, made unique, as PNG.
+
+    Names that differ only in case count as equal, as they are on some file systems.
+    """
+    taken: set[str] = set()
+    names = []
+    for file in files:
+        name, number = file.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{file.stem}_{number}"
+        taken.add(name.casefold())
+        names.append(f"{name}.png")
+    return names
+
+
+def gold_objects(split: Split, image: int) -> GoldObjects | None:
+    """Return the annotated objects of the image with this index; None without instances."""
+    instances = split.instances
+    if instances is None:
+        return None
+    its_own = instances.image == image
+    boxes = gold_boxes(
+        instances.boxes[its_own], int(split.widths[image]), int(split.heights[image]), MAP_SIZE
+    )
+    return GoldObjects(
+        boxes, tuple(instances.class_names[k] for k in instances.class_index[its_own])
+    )
+
+
+def require_window() -> None:
+    """See that matplotlib can open a window, before long work begins.
+
+    Raises:
+        UserError: there is no display, or matplotlib's backend only writes files.
+    """
+    try:
+        from matplotlib import get_backend, pyplot
+        from matplotlib.backends import backend_registry
+
+        backend = get_backend()  # chosen now, where the user's settings leave it open
+        pyplot.switch_backend(backend)  # fails where it has no display or lacks a library
+        _, interface = backend_registry.resolve_backend(backend)
+        reason = f"matplotlib's backend {backend} opens none"
+    except (ImportError, RuntimeError, ValueError) as error:
+        interface, reason = None, " ".join(str(error).split()).split(";")[0]
+    if interface is None:
+        raise UserError(
+            f"--show can open no window here ({reason}); leave it out: the pictures are written as "
+            "files, too"
+        )
+
+
+def show_pictures(files: Sequence[Path]) -> None:
+    """Show each picture in a window of its own, until all are closed."""
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"figure.max_open_warning": 0}):
+        for file in files:
+            pixels = pyplot.imread(file)  # (height, width, channels)
+            height, width = pixels.shape[:2]
+            figure = pyplot.figure(str(file), figsize=(width / DPI, height / DPI), dpi=DPI)
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.imshow(pixels)
+            axes.set_axis_off()
+        pyplot.show(block=True)
+
+
 def draw_demonstrations(
     kind: str,
     model: VisualModel,
-    split: Split,
+    source: ImageSource,
     images: np.ndarray,
-    labels: Sequence[str],
-    folder: Path,
-) -> list[Path]:
-    """Draw one PNG per image and return the files.
+    golds: Sequence[GoldObjects | None],
+    labels: Sequence[ClusterLabel],
+    files: Sequence[Path],
+) -> None:
+    """Draw one PNG per image, the clusters with the highest logits first.
 
     Args:
         kind: ``heatmap`` draws each activated cluster's map over the image, with its maximum;
             ``bbox`` draws the predicted boxes, and the gold ones where they are known.
         model: The visual encoder.
-        split: Where the images are.
-        images: (N,) indices into the split's images.
-        labels: For each cluster, see ``cluster_labels``.
-        folder: Where the files go, as ``<image id>.png``.
+        source: Where the images are.
+        images: (N,) indices of images.
+        golds: N, what is annotated; None where it is not known.
+        labels: For each cluster.
+        files: N, where the pictures go.
     """
     import torch
 
-    golds = split_gold_boxes(split) if split.instances is not None else None
-    files, position = [], 0
-    for active, image, cluster, maps in activated_maps(model, split, images):
-        for offset in range(len(active)):
-            index = int(images[position])
-            position += 1
-            chosen = image == offset
-            pixels = _original_pixels(split.path(index))
+    position = 0
+    for logits, image, cluster, maps in activated_maps(model, source, images):
+        for offset in range(len(logits)):
+            chosen = np.flatnonzero(image == offset)  # (A,)
+            chosen = chosen[np.argsort(-logits[offset, cluster[chosen]], kind="stable")]
             its_maps = maps[torch.from_numpy(chosen)].cpu().numpy()  # (A, MAP_SIZE, MAP_SIZE)
             its_labels = [labels[c] for c in cluster[chosen]]
+            pixels = _original_pixels(source.path(int(images[position])))
             if kind == "heatmap":
                 figure = _heatmap_figure(pixels, its_maps, its_labels)
             else:
-                gold = None if golds is None else golds[index]
-                figure = _box_figure(pixels, its_maps, its_labels, gold)
-            path = folder / f"{split.image_ids[index]}.png"
+                figure = _box_figure(pixels, its_maps, its_labels, golds[position])
             write_atomically(
-                path, lambda file, figure=figure: figure.savefig(file, format="png", dpi=110)
+                files[position],
+                lambda file, figure=figure: figure.savefig(file, format="png", dpi=DPI),
             )
-            files.append(path)
-    return files
+            position += 1
 
 
 def _original_pixels(path: Path) -> np.ndarray:
-    """Return an image as RGB in its original size, (height, width, 3) uint8."""
+    """Return an image as RGB in its own proportions, (height, width, 3) uint8."""
     from PIL import Image
 
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        pixels = image.convert("RGB")
+    pixels.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return np.asarray(pixels)
 
 
-def _show(axes: "Axes", pixels: np.ndarray, title: str) -> None:
+def _show(axes: "Axes", pixels: np.ndarray) -> None:
     """Show an image in map coordinates, so that maps and boxes lie on it."""
     height, width = pixels.shape[:2]
     axes.imshow(pixels, extent=(0, MAP_SIZE, MAP_SIZE, 0), aspect=height / width)
-    axes.set_title(textwrap.fill(title, LABEL_WIDTH), fontsize=8, parse_math=False)
     axes.set_axis_off()
 
 
-def _heatmap_figure(pixels: np.ndarray, maps: np.ndarray, labels: Sequence[str]) -> "Figure":
+def _set_title(axes: "Axes", title: str) -> None:
+    """Write a title above an image, in at most ``TITLE_LINES`` lines of ``TITLE_WIDTH``."""
+    lines = textwrap.fill(title, TITLE_WIDTH, max_lines=TITLE_LINES, placeholder=" …")
+    axes.set_title(lines, fontsize=FONT_SIZE, parse_math=False)
+
+
+def _heatmap_figure(
+    pixels: np.ndarray, maps: np.ndarray, labels: Sequence[ClusterLabel]
+) -> "Figure":
     """Return the image and, beside it, each activated cluster's map over it."""
     from matplotlib.figure import Figure
 
     title = "image" if len(maps) else "image (activates no cluster)"
     if len(maps) > MAX_PANELS:
-        title = f"image ({MAX_PANELS} of {len(maps)} clusters shown)"
+        title = f"image (the strongest {MAX_PANELS} of {len(maps)} clusters are shown)"
         maps, labels = maps[:MAX_PANELS], labels[:MAX_PANELS]
     panels = 1 + len(maps)
     columns = min(4, panels)
     rows = -(-panels // columns)
     figure = Figure(figsize=(3.0 * columns, 2.8 * rows), layout="constrained")
-    _show(figure.add_subplot(rows, columns, 1), pixels, title)
+    axes = figure.add_subplot(rows, columns, 1)
+    _show(axes, pixels)
+    _set_title(axes, title)
     for panel, (map_, label) in enumerate(zip(maps, labels, strict=True), start=2):
         axes = figure.add_subplot(rows, columns, panel)
-        _show(axes, pixels, label)
+        _show(axes, pixels)
+        _set_title(axes, label.full())
         axes.imshow(
             map_,
             extent=(0, MAP_SIZE, MAP_SIZE, 0),
@@ -159,38 +262,146 @@ def _heatmap_figure(pixels: np.ndarray, maps: np.ndarray, labels: Sequence[str])
 
 
 def _box_figure(
-    pixels: np.ndarray, maps: np.ndarray, labels: Sequence[str], gold: np.ndarray | None
+    pixels: np.ndarray,
+    maps: np.ndarray,
+    labels: Sequence[ClusterLabel],
+    gold: GoldObjects | None,
 ) -> "Figure":
-    """Return the image with a dashed box per activated cluster, and the gold boxes in green."""
+    """Return the image with a red dashed box per activated cluster, and the gold boxes in green."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
-    axes = figure.add_subplot(1, 1, 1)
-    title = "" if gold is None else "gold boxes green"
-    _show(axes, pixels, title if len(maps) else f"the image activates no cluster; {title}")
-    drawn = [(box, GOLD_COLOUR, "-", None) for box in ([] if gold is None else gold)]
-    for position, (map_, label) in enumerate(zip(maps, labels, strict=True)):
-        colour = PREDICTED_COLOURS[position % len(PREDICTED_COLOURS)]
-        drawn.append((component_box(map_), colour, "--", label))
-    for (left, top, right, bottom), colour, style, label in drawn:
+    shown = min(len(maps), MAX_BOXES)
+    boxes = [component_box(map_) for map_ in maps[:shown]]
+    texts = [label.short() for label in labels[:shown]]
+    predicted = {"edgecolor": PREDICTED_COLOUR, "linestyle": "--", "linewidth": 2, "fill": False}
+    golden = {"edgecolor": GOLD_COLOUR, "linestyle": "-", "linewidth": 2, "fill": False}
+    colours = [(PREDICTED_COLOUR, PREDICTED_TEXT)] * shown
+    legend = {}
+    if shown:
+        legend["predicted: cluster number and class names (or top words)"] = predicted
+    if gold is not None and len(gold.boxes):
+        legend["gold"] = golden
+        boxes += list(gold.boxes)
+        texts += gold.class_names
+        colours += [(GOLD_COLOUR, GOLD_TEXT)] * len(gold.boxes)
+
+    height, width = pixels.shape[:2]
+    scale = 7 / max(height, width)  # inches a pixel
+    # labels need some room, also in a long and narrow picture
+    size = np.maximum([width * scale, height * scale], [4.5, 2.5])
+    strip = 0.4  # inches above the image, for the legend
+    figure = Figure(figsize=(size[0], size[1] + strip), dpi=DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, size[1] / (size[1] + strip)))
+    _show(axes, pixels)
+    for position in reversed(range(len(boxes))):  # the predicted ones on top
+        left, top, right, bottom = boxes[position]
+        style = predicted if position < shown else golden
         # inclusive edges: a box of one pixel is one pixel wide
-        axes.add_patch(
-            Rectangle(
-                (left, top),
-                right - left + 1,
-                bottom - top + 1,
-                fill=False,
-                edgecolor=colour,
-                linestyle=style,
-                linewidth=2,
-                label=label,
-            )
-        )
+        axes.add_patch(Rectangle((left, top), right - left + 1, bottom - top + 1, **style))
     axes.set_xlim(0, MAP_SIZE)
     axes.set_ylim(MAP_SIZE, 0)
-    if len(maps):
-        legend = figure.legend(loc="outside lower center", fontsize=7)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    axes.apply_aspect()
+    _write_labels(axes, np.array(boxes).reshape(-1, 4), texts, colours)
+
+    note = "" if shown else "the image activates no cluster"
+    if shown < len(maps):
+        note = f"the strongest {shown} of {len(maps)} clusters are shown"
+    figure.legend(
+        [Rectangle((0, 0), 1, 1, **style) for style in legend.values()],
+        list(legend),
+        title=note or None,
+        loc="upper center",
+        ncols=2,
+        fontsize=FONT_SIZE,
+        title_fontsize=FONT_SIZE,
+        frameon=False,
+        borderaxespad=0.1,
+    )
     return figure
+
+
+def _write_labels(
+    axes: "Axes", boxes: np.ndarray, texts: Sequence[str], colours: Sequence[tuple[str, str]]
+) -> None:
+    """Write a text at each box (P, 4), on a ground (colour, text colour) of its own."""
+    figure = axes.figure
+    pixel_width, pixel_height = figure.bbox.width, figure.bbox.height
+    written = [
+        figure.text(
+            0,
+            0,
+            text,
+            fontsize=FONT_SIZE,
+            color=colour,
+            parse_math=False,
+            bbox={"boxstyle": f"square,pad={LABEL_PAD}", "facecolor": ground, "edgecolor": "none"},
+        )
+        for text, (ground, colour) in zip(texts, colours, strict=True)
+    ]
+    if not written:
+        return
+    renderer = figure.canvas.get_renderer()
+    pad = LABEL_PAD * FONT_SIZE * DPI / 72  # pixels
+    extents = [text.get_window_extent(renderer) for text in written]
+    sizes = np.array([[e.width + 2 * pad, e.height + 2 * pad] for e in extents])  # (P, 2)
+    # inclusive edges in map coordinates to pixels from the figure's upper left corner
+    corners = axes.transData.transform((boxes + np.array([0, 0, 1, 1])).reshape(-1, 2))  # (2P, 2)
+    corners[:, 1] = pixel_height - corners[:, 1]
+    area = axes.get_position(original=True).bounds  # fractions: left, bottom, width, height
+    ceiling = pixel_height * (1 - area[1] - area[3])
+    places = place_labels(
+        corners.reshape(-1, 4), sizes, (0, ceiling, pixel_width, pixel_height)
+    )  # (P, 2)
+    for text, extent, (left, top) in zip(written, extents, places, strict=True):
+        # a text's position is its baseline's; the extent's lower edge lies below it
+        descent = -extent.y0
+        text.set_position(
+            (
+                (left + pad) / pixel_width,
+                1 - (top + pad + extent.height - descent) / pixel_height,
+            )
+        )
+
+
+def place_labels(
+    boxes: np.ndarray, sizes: np.ndarray, area: tuple[float, float, float, float]
+) -> np.ndarray:
+    """Find a place for the label of each box: at the box, inside the area, off earlier labels.
+
+    Each label in turn takes the place that covers the least of the labels before it. Of equally
+    good ones it takes the first: above the box, in it, below it, each from the left and from the
+    right edge, then further down along the box's left edge, and up from it.
+
+    Args:
+        boxes: (P, 4) [left, top, right, bottom], y growing downwards.
+        sizes: (P, 2) width and height of each label.
+        area: [left, top, right, bottom] that labels stay in; one that is larger than the area
+            begins at its upper left corner.
+
+    Returns:
+        (P, 2) the upper left corner of each label.
+    """
+    placed = np.zeros((0, 4))
+    low = np.array(area[:2], dtype=np.float64)
+    for (left, top, right, bottom), size in zip(boxes, sizes, strict=True):
+        width, height = size
+        steps = np.arange(1, int((area[3] - area[1]) // height) + 1) * height
+        candidates = [
+            (x, y)
+            for y in (top - height, top, bottom, bottom - height)
+            for x in (left, right - width)
+        ]
+        candidates += [(left, top + step) for step in steps]
+        candidates += [(left, top - step) for step in steps]
+        corners = np.array(candidates, dtype=np.float64)  # (candidates, 2)
+        corners = np.maximum(np.minimum(corners, np.array(area[2:]) - size), low)
+        overlap = np.minimum(corners[:, None] + size, placed[:, 2:]) - np.maximum(
+            corners[:, None], placed[:, :2]
+        )  # (candidates, placed, 2)
+        covered = np.maximum(overlap, 0).prod(axis=-1).sum(axis=-1)  # (candidates,)
+        best = corners[np.argmin(np.round(covered, 6))]
+        placed = np.vstack([placed, [*best, *(best + size)]])
+    return placed[:, :2]

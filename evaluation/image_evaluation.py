@@ -3,15 +3,16 @@
 Axes: N test images, C clusters, K classes, A activated (image, cluster) pairs, G gold boxes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from datasets_src.coco import Split
 from datasets_src.images import normalise
-from datasets_src.pairs import load_images
+from datasets_src.pairs import ImageSource, load_images
 from evaluation.classification import (
     classes_from_clusters,
     classification_scores,
@@ -75,19 +76,39 @@ class VisualModel:
     device: str
 
 
+def image_logits(model: VisualModel, source: ImageSource, count: int) -> np.ndarray:
+    """Run the visual encoder once over the first ``count`` images, batch by batch.
+
+    Returns:
+        (count, C) float32; a cluster is activated where they reach the model's threshold.
+    """
+    import torch
+    from tqdm import tqdm
+
+    logits = np.zeros((count, model.encoder.cluster_num), dtype=np.float32)
+    bounds = [*range(0, count, model.batch_size), count]
+    batches = [np.arange(start, stop) for start, stop in pairwise(bounds)]
+    with torch.inference_mode(), tqdm(total=count, unit="image", disable=None) as progress:
+        loaded = load_images(source, batches, model.image_size, model.workers)
+        for batch, pixels in zip(batches, loaded, strict=True):
+            logits[batch] = model.encoder(normalise(pixels.to(model.device))).cpu().numpy()
+            progress.update(len(batch))
+    return logits
+
+
 def activated_maps(
-    model: VisualModel, split: Split, images: np.ndarray
+    model: VisualModel, source: ImageSource, images: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, "Tensor"]]:
-    """Run the visual encoder once over some images of a split, batch by batch.
+    """Run the visual encoder once over some images, batch by batch.
 
     Args:
         model: The encoder.
-        split: Where the images are.
-        images: (N,) indices into the split's images.
+        source: Where the images are.
+        images: (N,) indices of images.
 
     Yields:
-        For each batch its bits (B, C) bool and, for its activated clusters, the image's position
-        in the batch (A,), the cluster (A,), and the upsampled class activation maps
+        For each batch its logits (B, C) and, for its activated clusters, the image's position in
+        the batch (A,), the cluster (A,), and the upsampled class activation maps
         (A, MAP_SIZE, MAP_SIZE) on the model's device.
     """
     import torch
@@ -96,15 +117,14 @@ def activated_maps(
     size = model.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     with torch.inference_mode(), tqdm(total=len(images), unit="image", disable=None) as progress:
-        for pixels in load_images(split, batches, model.image_size, model.workers):
+        for pixels in load_images(source, batches, model.image_size, model.workers):
             logits, features = model.encoder.logits_and_features(
                 normalise(pixels.to(model.device))
             )  # (B, C), (B, D, h, w)
-            active = logits >= model.threshold  # (B, C)
-            image, cluster = torch.nonzero(active, as_tuple=True)  # (A,), (A,)
+            image, cluster = torch.nonzero(logits >= model.threshold, as_tuple=True)  # (A,), (A,)
             maps = class_activation_maps(features, model.encoder.head.weight, image, cluster)
             yield (
-                active.cpu().numpy(),
+                logits.cpu().numpy(),
                 image.cpu().numpy(),
                 cluster.cpu().numpy(),
                 upsampled_maps(maps, MAP_SIZE),
@@ -118,14 +138,14 @@ def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
     bits = np.zeros((count, model.encoder.cluster_num), dtype=bool)
     image_parts, cluster_parts, boxes, peaks = [], [], [], []
     start = 0
-    for active, image, cluster, maps in activated_maps(model, split, np.arange(count)):
-        bits[start : start + len(active)] = active
+    for logits, image, cluster, maps in activated_maps(model, split, np.arange(count)):
+        bits[start : start + len(logits)] = logits >= model.threshold
         for map_ in maps.cpu().numpy():
             boxes.append(component_box(map_))
             peaks.append(peak_point(map_))
         image_parts.append(image + start)
         cluster_parts.append(cluster)
-        start += len(active)
+        start += len(logits)
     return ImagePredictions(
         bits=bits,
         image=np.concatenate([np.zeros(0, dtype=np.int64), *image_parts]),
@@ -195,23 +215,34 @@ def _localization_metrics(predictions: ImagePredictions, split: Split, seed: int
     image_count = len(split.image_ids)
     bounds = np.searchsorted(predictions.image, np.arange(image_count + 1))
     spans = [slice(*bounds[image : image + 2]) for image in range(image_count)]
-    rng = np.random.default_rng(seed)
     return {
         "bounding_box": localization_scores(
             box_iou(predictions.boxes[span], gold) >= MATCH_IOU
             for span, gold in zip(spans, golds, strict=True)
         ),
-        "bounding_box_chance": localization_scores(
-            box_iou(random_boxes(len(gold), MAP_SIZE, rng), gold) >= MATCH_IOU for gold in golds
-        ),
+        "bounding_box_chance": random_box_scores(golds, seed),
         "heatmap": localization_scores(
             points_in_boxes(predictions.peaks[span], gold)
             for span, gold in zip(spans, golds, strict=True)
         ),
-        "heatmap_chance": localization_scores(
-            points_in_boxes(random_points(len(gold), MAP_SIZE, rng), gold) for gold in golds
-        ),
+        "heatmap_chance": random_point_scores(golds, seed),
     }
+
+
+def random_box_scores(golds: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
+    """Score as many random boxes in each image as it has gold boxes (G, 4)."""
+    rng = np.random.default_rng(seed)
+    return localization_scores(
+        box_iou(random_boxes(len(gold), MAP_SIZE, rng), gold) >= MATCH_IOU for gold in golds
+    )
+
+
+def random_point_scores(golds: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
+    """Score as many random points in each image as it has gold boxes (G, 4)."""
+    rng = np.random.default_rng(seed)
+    return localization_scores(
+        points_in_boxes(random_points(len(gold), MAP_SIZE, rng), gold) for gold in golds
+    )
 
 
 def split_gold_boxes(split: Split) -> list[np.ndarray]:

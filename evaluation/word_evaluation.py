@@ -81,14 +81,12 @@ def word_metrics(
         "word_association": None,
     }
     if norms.categories is not None:
-        metrics |= _categorization(predictions, norms, seed)
+        metrics |= categorization_metrics(predictions, norms, seed)
     if norms.association_file is not None:
-        metrics["word_association"] = _association(predictions, norms)
+        metrics["word_association"] = association_metrics(predictions, norms)
     if norms.concreteness is not None:
-        rated = np.array([word in norms.concreteness for word in predictions.words], dtype=bool)
-        ratings = [norms.concreteness[w] for w in predictions.words if w in norms.concreteness]
-        metrics["concreteness"] = concreteness_scores(
-            predictions.probabilities[rated], np.array(ratings), predictions.counts[rated]
+        metrics["concreteness"] = concreteness_metrics(
+            predictions.words, predictions.counts, predictions.probabilities, norms
         )
     metrics["cluster_counts"] = cluster_counts(
         predictions.clusters, predictions.probabilities, text_threshold
@@ -112,7 +110,7 @@ def _known_evaluated_words(
     return in_file, in_predictions
 
 
-def _categorization(predictions: WordPredictions, norms: Norms, seed: int) -> dict[str, Any]:
+def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int) -> dict[str, Any]:
     """Return the scores of the known words and of all words of the category file, with chance."""
     categories = norms.categories
     in_file, in_predictions = _known_evaluated_words(predictions, norms)
@@ -131,7 +129,23 @@ def _categorization(predictions: WordPredictions, norms: Norms, seed: int) -> di
     }
 
 
-def _association(predictions: WordPredictions, norms: Norms) -> dict[str, Any]:
+def concreteness_metrics(
+    words: Sequence[str], counts: np.ndarray, predicted: np.ndarray, norms: Norms
+) -> dict[str, Any]:
+    """Return the scores of a predicted concreteness, over the words that have a rating.
+
+    Args:
+        words: W words of the training captions.
+        counts: (W,) their occurrences.
+        predicted: (W,) any measure that rises with concreteness.
+        norms: With ratings.
+    """
+    rated = np.array([word in norms.concreteness for word in words], dtype=bool)  # (W,)
+    ratings = np.array([norms.concreteness[word] for word in words if word in norms.concreteness])
+    return concreteness_scores(predicted[rated], ratings, counts[rated])
+
+
+def association_metrics(predictions: WordPredictions, norms: Norms) -> dict[str, Any]:
     """Return the association scores of the known evaluated words."""
     _, known = _known_evaluated_words(predictions, norms)
     words = [predictions.words[position] for position in known]

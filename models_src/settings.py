@@ -146,6 +146,9 @@ class TrainingSettings:
         return asdict(self)
 
 
+SETTINGS = {setting.name: setting for setting in fields(TrainingSettings)}
+
+
 def setting_type(setting: Field) -> tuple[type, bool]:
     """Return a setting's plain type (str, int, float or bool) and whether None is allowed."""
     hint = typing.get_type_hints(TrainingSettings)[setting.name]
@@ -176,12 +179,25 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: the file is missing, no YAML mapping, has unknown keys, or a value is not
             allowed.
     """
+    return {
+        name: file_value(SETTINGS[name], value, path)
+        for name, value in read_by_setting(path).items()
+    }
+
+
+def read_by_setting(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping whose keys are settings; its values are not looked at.
+
+    Raises:
+        UserError: the file is missing, no YAML mapping, or has unknown or repeated keys.
+    """
     import yaml
 
     from utils.files import read_text
 
+    text = read_text(path, "the settings file")
     try:
-        values = yaml.safe_load(read_text(path, "the settings file"))
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
@@ -190,22 +206,33 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no 'setting: value' lines; see models_src/configs/")
-    known = {setting.name: setting for setting in fields(TrainingSettings)}
-    unknown = [str(key) for key in values if key not in known]
+    unknown = [str(key) for key in values if key not in SETTINGS]
     if unknown:
         raise UserError(
-            f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(known)}"
+            f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(SETTINGS)}"
         )
-    for name, value in values.items():
-        plain, _ = setting_type(known[name])
-        if plain is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-            with contextlib.suppress(ValueError):  # the check below names the setting
-                values[name] = float(value)
-        try:
-            check_setting(known[name], values[name])
-        except UserError as error:
-            raise UserError(f"{error} (in {path})") from None
+    keys = [key.value for key, _ in yaml.compose(text).value]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:  # YAML would silently take the last
+        raise UserError(f"{path} gives {', '.join(repeated)} more than once; keep one of them")
     return values
+
+
+def file_value(setting: Field, value: Any, path: Path) -> Any:
+    """Return a value that a YAML file gives a setting, as the setting takes it.
+
+    Raises:
+        UserError: the value is not allowed, naming setting and file.
+    """
+    plain, _ = setting_type(setting)
+    if plain is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        with contextlib.suppress(ValueError):  # the check below names the setting
+            value = float(value)
+    try:
+        check_setting(setting, value)
+    except UserError as error:
+        raise UserError(f"{error} (in {path})") from None
+    return value
 
 
 def check_setting(setting: Field, value: Any) -> None:

@@ -47,6 +47,10 @@ logger = logging.getLogger(__name__)
 Metrics = dict[str, float | None]
 
 
+class LossNotFiniteError(UserError):
+    """Training went astray, as it does with too large a learning rate."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How a training run is carried out; nothing here changes what it computes."""
@@ -58,6 +62,7 @@ class RunOptions:
     resume: bool = False
     overwrite: bool = False
     checkpoint_minutes: float = 30.0
+    continue_with: str = "--resume"  # what an interrupted user is told to give
 
     @property
     def checkpoint_file(self) -> Path:
@@ -112,9 +117,9 @@ def train(
     settings: TrainingSettings,
     pairs: TrainingPairs,
     options: RunOptions,
-    evaluate: Callable[[TextEncoder], Metrics],
+    evaluate: Callable[[TextEncoder], Metrics] | None,
     report: Callable[[list[Metrics]], None],
-) -> None:
+) -> bool:
     """Train both encoders on all pairs and write the model as ``options.name``.
 
     After every epoch the text encoder is evaluated; the epoch with the highest
@@ -124,8 +129,12 @@ def train(
         settings: What is computed.
         pairs: The training data.
         options: Where files go, and how to run.
-        evaluate: Returns metrics of a text encoder by name.
+        evaluate: Returns metrics of a text encoder by name; with None there are no metrics and no
+            best epoch.
         report: Takes the rows of all epochs so far, after each epoch.
+
+    Returns:
+        Whether a signal asked to stop when there was no step left, so that training ended as usual.
 
     Raises:
         UserError: a finished or unfinished run of that name is in the way, the checkpoint does not
@@ -135,7 +144,7 @@ def train(
     checkpoint = _find_checkpoint(options)
     if checkpoint is None and options.resume and model_exists(options.models_dir, options.name):
         logger.info("'%s' is finished: there is nothing to continue", options.name)
-        return
+        return False
     if checkpoint is None and options.overwrite:
         # the old run's best epoch must not stand beside the new run's model
         remove_model(options.models_dir, f"{options.name}_best")
@@ -176,8 +185,9 @@ def train(
             report(run.history)
     save(options.name)
     options.checkpoint_file.unlink(missing_ok=True)
-    if _score(run.history[-1]) == float("-inf"):
+    if evaluate is not None and _score(run.history[-1]) == float("-inf"):
         logger.info("'%s_best' is not written: no epoch has a %s", options.name, BEST_METRIC)
+    return stop()
 
 
 def random_start_steps(
@@ -257,7 +267,7 @@ def _train_epoch(
                 )
         if stop():
             save_checkpoint()
-            logger.info("stopped; continue with --resume")
+            logger.info("stopped; continue with %s", options.continue_with)
             raise KeyboardInterrupt
         if time.monotonic() - last_saved > 60 * options.checkpoint_minutes:
             save_checkpoint()
@@ -304,7 +314,7 @@ def _shown(run: _Run, result: StepResult) -> dict[str, str]:
     _, visual_loss, text_loss, image_bits, caption_bits, *_ = _step_totals(result).tolist()
     pair_count = len(result.image_bits)
     if not np.isfinite([visual_loss, text_loss]).all():
-        raise UserError(
+        raise LossNotFiniteError(
             f"the loss is not finite after {run.step} steps; lower --visual_learning_rate or "
             "--text_learning_rate"
         )
@@ -316,9 +326,9 @@ def _shown(run: _Run, result: StepResult) -> dict[str, str]:
     }
 
 
-def _epoch_row(run: _Run, evaluate: Callable[[TextEncoder], Metrics]) -> Metrics:
+def _epoch_row(run: _Run, evaluate: Callable[[TextEncoder], Metrics] | None) -> Metrics:
     """Return one epoch's row: means of the training steps, then metrics."""
-    return _means(run.totals) | evaluate(run.text)
+    return _means(run.totals) | (evaluate(run.text) if evaluate is not None else {})
 
 
 def _score(row: Metrics) -> float:
@@ -388,7 +398,7 @@ def _require_same_run(
         )
     if checkpoint["data_fingerprint"] != fingerprint:
         raise UserError(
-            f"{path} was trained on other data; give its --datasets_dir and filter, or "
+            f"{path} was trained on other data; give its --datasets_dir, --dataset and filter, or "
             "--overwrite without --resume to start anew"
         )
 

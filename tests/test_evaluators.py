@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from datasets_src.captions import Vocabulary
-from datasets_src.coco import load_split
+from datasets_src.datasets import load_split
 from datasets_src.norms import Categories, Norms
-from evaluation.demonstrations import choose_images, cluster_labels
 from evaluation.image_evaluation import (
     ImagePredictions,
     VisualModel,
@@ -201,21 +200,3 @@ def test_caption_bits_are_scores_above_the_threshold():
     encoder.learn(encoder.read(tokens), torch.eye(3, dtype=torch.bool)[:2])
     bits = caption_bits(encoder, np.array([[0, 1], [1, -2], [-2, -2]]), 0.5, "cpu")
     assert bits.tolist() == [[True, True, False], [False, True, False], [False, False, False]]
-
-
-def test_cluster_labels_name_classes_and_their_most_probable_words():
-    predictions = WordPredictions(
-        ("dog", "puppy", "the", "rare", "lost"),
-        np.array([9, 9, 90, 1, 9]),
-        np.array([1, 1, 0, 1, NO_CLUSTER]),
-        np.array([0.8, 0.9, 0.2, 1.0, 0]),
-    )
-    labels = cluster_labels(predictions, ["dog", "cat"], np.array([1, -1]), 3)
-    assert labels == ["cluster 0 (the)", "cluster 1: dog (puppy, dog)", "cluster 2"]
-
-
-def test_chosen_images_are_seeded_and_at_most_all(test_split):
-    first = choose_images(test_split, 4, seed=1)
-    assert first.tolist() == choose_images(test_split, 4, seed=1).tolist()
-    assert first.tolist() == sorted(set(first.tolist()))
-    assert len(choose_images(test_split, 10_000, seed=1)) == len(test_split.image_ids)

@@ -1,0 +1,282 @@
+"""What the clusters of a model hold, as tables: a row for each word, a row for each cluster.
+
+Axes: W words of the training captions by falling count, C clusters, N images.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.word_evaluation import WordPredictions
+
+if TYPE_CHECKING:
+    from models_src.text_encoders.interface import TextEncoder
+
+MIN_WORD_COUNT = 5  # rarer words get extreme probabilities by accident
+TOP_CLUSTERS = 3  # clusters listed for a word
+TOP_WORDS = 10  # words listed for a cluster
+SHOWN_WORDS = 5  # of them in the printed table
+CELL_WIDTH = 24  # characters of class names in the printed table
+
+WORD_COLUMNS = (
+    "word",
+    "count",
+    "cluster",
+    "probability",
+    "concreteness",
+    "concreteness_rating",
+    "category",
+    *(f"{name}_{k}" for k in range(1, TOP_CLUSTERS + 1) for name in ("cluster", "probability")),
+)
+
+
+def posterior_rows(encoder: "TextEncoder", words: Sequence[str]) -> np.ndarray:
+    """Return p(c|w) of some words, (W, C) float64; zeros for words the encoder does not know."""
+    posteriors = encoder.word_posteriors().cpu().numpy()  # (V, C)
+    index = {word: position for position, word in enumerate(encoder.words)}
+    rows = np.zeros((len(words), encoder.cluster_num))
+    known = np.array([word in index for word in words], dtype=bool)  # (W,)
+    rows[known] = posteriors[[index[word] for word in words if word in index]]
+    return rows
+
+
+def top_clusters(posteriors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most probable clusters of each word, the most probable first.
+
+    Ties go to the lowest index, so that the first is the word's most probable cluster.
+
+    Args:
+        posteriors: (W, C) p(c|w).
+        count: K, clusters wanted for each word.
+
+    Returns:
+        (W, K') int64 clusters and (W, K') float64 probabilities with K' the smaller of K and C;
+        clusters of probability 0 are -1.
+    """
+    order = np.argsort(-posteriors, axis=1, kind="stable")[:, :count]  # (W, K')
+    probabilities = np.take_along_axis(posteriors, order, axis=1)
+    return np.where(probabilities > 0, order, -1), probabilities
+
+
+def word_rows(
+    words: Sequence[str],
+    counts: np.ndarray,
+    posteriors: np.ndarray,
+    ratings: Mapping[str, float],
+    categories: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Return one row of ``WORD_COLUMNS`` for each word; None where there is no value.
+
+    ``concreteness`` is the model's, in 0..1: the largest probability any cluster gives the word,
+    0 for a word the model does not know. ``concreteness_rating`` is the human one, in 1..5.
+
+    Args:
+        words: W words.
+        counts: (W,) their occurrences in the training captions.
+        posteriors: (W, C) p(c|w), zeros for words the model does not know.
+        ratings: Human concreteness, of the words that have one.
+        categories: Human category, of the words that have one.
+    """
+    clusters, probabilities = top_clusters(posteriors, TOP_CLUSTERS)
+    rows = []
+    for position, word in enumerate(words):
+        best = [
+            (int(cluster), float(probability)) if cluster >= 0 else (None, None)
+            for cluster, probability in zip(
+                clusters[position], probabilities[position], strict=True
+            )
+        ]
+        best += [(None, None)] * (TOP_CLUSTERS - len(best))
+        cluster, probability = best[0]
+        values = (
+            word,
+            int(counts[position]),
+            cluster,
+            probability,
+            probability or 0.0,
+            ratings.get(word),
+            categories.get(word),
+            *(value for pair in best for value in pair),
+        )
+        rows.append(dict(zip(WORD_COLUMNS, values, strict=True)))
+    return rows
+
+
+def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of words as CSV with a header; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(WORD_COLUMNS)
+    for row in rows:
+        writer.writerow([_cell(row[column]) for column in WORD_COLUMNS])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    """Return a value for a table: six significant digits of a number, empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def format_word_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of words as a readable table."""
+    lines = [
+        f"{'word':<20}{'count':>9}{'cluster':>9}{'probability':>13}{'rating':>8}  category",
+    ]
+    for row in rows:
+        probability = "-" if row["probability"] is None else f"{row['probability']:.4f}"
+        rating = "-" if row["concreteness_rating"] is None else f"{row['concreteness_rating']:.2f}"
+        cluster = "-" if row["cluster"] is None else row["cluster"]
+        lines.append(
+            f"{row['word']:<20}{row['count']:>9}{cluster:>9}{probability:>13}{rating:>8}  "
+            f"{row['category'] or '-'}"
+        )
+    return "\n".join(lines)
+
+
+def words_by_cluster(
+    clusters: np.ndarray, probabilities: np.ndarray, considered: np.ndarray, cluster_num: int
+) -> list[np.ndarray]:
+    """Return for each cluster the positions of the words it is the most probable cluster of.
+
+    Args:
+        clusters: (W,) most probable cluster of each word, negative for unknown words.
+        probabilities: (W,) of that cluster.
+        considered: (W,) bool; other words are left out.
+        cluster_num: C.
+
+    Returns:
+        C arrays, the highest probability first (ties: the word that stands first).
+    """
+    order = np.argsort(-probabilities, kind="stable")  # (W,)
+    order = order[considered[order]]
+    return [order[clusters[order] == cluster] for cluster in range(cluster_num)]
+
+
+def top_words(
+    words: Sequence[str],
+    clusters: np.ndarray,
+    probabilities: np.ndarray,
+    considered: np.ndarray,
+    cluster_num: int,
+) -> list[list[str]]:
+    """Return the words of ``words_by_cluster`` themselves, C lists."""
+    positions = words_by_cluster(clusters, probabilities, considered, cluster_num)
+    return [[words[position] for position in its_own] for its_own in positions]
+
+
+def class_names_by_cluster(
+    class_names: Sequence[str], cluster_of_class: np.ndarray, cluster_num: int
+) -> list[list[str]]:
+    """Return for each cluster the class names it is the most probable cluster of.
+
+    Args:
+        class_names: K names.
+        cluster_of_class: (K,) most probable cluster of each, negative for unknown names.
+        cluster_num: C.
+    """
+    names: list[list[str]] = [[] for _ in range(cluster_num)]
+    for name, cluster in zip(class_names, cluster_of_class, strict=True):
+        if cluster >= 0:
+            names[cluster].append(name)
+    return names
+
+
+def cluster_rows(
+    predictions: WordPredictions,
+    class_names: Sequence[Sequence[str]],
+    logits: np.ndarray,
+    file_names: Sequence[str],
+    *,
+    text_threshold: float,
+    visual_threshold: float,
+    image_count: int,
+) -> list[dict[str, Any]]:
+    """Describe each cluster by its words, its class names, and the images that fit it best.
+
+    Args:
+        predictions: Of the words of the training captions.
+        class_names: For each of C clusters the class names that map to it.
+        logits: (N, C) of the test images.
+        file_names: N, of the test images.
+        text_threshold: The probability from which a word activates its cluster.
+        visual_threshold: The logit from which an image does.
+        image_count: Example images wanted for each cluster, those of the highest logit (ties: the
+            first), whether they activate it or not.
+
+    Returns:
+        C dicts: ``word_count`` words whose most probable cluster it is, ``activating_word_count``
+        of them that reach the threshold, ``token_count`` occurrences of its words in the training
+        captions, ``top_words`` (with at least ``MIN_WORD_COUNT`` occurrences, by falling
+        probability), ``class_names``, ``test_image_count`` images that activate it, and
+        ``example_images``.
+    """
+    cluster_num = logits.shape[1]
+    known = predictions.clusters >= 0  # (W,)
+    everything = words_by_cluster(
+        predictions.clusters, predictions.probabilities, known, cluster_num
+    )
+    bits = logits >= visual_threshold  # (N, C)
+    rows = []
+    for cluster, positions in enumerate(everything):
+        frequent = positions[predictions.counts[positions] >= MIN_WORD_COUNT][:TOP_WORDS]
+        examples = np.argsort(-logits[:, cluster], kind="stable")[:image_count]
+        rows.append(
+            {
+                "cluster": cluster,
+                "word_count": len(positions),
+                "activating_word_count": int(
+                    (predictions.probabilities[positions] >= text_threshold).sum()
+                ),
+                "token_count": int(predictions.counts[positions].sum()),
+                "top_words": [
+                    {
+                        "word": predictions.words[position],
+                        "probability": float(predictions.probabilities[position]),
+                        "count": int(predictions.counts[position]),
+                    }
+                    for position in frequent
+                ],
+                "class_names": list(class_names[cluster]),
+                "test_image_count": int(bits[:, cluster].sum()),
+                "example_images": [
+                    {
+                        "image": str(file_names[image]),
+                        "logit": float(logits[image, cluster]),
+                        "activates": bool(bits[image, cluster]),
+                    }
+                    for image in examples
+                ],
+            }
+        )
+    return rows
+
+
+def living_clusters(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the clusters with words or images, those of most words first (then most images)."""
+    alive = [row for row in rows if row["word_count"] or row["test_image_count"]]
+    return sorted(alive, key=lambda row: (-row["word_count"], -row["test_image_count"]))
+
+
+def format_cluster_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return descriptions of clusters as a readable table."""
+    lines = [
+        f"{'cluster':>7}{'words':>7}{'tokens':>9}{'images':>8}  {'class names':<{CELL_WIDTH}}"
+        "  top words"
+    ]
+    for row in rows:
+        names = ", ".join(row["class_names"]) or "-"
+        if len(names) > CELL_WIDTH:
+            names = names[: CELL_WIDTH - 1] + "…"
+        words = ", ".join(
+            f"{top['word']} {top['probability']:.2f}" for top in row["top_words"][:SHOWN_WORDS]
+        )
+        lines.append(
+            f"{row['cluster']:>7}{row['word_count']:>7}{row['token_count']:>9}"
+            f"{row['test_image_count']:>8}  {names:<{CELL_WIDTH}}  {words or '-'}"
+        )
+    return "\n".join(lines)

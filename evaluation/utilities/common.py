@@ -1,0 +1,145 @@
+"""What several utilities share: the device, the data and models read, the results written."""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets_src.coco import Split
+    from datasets_src.pairs import TrainingPairs
+    from evaluation.image_evaluation import VisualModel
+    from models_src.text_encoders.interface import TextEncoder
+
+logger = logging.getLogger(__name__)
+
+
+def choose_device(name: str) -> str:
+    """Return the device to run on.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        usable = device.type in ("cpu", "cuda")
+        if usable:
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        usable = False
+    if not usable:
+        raise UserError(f"--device {name} is not usable here; give cpu, cuda or auto")
+    return str(device)
+
+
+def training_pairs(options: argparse.Namespace) -> "TrainingPairs":
+    """Load the pairs of the training split that the options name."""
+    from datasets_src.pairs import load_training_pairs
+
+    return load_training_pairs(
+        options.datasets_dir, use_all_images=options.use_all_images, dataset=options.dataset
+    )
+
+
+def test_split(options: argparse.Namespace) -> tuple["Split", bool]:
+    """Load the test split, with its instances where it has any, and say whether it was filtered.
+
+    Raises:
+        UserError: the data is missing or malformed, or no image is left.
+    """
+    from datasets_src.coco import SPLITS
+    from datasets_src.filtering import load_filtered_split
+
+    split, filtered = load_filtered_split(
+        options.datasets_dir,
+        SPLITS[1],
+        use_all_images=options.use_all_images,
+        with_instances=True,
+        dataset=options.dataset,
+    )
+    if not len(split.image_ids):
+        raise UserError(
+            f"no test image of {split.name}; check {' and '.join(map(str, split.caption_files))} "
+            "and the filter"
+        )
+    return split, filtered
+
+
+@dataclass(frozen=True)
+class Model:
+    """Both halves of a model, ready for evaluation."""
+
+    visual: "VisualModel"
+    text: "TextEncoder"
+    text_threshold: float
+    recorded_settings: dict[str, Any]
+
+
+def load_both_halves(options: argparse.Namespace) -> Model:
+    """Load a model; thresholds and the batch size may be given anew."""
+    from evaluation.image_evaluation import VisualModel
+    from models_src.model_files import load_text_model, load_visual_model, require_same_origin
+
+    device = choose_device(options.device)
+    text, text_settings, text_origin = load_text_model(
+        options.models_dir, options.model_name, device
+    )
+    encoder, settings, origin = load_visual_model(options.models_dir, options.model_name, device)
+    require_same_origin(text_origin, origin, options.model_name)
+    used = settings.as_dict()
+    # the two halves of a published model each have settings of their own
+    used |= {name: getattr(text_settings, name) for name in ("text_encoder", "text_threshold")}
+    used |= {
+        name: options.given[name]
+        for name in ("text_threshold", "visual_threshold", "batch_size")
+        if name in options.given
+    }
+    visual = VisualModel(
+        encoder,
+        used["visual_threshold"],
+        used["image_size"],
+        used["batch_size"],
+        options.workers,
+        device,
+    )
+    return Model(visual, text, used["text_threshold"], used | {"origin": vars(origin)})
+
+
+def single_word_classes(split: "Split") -> list[str]:
+    """Return the names of a split's single-word classes; none without instances."""
+    import numpy as np
+
+    if split.instances is None:
+        return []
+    names = np.array(split.instances.class_names, dtype=object)
+    return names[split.instances.is_single_word()].tolist()
+
+
+def finish(
+    options: argparse.Namespace,
+    metrics: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    not_measured: Mapping[str, str],
+) -> None:
+    """Show an evaluation's results as a table and write them as JSON."""
+    from evaluation.reports import format_metrics, write_results
+
+    path = write_results(
+        options.results_dir,
+        options.utility,
+        options.model_name,
+        metrics=metrics,
+        settings={**settings, "dataset": options.dataset},
+        data=data,
+        not_measured=not_measured,
+    )
+    logger.info("%s", format_metrics(metrics))
+    logger.info("results: %s", path)

@@ -1,0 +1,78 @@
+"""Training of the joint model."""
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from evaluation.utilities.common import choose_device, training_pairs
+from models_src.settings import TrainingSettings, settings_from_sources
+from utils.files import require_writable_folder
+
+logger = logging.getLogger(__name__)
+
+
+def train_joint_model(options: argparse.Namespace) -> None:
+    """Train both encoders and write the model, its best epoch, the metrics by epoch and curves."""
+    settings = chosen_settings(options)
+
+    from datasets_src.norms import load_norms
+    from evaluation.reports import draw_learning_curves, flatten, write_history
+    from evaluation.word_evaluation import predict_words, word_metrics
+    from models_src.training import RunOptions, train
+
+    folder = options.results_dir / options.model_name
+    for place in (options.models_dir, folder):
+        require_writable_folder(place)
+    run = RunOptions(
+        name=options.model_name,
+        models_dir=options.models_dir,
+        device=choose_device(options.device),
+        workers=options.workers,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+    pairs = training_pairs(options)
+    norms = load_norms(options.datasets_dir, options.word_list)
+    logger.info(
+        "%d pairs of %d images and %d words; settings: %s",
+        len(pairs),
+        len(pairs.split.image_ids),
+        len(pairs.vocabulary.words),
+        ", ".join(f"{name} {value}" for name, value in settings.as_dict().items()),
+    )
+
+    def evaluate(text: Any) -> dict[str, float | None]:
+        predictions = predict_words(text, pairs.vocabulary)
+        return flatten(word_metrics(predictions, norms, settings.text_threshold, settings.seed))
+
+    def report(history: Sequence[Mapping[str, float | None]]) -> None:
+        write_history(folder / "evaluation_by_epoch.csv", history)
+        draw_learning_curves(folder / "learning_curves.png", history, options.model_name)
+        logger.info("epoch %d: %s", len(history), _epoch_line(history[-1]))
+
+    train(settings, pairs, run, evaluate, report)
+    logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
+
+
+def chosen_settings(options: argparse.Namespace) -> TrainingSettings:
+    """Return the settings of a training: the given options, then --config, then the defaults."""
+    names = {setting.name for setting in fields(TrainingSettings)}
+    chosen = {name: value for name, value in options.given.items() if name in names}
+    return settings_from_sources(options.config, chosen)
+
+
+def _epoch_line(row: Mapping[str, float | None]) -> str:
+    """Return an epoch's main figures in a line."""
+    from evaluation.reports import format_value
+
+    shown = {
+        "v_measure": "categorization.known_words.v_measure",
+        "adjusted_mutual_info": "categorization.known_words.adjusted_mutual_info",
+        "all-words f_score": "categorization.all_words.f_score",
+        "concreteness r": "concreteness.pearson_by_min_count.0.r",
+        "active clusters": "cluster_counts.active_clusters",
+    }
+    return ", ".join(f"{name} {format_value(row.get(key))}" for name, key in shown.items())

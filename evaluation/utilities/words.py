@@ -1,0 +1,267 @@
+"""Single word metrics, of a joint model or of a baseline.
+
+``--model_type`` chooses what answers for the words; every metric is the one of
+``evaluation/word_evaluation.py``.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.utilities.common import choose_device, finish, training_pairs
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets_src.norms import Norms
+    from datasets_src.pairs import TrainingPairs
+    from evaluation.word_evaluation import WordPredictions
+
+logger = logging.getLogger(__name__)
+
+Settings = dict[str, Any]  # recorded beside the results
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a source of answers may look at."""
+
+    options: argparse.Namespace
+    pairs: "TrainingPairs"
+    norms: "Norms"
+
+
+def categorization_evaluation(options: argparse.Namespace) -> None:
+    """Score word clusters against human categories."""
+    from evaluation.word_evaluation import categorization_metrics
+
+    question = _question(options, "categorization", _CLUSTER_TYPES)
+    predictions, settings = _SOURCES[options.model_type](question)
+    _report(question, categorization_metrics(predictions, question.norms, options.seed), settings)
+
+
+def association_evaluation(options: argparse.Namespace) -> None:
+    """Score word clusters against human word associations."""
+    from evaluation.word_evaluation import association_metrics
+
+    question = _question(options, "word_association", _CLUSTER_TYPES)
+    predictions, settings = _SOURCES[options.model_type](question)
+    scores = association_metrics(predictions, question.norms)
+    _report(question, {"word_association": scores}, settings)
+
+
+def concreteness_evaluation(options: argparse.Namespace) -> None:
+    """Compare predicted concreteness with human ratings."""
+    from evaluation.word_evaluation import concreteness_metrics
+
+    question = _question(options, "concreteness", _CONCRETENESS_TYPES)
+    if options.model_type == "supervised_concreteness":
+        _report(question, *_supervised_metrics(question))
+        return
+    predictions, settings = _SOURCES[options.model_type](question)
+    scores = concreteness_metrics(
+        predictions.words, predictions.counts, predictions.probabilities, question.norms
+    )
+    _report(question, {"concreteness": scores}, settings)
+
+
+def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
+    """Return the scores of the supervised model's predictions."""
+    from models_src.baselines.supervised_concreteness import load_supervised_concreteness
+
+    from evaluation.word_evaluation import concreteness_metrics
+
+    model = load_supervised_concreteness(question.options.models_dir, question.options.model_name)
+    vocabulary = question.pairs.vocabulary
+    count_of = dict(zip(vocabulary.words, vocabulary.counts.tolist(), strict=True))
+    counts = np.array([count_of.get(word, 0) for word in model.words], dtype=np.int64)  # (W,)
+    seen = counts > 0
+    words = [word for word in model.words if word in count_of]
+    metrics = {
+        name: concreteness_metrics(words, counts[seen], predicted[seen], question.norms)
+        for name, predicted in (
+            ("concreteness", model.cross_validated),
+            ("concreteness_on_training_words", model.on_training_words),
+        )
+    }
+    return metrics, model.settings
+
+
+def _question(options: argparse.Namespace, metric: str, types: Sequence[str]) -> _Question:
+    """Check that ``--model_type`` can be asked for a metric, and load what it may look at.
+
+    Raises:
+        UserError: it has no answer for the metric, an option has no effect on it, or the metric's
+            norms are absent.
+    """
+    from datasets_src.norms import load_norms
+
+    chosen = options.model_type
+    if chosen not in types:
+        raise UserError(
+            f"--model_type {chosen} has no answer for {options.utility}; choose from "
+            f"{', '.join(types)}"
+        )
+    of_some = frozenset().union(*_READS.values())
+    idle = [f"--{name}" for name in options.given if name in of_some - _READS[chosen]]
+    if idle:
+        raise UserError(f"{', '.join(idle)} has no effect on --model_type {chosen}; leave it out")
+    norms = load_norms(options.datasets_dir, options.word_list)
+    if metric in norms.absent:
+        raise UserError(f"{norms.absent[metric]}, which {options.utility} needs; put it there")
+    return _Question(options, training_pairs(options), norms)
+
+
+def _report(question: _Question, metrics: dict[str, Any], settings: Settings) -> None:
+    """Show and write an evaluation's results."""
+    options, pairs = question.options, question.pairs
+    finish(
+        options,
+        metrics,
+        {"model_type": options.model_type, **settings, "evaluation_seed": options.seed},
+        {
+            "train_images": len(pairs.split.image_ids),
+            "train_captions": len(pairs),
+            "filtered": pairs.filtered,
+        },
+        {},
+    )
+
+
+def _joint_model(question: _Question) -> tuple["WordPredictions", Settings]:
+    """Let the text encoder of a joint model answer."""
+    from evaluation.word_evaluation import predict_words
+    from models_src.model_files import load_text_model
+
+    options = question.options
+    device = choose_device(options.device)
+    text, settings, origin = load_text_model(options.models_dir, options.model_name, device)
+    recorded = {**settings.as_dict(), "origin": vars(origin)}
+    return predict_words(text, question.pairs.vocabulary), recorded
+
+
+def _text_only(question: _Question) -> tuple["WordPredictions", Settings]:
+    """Let the co-occurrence baseline answer, as it was trained."""
+    from models_src.baselines.text_only import load_text_only_model
+
+    from evaluation.word_evaluation import NO_CLUSTER, WordPredictions
+
+    model = load_text_only_model(question.options.models_dir, question.options.model_name)
+    row_of = {word: row for row, word in enumerate(model.words)}
+    vocabulary = question.pairs.vocabulary
+    rows = np.array([row_of.get(word, -1) for word in vocabulary.words], dtype=np.int64)  # (W,)
+    predictions = WordPredictions(
+        vocabulary.words,
+        vocabulary.counts,
+        np.where(rows >= 0, model.clusters[rows], NO_CLUSTER),
+        np.where(rows >= 0, model.concreteness[rows], 0.0),
+    )
+    return predictions, model.settings
+
+
+def _random(question: _Question) -> tuple["WordPredictions", Settings]:
+    """Put every evaluated word into a random cluster."""
+    options = question.options
+    words = _evaluated_words(question)
+    rng = np.random.default_rng(options.seed)
+    clusters = rng.integers(options.baseline_cluster_num, size=len(words))  # (W,)
+    return _placed(question, words, clusters), {
+        "baseline_cluster_num": options.baseline_cluster_num
+    }
+
+
+def _w2v(question: _Question) -> tuple["WordPredictions", Settings]:
+    """Cluster word2vec's vectors of the evaluated words that it has."""
+    from models_src.baselines.word_vectors import load_word_vectors
+
+    options = question.options
+    path = options.w2v_file or options.datasets_dir / "GoogleNews-vectors-negative300.bin"
+    evaluated = _evaluated_words(question)
+    known, vectors = load_word_vectors(path, evaluated, "--w2v_file")  # (W,), (K, D)
+    words = [word for word, is_known in zip(evaluated, known, strict=True) if is_known]
+    logger.info("%s has %d of %d evaluated words", path, len(words), len(evaluated))
+    return _clustered(question, words, vectors, w2v_file=str(path))
+
+
+def _bert(question: _Question) -> tuple["WordPredictions", Settings]:
+    """Cluster BERT's vectors of the evaluated words."""
+    from models_src.baselines.bert import bert_word_vectors
+
+    options = question.options
+    folder = options.bert_dir or options.datasets_dir / "bert-base-uncased"
+    words = _evaluated_words(question)
+    vectors = bert_word_vectors(folder, words, choose_device(options.device))  # (W, D)
+    return _clustered(question, words, vectors, bert_dir=str(folder))
+
+
+def _clip(question: _Question) -> tuple["WordPredictions", Settings]:
+    """Cluster CLIP's text vectors of the evaluated words."""
+    from models_src.baselines.clip import clip_word_vectors
+
+    options = question.options
+    folder = options.clip_dir or options.datasets_dir / "clip-vit-base-patch32"
+    words = _evaluated_words(question)
+    vectors = clip_word_vectors(folder, words, choose_device(options.device))  # (W, D)
+    return _clustered(question, words, vectors, clip_dir=str(folder))
+
+
+def _clustered(
+    question: _Question, words: Sequence[str], vectors: np.ndarray, **source: str
+) -> tuple["WordPredictions", Settings]:
+    """Cluster the vectors (W, D) of some words by k-means."""
+    from models_src.baselines.clustering import cluster_vectors
+
+    cluster_num = question.options.baseline_cluster_num
+    clusters = cluster_vectors(vectors, cluster_num, question.options.seed)  # (W,)
+    return _placed(question, words, clusters), {"baseline_cluster_num": cluster_num, **source}
+
+
+def _evaluated_words(question: _Question) -> list[str]:
+    """Return the words of the category file that occur in the training captions."""
+    norms = question.norms
+    if norms.categories is None:
+        raise UserError(
+            f"{norms.absent['categorization']}, whose words are clustered; put it there"
+        )
+    occurring = set(question.pairs.vocabulary.words)
+    if norms.word_list is not None:
+        occurring &= norms.word_list
+    return [word for word in norms.categories.words if word in occurring]
+
+
+def _placed(question: _Question, words: Sequence[str], clusters: np.ndarray) -> "WordPredictions":
+    """Return predictions for all training words, of which only some have a cluster."""
+    from evaluation.word_evaluation import NO_CLUSTER, WordPredictions
+
+    cluster_of = dict(zip(words, clusters.tolist(), strict=True))
+    vocabulary = question.pairs.vocabulary
+    placed = np.array([cluster_of.get(word, NO_CLUSTER) for word in vocabulary.words])  # (V,)
+    certain = (placed != NO_CLUSTER).astype(np.float64)
+    return WordPredictions(vocabulary.words, vocabulary.counts, placed, certain)
+
+
+# --model_type -> what answers for the words' clusters
+_SOURCES: dict[str, Callable[[_Question], tuple["WordPredictions", Settings]]] = {
+    "multimodal_clustering": _joint_model,
+    "text_only": _text_only,
+    "random": _random,
+    "w2v": _w2v,
+    "bert": _bert,
+    "clip": _clip,
+}
+_CLUSTER_TYPES = tuple(_SOURCES)
+_CONCRETENESS_TYPES = ("multimodal_clustering", "text_only", "supervised_concreteness")
+
+# --model_type -> those of the options that not all types read
+_READS = {
+    "multimodal_clustering": frozenset({"device"}),
+    "text_only": frozenset(),
+    "random": frozenset({"baseline_cluster_num"}),
+    "w2v": frozenset({"baseline_cluster_num", "w2v_file"}),
+    "bert": frozenset({"baseline_cluster_num", "bert_dir", "device"}),
+    "clip": frozenset({"baseline_cluster_num", "clip_dir", "device"}),
+    "supervised_concreteness": frozenset(),
+}

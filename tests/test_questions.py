@@ -1,0 +1,393 @@
+"""The user's own questions: a model's words as CSV, its clusters, predictions as JSON lines."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets_src.pairs as pairs_module
+from datasets_src.captions import build_vocabulary
+from datasets_src.filtering import load_filtered_split
+from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE, load_categories, load_concreteness
+from evaluation.cluster_tables import (
+    WORD_COLUMNS,
+    class_names_by_cluster,
+    cluster_rows,
+    format_cluster_rows,
+    format_word_rows,
+    living_clusters,
+    posterior_rows,
+    top_clusters,
+    top_words,
+    word_rows,
+    word_rows_as_csv,
+    words_by_cluster,
+)
+from evaluation.image_evaluation import VisualModel, image_logits, predict_images
+from evaluation.word_evaluation import NO_CLUSTER, WordPredictions, words_to_clusters
+from main import main
+from models_src.model_files import load_text_model, load_visual_model
+from tests.test_cli import fails
+from tests.test_evaluators import Table
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# the tables, on hand-made answers
+
+
+def test_top_clusters_break_ties_by_index_and_leave_out_zeros():
+    posteriors = np.array([[0.2, 0.4, 0.0, 0.4], [0.0, 0.0, 0.0, 1.0], [0, 0, 0, 0]])
+    clusters, probabilities = top_clusters(posteriors, 3)
+    assert clusters.tolist() == [[1, 3, 0], [3, -1, -1], [-1, -1, -1]]
+    assert probabilities.tolist() == [[0.4, 0.4, 0.2], [1, 0, 0], [0, 0, 0]]
+    assert top_clusters(posteriors[:, :2], 3)[0].tolist() == [[1, 0], [-1, -1], [-1, -1]]
+
+
+def test_posterior_rows_of_unknown_words_are_zero():
+    rows = posterior_rows(Table(), ["cat", "unheard", "a", "odd"])
+    assert rows.tolist() == [[0, 0.3, 0.7], [0, 0, 0], [0.4, 0.2, 0.4], [0, 0, 0]]
+    assert posterior_rows(Table(), []).shape == (0, 3)
+
+
+def test_word_rows_by_hand():
+    rows = word_rows(
+        ["dog", "odd"],
+        np.array([7, 2]),
+        np.array([[0.1, 0.9], [0.0, 0.0]]),
+        {"dog": 4.85, "unheard": 1.0},
+        {"odd": "shape"},
+    )
+    assert list(rows[0]) == list(WORD_COLUMNS)
+    assert list(rows[0].values()) == ["dog", 7, 1, 0.9, 0.9, 4.85, None, 1, 0.9, 0, 0.1, None, None]
+    assert list(rows[1].values()) == ["odd", 2, None, None, 0, None, "shape", *[None] * 6]
+
+
+def test_csv_keeps_words_with_quotes_and_commas():
+    words = ['"', ",", 'a,"b', "naïve", "'", "a\nb"]
+    rows = word_rows(words, np.arange(6), np.full((6, 4), 0.25), {}, {})
+    read = list(csv.DictReader(io.StringIO(word_rows_as_csv(rows), newline="")))
+    assert [row["word"] for row in read] == words
+    assert read[0]["cluster"] == "0"
+    assert read[0]["probability_3"] == "0.25"
+    assert read[0]["category"] == ""
+
+
+def test_tables_for_the_eye_show_unknown_values_as_dashes():
+    rows = word_rows(["dog", "odd"], np.array([7, 2]), np.array([[0.1, 0.9], [0, 0]]), {}, {})
+    lines = format_word_rows(rows).split("\n")
+    assert lines[1].split() == ["dog", "7", "1", "0.9000", "-", "-"]
+    assert lines[2].split() == ["odd", "2", "-", "-", "-", "-"]
+
+
+def test_words_by_cluster_against_a_plain_loop():
+    rng = np.random.default_rng(0)
+    clusters = rng.integers(-1, 5, size=60)
+    probabilities = rng.integers(1, 5, size=60) / 4  # with ties
+    considered = rng.random(60) < 0.7
+    expected = [
+        sorted(
+            (w for w in range(60) if considered[w] and clusters[w] == cluster),
+            key=lambda w: (-probabilities[w], w),
+        )
+        for cluster in range(5)
+    ]
+    found = words_by_cluster(clusters, probabilities, considered, 5)
+    assert [positions.tolist() for positions in found] == expected
+
+
+def test_top_words_leave_out_rare_and_unknown_words():
+    words = ("dog", "puppy", "the", "rare", "lost")
+    clusters, probabilities = np.array([1, 1, 0, 1, NO_CLUSTER]), np.array([0.8, 0.9, 0.2, 1.0, 0])
+    frequent = np.array([9, 9, 90, 1, 9]) >= 5
+    assert top_words(words, clusters, probabilities, frequent, 3) == [["the"], ["puppy", "dog"], []]
+
+
+def test_cluster_rows_by_hand():
+    predictions = WordPredictions(
+        ("the", "dog", "puppy", "rare", "lost"),
+        np.array([90, 9, 5, 4, 3]),
+        np.array([0, 1, 1, 1, NO_CLUSTER]),
+        np.array([0.2, 0.8, 0.9, 1.0, 0]),
+    )
+    logits = np.array([[0.5, -1, -9], [0.7, 2, -8], [0.4, 2, -7]], dtype=np.float32)
+    names = class_names_by_cluster(["dog", "cat", "cow"], np.array([1, -1, 1]), 3)
+    rows = cluster_rows(
+        predictions, names, logits, ["x.jpg", "y.jpg", "z.jpg"],
+        text_threshold=0.85, visual_threshold=0.5, image_count=2,
+    )  # fmt: skip
+    assert rows[1] == {
+        "cluster": 1,
+        "word_count": 3,
+        "activating_word_count": 2,
+        "token_count": 18,
+        "top_words": [
+            {"word": "puppy", "probability": 0.9, "count": 5},
+            {"word": "dog", "probability": 0.8, "count": 9},
+        ],
+        "class_names": ["dog", "cow"],
+        "test_image_count": 2,
+        "example_images": [
+            {"image": "y.jpg", "logit": 2.0, "activates": True},
+            {"image": "z.jpg", "logit": 2.0, "activates": True},
+        ],
+    }
+    assert (rows[0]["word_count"], rows[0]["activating_word_count"]) == (1, 0)
+    assert rows[0]["test_image_count"] == 2
+    assert [example["image"] for example in rows[0]["example_images"]] == ["y.jpg", "x.jpg"]
+    assert rows[2]["word_count"] == rows[2]["test_image_count"] == 0
+    assert rows[2]["example_images"][0] == {"image": "z.jpg", "logit": -7.0, "activates": False}
+    assert [row["cluster"] for row in living_clusters(rows)] == [1, 0]
+    lines = format_cluster_rows(living_clusters(rows)).split("\n")
+    assert lines[1].split() == ["1", "3", "18", "2", "dog,", "cow", "puppy", "0.90,", "dog", "0.80"]
+    assert lines[2].split()[:5] == ["0", "1", "90", "2", "-"]
+
+
+# the utilities
+
+
+@pytest.fixture
+def places(demo_data, trained, tmp_path):
+    """Options for the demo data and its trained models, with results of the test's own."""
+    return [
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={trained / 'models'}",
+        f"--results_dir={tmp_path}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["lstm", "generative"])
+def test_word_clusters_agree_with_the_model_and_the_norms(
+    places, trained, demo_data, tmp_path, capsys, name
+):
+    assert main(["--utility=word_clusters", f"--model_name={name}", *places]) == 0
+    rows = read_csv(tmp_path / f"word_clusters_{name}.csv")
+    split, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
+    vocabulary, _ = build_vocabulary(split.captions)
+    assert [row["word"] for row in rows] == list(vocabulary.words)
+    counts = [int(row["count"]) for row in rows]
+    assert counts == sorted(vocabulary.counts.tolist(), reverse=True)
+    encoder, _, _ = load_text_model(trained / "models", name)
+    clusters, probabilities = words_to_clusters(encoder, vocabulary.words)
+    for row, cluster, probability in zip(rows, clusters, probabilities, strict=True):
+        assert row["cluster"] == row["cluster_1"] == ("" if cluster < 0 else str(cluster))
+        assert float(row["concreteness"]) == pytest.approx(probability, rel=1e-5)
+        if cluster >= 0:
+            assert float(row["probability"]) == pytest.approx(probability, rel=1e-5)
+            three = [float(row[f"probability_{k}"] or 0) for k in (1, 2, 3)]
+            assert three == sorted(three, reverse=True)
+    ratings = load_concreteness(demo_data / CONCRETENESS_FILE)
+    categories = load_categories(demo_data / CATEGORY_FILE)
+    gold = {
+        word: categories.names[category]
+        for word, category in zip(categories.words, categories.category, strict=True)
+    }
+    assert {row["word"]: row["category"] for row in rows if row["category"]} == {
+        word: gold[word] for word in vocabulary.words if word in gold
+    }
+    for row in rows:
+        expected = ratings.get(row["word"])
+        assert (
+            float(row["concreteness_rating"]) if row["concreteness_rating"] else None
+        ) == expected
+    printed = capsys.readouterr().out
+    assert str(tmp_path / f"word_clusters_{name}.csv") in printed
+    assert f"{rows[0]['word']} " in printed
+
+
+def test_word_clusters_without_norms_and_with_one_half(trained, demo_data, tmp_path, capsys):
+    data, models = tmp_path / "data", tmp_path / "models"
+    shutil.copytree(demo_data, data)
+    shutil.copytree(trained / "models" / "text", models / "text")
+    (data / CATEGORY_FILE).unlink()
+    (data / CONCRETENESS_FILE).unlink()
+    places = [f"--datasets_dir={data}", f"--models_dir={models}", f"--results_dir={tmp_path}"]
+    assert main(["--utility=word_clusters", "--model_name=lstm", *places]) == 0
+    rows = read_csv(tmp_path / "word_clusters_lstm.csv")
+    assert len(rows) > 50
+    assert {row["category"] + row["concreteness_rating"] for row in rows} == {""}
+    assert CATEGORY_FILE in capsys.readouterr().out
+
+
+def test_word_clusters_with_a_malformed_norm_write_nothing(trained, demo_data, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    (data / CATEGORY_FILE).write_text("animal: [dog")
+    places = [f"--datasets_dir={data}", f"--models_dir={trained / 'models'}"]
+    call = ["--utility=word_clusters", "--model_name=lstm", f"--results_dir={tmp_path}"]
+    fails(capsys, *call, *places, mentions=CATEGORY_FILE)
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def visual_model(trained: Path, name: str) -> VisualModel:
+    encoder, settings, _ = load_visual_model(trained / "models", name)
+    return VisualModel(encoder, settings.visual_threshold, settings.image_size, 7, 0, "cpu")
+
+
+def test_describe_clusters_counts_words_tokens_and_images(
+    places, trained, demo_data, tmp_path, capsys, monkeypatch
+):
+    reads = []
+    read_image = pairs_module.read_image
+    monkeypatch.setattr(
+        pairs_module, "read_image", lambda path, size: reads.append(path) or read_image(path, size)
+    )
+    call = ["--utility=describe_clusters", "--model_name=generative", "--num_items=4"]
+    assert main([*call, "--workers=0", "--visual_threshold=-0.4", *places]) == 0
+    split, _ = load_filtered_split(demo_data, "val2014", use_all_images=False, with_instances=True)
+    assert len(reads) == len(set(reads)) == len(split.image_ids)  # each image once
+    results = json.loads((tmp_path / "describe_clusters_generative.json").read_text())
+    assert (results["utility"], results["model_name"]) == ("describe_clusters", "generative")
+    assert results["data"]["test_images"] == len(split.image_ids)
+    assert results["settings"]["visual_threshold"] == -0.4
+    rows = results["clusters"]
+    assert [row["cluster"] for row in rows] == list(range(12))
+
+    train, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
+    vocabulary, _ = build_vocabulary(train.captions)
+    encoder, _, _ = load_text_model(trained / "models", "generative")
+    clusters, _ = words_to_clusters(encoder, vocabulary.words)
+    single = [n for n in split.instances.class_names if len(n.split()) == 1]
+    of_class, _ = words_to_clusters(encoder, single)
+    logits = image_logits(visual_model(trained, "generative"), split, len(split.image_ids))
+    for cluster, row in enumerate(rows):
+        assert row["word_count"] == (clusters == cluster).sum()
+        assert row["token_count"] == vocabulary.counts[clusters == cluster].sum()
+        assert row["class_names"] == [single[k] for k in np.flatnonzero(of_class == cluster)]
+        assert row["test_image_count"] == (logits[:, cluster] >= np.float32(-0.4)).sum()
+        examples = [example["logit"] for example in row["example_images"]]
+        np.testing.assert_allclose(examples, np.sort(logits[:, cluster])[::-1][:4], atol=1e-4)
+        assert {example["image"] for example in row["example_images"]} <= set(split.file_names)
+    alive = [row for row in rows if row["word_count"] or row["test_image_count"]]
+    assert results["metrics"]["clusters_with_either"] == len(alive)
+    printed = capsys.readouterr().out
+    assert f"{len(alive)} of 12 clusters" in printed
+    assert "describe_clusters_generative.json" in printed
+
+
+def test_describe_clusters_without_instances(places, trained, demo_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    (data / "filtered_images.json").unlink()
+    for path in (data / "COCO" / "annotations").glob("instances_*"):
+        path.unlink()
+    call = ["--utility=describe_clusters", "--model_name=lstm", "--workers=0", *places[1:]]
+    assert main([*call, f"--datasets_dir={data}"]) == 0
+    results = json.loads((tmp_path / "describe_clusters_lstm.json").read_text())
+    assert not any(row["class_names"] for row in results["clusters"])
+    assert "instances" in results["not_measured"]["class_names"]
+    assert sum(row["word_count"] for row in results["clusters"]) > 0
+    assert len(results["clusters"][0]["example_images"]) == 10
+
+
+CAPTIONS = ["A dog in the park.", "", "zyx a hat , qqq zyx", "the", "there is a red car on a road"]
+
+
+def predicted(capsys, trained: Path, *arguments: str) -> list[dict]:
+    """Return the parsed lines of a predict call, all of its output."""
+    capsys.readouterr()
+    call = ["--utility=predict", f"--models_dir={trained / 'models'}", "--workers=0"]
+    assert main([*call, *arguments]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["lstm", "generative"])
+def test_predictions_equal_the_evaluation_and_do_not_depend_on_company(
+    trained, demo_data, capsys, name
+):
+    split, _ = load_filtered_split(demo_data, "val2014", use_all_images=False)
+    images = [str(split.path(image)) for image in (3, 0, 5)]
+    model = f"--model_name={name}"
+    thresholds = ["--text_threshold=0.05", "--visual_threshold=-0.2"]
+    together = predicted(
+        capsys, trained, model, *thresholds, "--captions", *CAPTIONS, "--images", *images
+    )
+    assert [answer.get("image", answer.get("caption")) for answer in together] == images + CAPTIONS
+    for answer in together:
+        assert len(answer["bits"]) == 12
+        assert answer["clusters"] == [k for k, bit in enumerate(answer["bits"]) if bit == 1]
+    alone = [
+        *(predicted(capsys, trained, model, *thresholds, "--images", image) for image in images),
+        *(predicted(capsys, trained, model, *thresholds, "--captions", text) for text in CAPTIONS),
+    ]
+    assert [[answer] for answer in together] == alone
+
+    encoder, settings, _ = load_visual_model(trained / "models", name)
+    whole = predict_images(VisualModel(encoder, -0.2, settings.image_size, 9, 0, "cpu"), split)
+    for answer, image in zip(together, (3, 0, 5), strict=False):
+        assert answer["bits"] == whole.bits[image].astype(int).tolist()
+
+    captions = together[3:]
+    assert captions[1]["clusters"] == []
+    assert sum(captions[1]["bits"]) == 0
+    assert captions[2]["unknown_words"] == ["zyx", "qqq"]
+    assert any(answer["clusters"] for answer in captions)
+
+
+def test_count_model_predictions_are_its_words_votes(trained, capsys):
+    encoder, settings, _ = load_text_model(trained / "models", "generative")
+    answer = predicted(capsys, trained, "--model_name=generative", "--captions", "a dog near a hat")
+    clusters, probabilities = words_to_clusters(encoder, ["a", "dog", "near", "hat"])
+    passed = probabilities >= settings.text_threshold
+    assert answer[0]["clusters"] == sorted(set(clusters[passed].tolist()))
+
+
+def test_only_the_needed_half_is_read(trained, demo_data, tmp_path, capsys):
+    for half in ("text", "visual"):
+        shutil.copytree(trained / "models" / half, tmp_path / half / "models" / half)
+    image = str(next((demo_data / "COCO" / "val2014").iterdir()))
+    name = "--model_name=lstm"
+    assert predicted(capsys, tmp_path / "text", name, "--captions", "a dog")[0]["caption"]
+    assert predicted(capsys, tmp_path / "visual", name, "--images", image)[0]["image"] == image
+    for half, inputs in (("visual", ["--captions", "a"]), ("text", ["--images", image])):
+        call = ["--utility=predict", name, f"--models_dir={tmp_path / half / 'models'}"]
+        fails(capsys, *call, *inputs, mentions=f"no {'text' if half == 'visual' else 'visual'}")
+
+
+def test_thresholds_of_a_prediction_can_be_given(trained, demo_data, capsys):
+    image = str(next((demo_data / "COCO" / "val2014").iterdir()))
+    inputs = ["--model_name=lstm", "--images", image, "--captions", "a dog"]
+    low = predicted(capsys, trained, *inputs, "--visual_threshold=-1000", "--text_threshold=0")
+    high = predicted(capsys, trained, *inputs, "--visual_threshold=1000", "--text_threshold=1")
+    assert [len(answer["clusters"]) for answer in low] == [12, 12]
+    assert [len(answer["clusters"]) for answer in high] == [0, 0]
+
+
+def test_mistakes_of_predict_print_no_half_answer(trained, tmp_path, capsys):
+    Image.new("RGB", (20, 20)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no image")
+    call = ["--utility=predict", "--model_name=lstm", f"--models_dir={trained / 'models'}"]
+    fails(capsys, *call, mentions="--images FILE")
+    for bad in (tmp_path / "bad.png", tmp_path / "absent.png", tmp_path):
+        arguments = [*call, "--workers=0", "--images", str(tmp_path / "good.png"), str(bad)]
+        assert main(arguments) == 2
+        done = capsys.readouterr()
+        assert done.out == ""
+        assert done.err.startswith("error: ")
+        assert str(bad) in done.err
+        assert done.err.count("\n") == 1
+    fails(capsys, *call, "--images", "--captions", "a", mentions="--images")
+    fails(capsys, *call, "--captions", "a", "--datasets_dir=x", mentions="--datasets_dir")
+
+
+def test_predict_does_not_touch_a_datasets_or_results_folder(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    predicted(capsys, trained.resolve(), "--model_name=lstm", "--captions", "a dog")
+    assert not list(tmp_path.iterdir())
+
+
+def test_captions_of_other_alphabets_come_back_whole(trained, capsys):
+    text = 'ein Hünd 犬 "quoted"\nline'
+    answer = predicted(capsys, trained, "--model_name=lstm", "--captions", text)
+    assert answer[0]["caption"] == text
+    assert "犬" in answer[0]["unknown_words"]

@@ -1,0 +1,176 @@
+"""Utilities of single metrics: word metrics by model type, and random boxes and points."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from main import main
+from tests.test_cli import fails
+
+CLUSTER_UTILITIES = ("categorization_evaluation", "association_evaluation")
+
+
+@pytest.fixture
+def places(demo_data, trained, tmp_path):
+    """Options for the demo data and its trained models, with results of the test's own."""
+    return [
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={trained / 'models'}",
+        f"--results_dir={tmp_path}",
+    ]
+
+
+def metrics_of(folder: Path, name: str) -> dict:
+    return json.loads((folder / f"{name}.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize("name", ["lstm", "generative"])
+def test_single_metrics_are_those_of_text_evaluation(places, tmp_path, name):
+    utilities = ("text_evaluation", *CLUSTER_UTILITIES, "concreteness_evaluation")
+    for utility in utilities:
+        assert main([f"--utility={utility}", f"--model_name={name}", *places]) == 0
+    whole, *single = (metrics_of(tmp_path, f"{utility}_{name}") for utility in utilities)
+    joined = {key: value for metrics in single for key, value in metrics.items()}
+    assert joined == {key: value for key, value in whole.items() if key != "cluster_counts"}
+
+
+def test_random_clusters_score_at_chance_and_follow_the_seed(places, tmp_path):
+    found = []
+    for seed in (1, 2, 1):
+        arguments = ["--utility=categorization_evaluation", "--model_type=random", f"--seed={seed}"]
+        assert main([*arguments, *places]) == 0
+        found.append(metrics_of(tmp_path, "categorization_evaluation_random"))
+    assert found[0] == found[2] != found[1]
+    for scores in found:
+        known = scores["categorization"]["known_words"]
+        chance = scores["categorization_chance"]["known_words"]
+        assert known["word_count"] > 30
+        assert abs(known["v_measure"] - chance["v_measure"]) < 0.15
+        assert abs(known["adjusted_mutual_info"]) < 0.2
+
+
+def test_random_clusters_are_as_many_as_asked_for(places, tmp_path):
+    arguments = ["--model_type=random", "--baseline_cluster_num=1", *places]
+    for utility in CLUSTER_UTILITIES:
+        assert main([f"--utility={utility}", *arguments]) == 0
+    known = metrics_of(tmp_path, "categorization_evaluation_random")["categorization"][
+        "known_words"
+    ]
+    assert known["collocation"] == 1
+    pairs = metrics_of(tmp_path, "association_evaluation_random")["word_association"]
+    word_count = known["word_count"]
+    assert pairs["pairs_found"] + pairs["pairs_not_found"] == word_count * (word_count - 1) // 2
+
+
+def test_a_trained_text_only_baseline_is_evaluated_as_when_trained(places, tmp_path):
+    (tmp_path / "models").mkdir()
+    own = [*places, f"--models_dir={tmp_path / 'models'}"]
+    assert main(["--utility=train_text_only_baseline", "--seed=3", *own]) == 0
+    whole = metrics_of(tmp_path, "train_text_only_baseline_text_only")
+    for utility in (*CLUSTER_UTILITIES, "concreteness_evaluation"):
+        assert main([f"--utility={utility}", "--model_type=text_only", "--seed=3", *own]) == 0
+        found = metrics_of(tmp_path, f"{utility}_text_only")
+        assert found == {key: whole[key] for key in found}
+
+
+def test_supervised_concreteness_is_evaluated_as_when_trained(places, tmp_path):
+    own = [*places, f"--models_dir={tmp_path / 'models'}"]
+    train = ["--utility=train_concreteness_supervised_model", "--conc_use_suffix"]
+    assert main([*train, *own]) == 0
+    evaluate = ["--utility=concreteness_evaluation", "--model_type=supervised_concreteness"]
+    assert main([*evaluate, *own]) == 0
+    assert metrics_of(tmp_path, "concreteness_evaluation_supervised_concreteness") == metrics_of(
+        tmp_path, "train_concreteness_supervised_model_supervised_concreteness"
+    )
+
+
+def test_w2v_clusters_the_words_it_has(places, tmp_path):
+    rng = np.random.default_rng(0)
+    words = ["dog", "cat", "apple", "table", "nowhere"]
+    lines = [f"{word} " + " ".join(f"{x:.3f}" for x in rng.normal(size=8)) for word in words]
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text(f"{len(words)} 8\n" + "\n".join(lines) + "\n")
+    arguments = ["--model_type=w2v", f"--w2v_file={vectors}", *places]
+    assert main(["--utility=categorization_evaluation", *arguments]) == 0
+    scores = metrics_of(tmp_path, "categorization_evaluation_w2v")["categorization"]
+    categories = (places[0].removeprefix("--datasets_dir="), "mcrae_typicality.yaml")
+    listed = Path(*categories).read_text()
+    assert scores["known_words"]["word_count"] == sum(f" {word}:" in listed for word in words) > 0
+    assert scores["known_words"]["purity"] == 1  # fewer words than clusters: each has its own
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["concreteness_evaluation", "--model_type=w2v"], "choose from multimodal_clustering"),
+        (["categorization_evaluation", "--model_type=supervised_concreteness"], "choose from"),
+        (["categorization_evaluation", "--model_type=nonsense"], "invalid choice"),
+        (["categorization_evaluation", "--model_type=random", "--bert_dir=x"], "--bert_dir has no"),
+        (["categorization_evaluation", "--baseline_cluster_num=5"], "--baseline_cluster_num has"),
+        (["categorization_evaluation", "--model_type=w2v"], "--w2v_file"),
+        (["categorization_evaluation", "--model_type=text_only"], "train_text_only_baseline"),
+        (
+            ["concreteness_evaluation", "--model_type=supervised_concreteness"],
+            "train_concreteness_supervised_model",
+        ),
+        (["categorization_evaluation", "--model_name=absent"], "no text model 'absent'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(places, capsys, arguments, mentions):
+    utility, *rest = arguments
+    fails(capsys, f"--utility={utility}", *rest, *places, mentions=mentions)
+
+
+@pytest.mark.parametrize("utility", [*CLUSTER_UTILITIES, "concreteness_evaluation"])
+def test_a_metric_without_its_norms_is_refused(demo_data, tmp_path, capsys, utility):
+    bare = tmp_path / "data"
+    bare.mkdir()
+    (bare / "COCO").symlink_to(demo_data / "COCO")
+    kind = "multimodal_clustering" if utility.startswith("conc") else "random"
+    fails(
+        capsys,
+        f"--utility={utility}",
+        f"--model_type={kind}",
+        f"--datasets_dir={bare}",
+        f"--results_dir={tmp_path}",
+        mentions="no file",
+    )
+
+
+@pytest.mark.parametrize(
+    ("utility", "metric"),
+    [
+        ("random_bbox_prediction_evaluation", "bounding_box"),
+        ("random_heatmap_evaluation", "heatmap"),
+    ],
+)
+def test_random_guesses_score_as_the_chance_level_of_visual_evaluation(
+    places, demo_data, tmp_path, utility, metric
+):
+    own = [f"--datasets_dir={demo_data}", f"--results_dir={tmp_path}", "--seed=4"]
+    assert main([f"--utility={utility}", *own]) == 0
+    found = json.loads((tmp_path / f"{utility}_random.json").read_text())
+    evaluate = ["--utility=visual_evaluation", "--model_name=lstm", "--seed=4", "--workers=0"]
+    assert main([*evaluate, *places]) == 0
+    chance = metrics_of(tmp_path, "visual_evaluation_lstm")[f"{metric}_chance"]
+    assert found["metrics"] == {metric: chance}
+    assert chance["true_positives"] + chance["false_negatives"] > 0
+    assert found["data"]["test_images"] > 0
+
+
+def test_random_guesses_need_boxes(demo_data, tmp_path, capsys):
+    data = tmp_path / "data"
+    (data / "COCO" / "annotations").mkdir(parents=True)
+    for split in ("train2014", "val2014"):
+        (data / "COCO" / split).symlink_to(demo_data / "COCO" / split)
+        name = f"captions_{split}.json"
+        (data / "COCO" / "annotations" / name).symlink_to(demo_data / "COCO" / "annotations" / name)
+    fails(
+        capsys,
+        "--utility=random_heatmap_evaluation",
+        f"--datasets_dir={data}",
+        f"--results_dir={tmp_path}",
+        mentions="no boxes",
+    )
