@@ -371,7 +371,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--resume continues a training, --overwrite starts it anew; give one")
     defaults: dict[str, Any] = {option: OPTIONS[option].default for option in OPTIONS}
     defaults |= {setting: SETTINGS[setting].default for setting in SETTINGS}
-    # a baseline's results and model must not take the place of the joint model's
+    # without a name of its own, a baseline must not take the place of the joint model
     model_type = given.get("model_type", JOINT_MODEL)
     own_name = UTILITIES[name].default_name or (model_type if model_type != JOINT_MODEL else None)
     if own_name is not None:
@@ -437,7 +437,7 @@ UTILITIES: dict[str, Utility] = {
     "concreteness_evaluation": Utility(
         "compare the concreteness of a model or baseline with human ratings",
         "words",
-        _WORDS - {"word_list"} | {"model_type"},
+        _WORDS - {"word_list", "seed"} | {"model_type"},
     ),
     "train_text_only_baseline": Utility(
         "cluster words by their co-occurrence within captions",

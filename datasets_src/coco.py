@@ -34,6 +34,9 @@ class Instances:
     class_index: np.ndarray  # (G,) int64 index into class_names
     boxes: np.ndarray  # (G, 4) float64 [x, y, width, height] in pixels of the original image
     class_names: tuple[str, ...]  # K names by ascending category id
+    # (G,) bool, False for a row that only gives a further class to the box of an earlier row of its
+    # image; None where every row is a box of its own, though it equals another, as in COCO
+    has_own_box: np.ndarray | None = None
 
     def counts(self, image_count: int) -> np.ndarray:
         """Return how many instances of each class each image has, (N, K) int64."""
@@ -54,6 +57,7 @@ class Split:
     folder: Path  # where the images are
     image_ids: np.ndarray  # (N,) int64, ascending
     file_names: np.ndarray  # (N,) str
+    # they give the boxes their scale; a split without instances may have 0, "not known"
     widths: np.ndarray  # (N,) int64 pixels
     heights: np.ndarray  # (N,) int64 pixels
     captions: tuple[str, ...]  # M texts in the file's order
@@ -79,11 +83,13 @@ class Split:
         instances = self.instances
         if instances is not None:
             instance_kept = kept[instances.image]
+            own = instances.has_own_box
             instances = replace(
                 instances,
                 image=new_index[instances.image[instance_kept]],
                 class_index=instances.class_index[instance_kept],
                 boxes=instances.boxes[instance_kept],
+                has_own_box=None if own is None else own[instance_kept],
             )
         return replace(
             self,
@@ -130,7 +136,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
         folder: The data set's folder, with the annotations and the image folders.
         split: One of ``SPLITS``. In the files it may be named in the way of COCO 2014
             (train2014, val2014), of COCO 2017 (train2017, val2017) or plainly (train, val); where
-            several are there, the first of these is used for both splits.
+            several are there, the first of these that has the captions of both splits is used.
         with_instances: Whether to read the instances.
 
     Raises:
@@ -192,6 +198,9 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
 def _choose_naming(folder: Path, split: str) -> _Naming:
     """Return how a data set names its splits; never one way for one split, another for the other.
 
+    It is the first naming of which both captions files are there, so that a stray file does not
+    matter; where there is none, the first of which one is.
+
     Raises:
         UserError: there is no captions file of any name.
     """
@@ -206,14 +215,20 @@ def _choose_naming(folder: Path, split: str) -> _Naming:
             f"no {', '.join(files[:-1])} or {files[-1]} in {folder / ANNOTATION_FOLDERS[0]}; put "
             "the annotations there, or name another --datasets_dir or --dataset"
         )
+    whole = [
+        naming
+        for naming in there
+        if all(annotation_file(folder, "captions", name) for name in naming.splits)
+    ]
+    chosen = (whole or there)[0]
     if len(there) > 1:
         logger.info(
             "%s has annotations of several kinds: %s is used, %s is not",
             folder,
-            " and ".join(there[0].splits),
-            ", ".join(" and ".join(naming.splits) for naming in there[1:]),
+            " and ".join(chosen.splits),
+            ", ".join(" and ".join(naming.splits) for naming in there if naming != chosen),
         )
-    return there[0]
+    return chosen
 
 
 def _load_instances(path: Path, index: Mapping[int, int]) -> Instances | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets_src.coco import SPLITS, Split
 from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
+from datasets_src.images import read_mode
 from utils.errors import UserError
 from utils.files import read_text, sha256_of_file, write_json
 
@@ -169,14 +170,9 @@ def _is_grayscale(split: Split, show_progress: bool) -> np.ndarray:
     for index in tqdm(
         images, desc=split.name, unit="image", disable=None if show_progress else True
     ):
-        path = split.path(index)
-        try:
-            with Image.open(path) as image:  # reads the header
-                # a palette's one channel holds colours
-                grayscale[index] = len(image.getbands()) == 1 and image.mode != "P"
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot read image {path}: {reason}; replace it") from None
+        mode = read_mode(split.path(index))
+        # a palette's one channel holds colours
+        grayscale[index] = Image.getmodebands(mode) == 1 and mode != "P"
     return grayscale
 
 
@@ -199,19 +195,20 @@ def _why_no_instances(split: Split) -> str:
 def _source_identity(split: Split) -> dict[str, str]:
     """Return what ties a filter result to its source: hashes of the annotations and the images.
 
-    The images' hash is over the names and sizes in bytes of those that the annotations list,
-    which is fast for full COCO; other files in the folder do not matter.
+    Captions, and instances that stand in one file, count by the files' content. Images, and
+    instances in files of each image (Flickr30k Entities), are too many to be read whenever a split
+    is loaded: they count by their names and sizes in bytes, so that a change within a file that
+    keeps its size is not noticed. Files of images that the captions do not list do not matter.
     """
-    identity = {
+    instance_files = split.instance_files
+    images = range(len(split.image_ids))
+    return {
         "captions": _hash_of_files(split.caption_files),
-        "instances": _hash_of_files(split.instance_files),
+        "instances": _hash_of_files(instance_files)
+        if len(instance_files) == 1
+        else _hash_of_sizes([path.name for path in instance_files], instance_files),
+        "images": _hash_of_sizes(split.file_names, map(split.path, images)),
     }
-    sizes = (split.path(image).stat().st_size for image in range(len(split.image_ids)))
-    listing = "\n".join(
-        f"{name}\t{size}" for name, size in zip(split.file_names, sizes, strict=True)
-    )
-    identity["images"] = hashlib.sha256(listing.encode()).hexdigest()
-    return identity
 
 
 def _hash_of_files(paths: Sequence[Path]) -> str:
@@ -223,6 +220,20 @@ def _hash_of_files(paths: Sequence[Path]) -> str:
         f"{path.name}\t{content}" for path, content in zip(paths, hashes, strict=True)
     )
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _hash_of_sizes(names: Iterable[str], paths: Iterable[Path]) -> str:
+    """Return a hash of the names given to some files and of their sizes in bytes."""
+    listing = "\n".join(f"{name}\t{_size(path)}" for name, path in zip(names, paths, strict=True))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _size(path: Path) -> int | str:
+    """Return a file's size in bytes, "absent" where it is not there."""
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return "absent"
 
 
 def _read_result(path: Path, name: str) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class _TreeWithoutDoctype(ElementTree.TreeBuilder):
 def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     """Load a split's images and captions and, where asked for and there, its instances.
 
-    Widths and heights are of the images, read from their headers; with instances they are those
-    that Entities gives, in whose pixels the boxes are.
+    Widths and heights are those that Entities gives, in whose pixels the boxes are, and 0 where the
+    boxes are not read: nothing else needs them, and no image is opened for them.
 
     Args:
         folder: The folder of Flickr30k.
@@ -87,11 +87,9 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     has_entities = any(place.is_dir() for place in entities)
     box_files = [entities[0] / f"{image_id}.xml" for image_id in image_ids.tolist()]
     phrase_files = [entities[1] / f"{image_id}.txt" for image_id in image_ids.tolist()]
-    instances = None
+    sizes, instances = np.zeros((len(image_ids), 2), dtype=np.int64), None
     if with_instances and has_entities:
         sizes, instances = _read_entities(box_files, phrase_files)
-    else:
-        sizes = _read_sizes([image_folder / file_name for file_name in file_names])
     return Split(
         name=name,
         folder=image_folder,
@@ -144,42 +142,32 @@ def _read_captions(path: Path, index: Mapping[int, int]) -> tuple[tuple[str, ...
     return tuple(captions), np.array(images, dtype=np.int64)
 
 
-def _read_sizes(paths: list[Path]) -> np.ndarray:
-    """Return the widths and heights of images, (N, 2) int64, from their headers alone."""
-    from PIL import Image
-
-    sizes = np.zeros((len(paths), 2), dtype=np.int64)
-    for position, path in enumerate(paths):
-        try:
-            with Image.open(path) as image:
-                sizes[position] = image.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot read image {path}: {reason}; replace it") from None
-    return sizes
-
-
 def _read_entities(
     box_files: list[Path], phrase_files: list[Path]
 ) -> tuple[np.ndarray, Instances | None]:
     """Read the sizes and the instances of N images.
 
-    Every box of every chain is one instance of each type that the chain has; chains without box or
-    type are none.
+    Every box is one instance of each type that its chains have, however many of them have it and
+    however often it was drawn; of these instances the first has the box as its own. Chains without
+    box or type are none.
 
     Returns:
         Widths and heights (N, 2) int64; the instances, None where there is none.
     """
     sizes = np.zeros((len(box_files), 2), dtype=np.int64)
-    image, classes, boxes = [], [], []
+    image, classes, boxes, has_own_box = [], [], [], []
     for position, (box_file, phrase_file) in enumerate(zip(box_files, phrase_files, strict=True)):
         types = _read_chain_types(phrase_file)
         sizes[position], chain_boxes = _read_boxes(box_file)
+        seen: dict[tuple[int, ...], set[int]] = {}  # box -> its types so far
         for chain, box in chain_boxes:
-            for class_index in sorted(types.get(chain, ())):
+            known = seen.setdefault(box, set())
+            for class_index in sorted(types.get(chain, set()) - known):
                 image.append(position)
                 classes.append(class_index)
                 boxes.append(box)
+                has_own_box.append(not known)
+                known.add(class_index)
     if not image:
         return sizes, None
     return sizes, Instances(
@@ -187,6 +175,7 @@ def _read_entities(
         class_index=np.array(classes, dtype=np.int64),
         boxes=np.array(boxes, dtype=np.float64),
         class_names=CHAIN_TYPES,
+        has_own_box=np.array(has_own_box, dtype=bool),
     )
 
 
@@ -217,7 +206,7 @@ def _read_chain_types(path: Path) -> dict[int, set[int]]:
     return types
 
 
-def _read_boxes(path: Path) -> tuple[tuple[int, int], list[tuple[int, list[int]]]]:
+def _read_boxes(path: Path) -> tuple[tuple[int, int], list[tuple[int, tuple[int, ...]]]]:
     """Return an image's (width, height), and each chain with each of its boxes.
 
     The file has the first and the last pixel of a box, counted from 1; here a box is
@@ -242,7 +231,7 @@ def _read_boxes(path: Path) -> tuple[tuple[int, int], list[tuple[int, list[int]]
                     f"{path}: {left} {top} {right} {bottom} are no box's xmin, ymin, xmax and "
                     "ymax; correct the file"
                 )
-            corners = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+            corners = (left - 1, top - 1, right - left + 1, bottom - top + 1)
             found += [(chain, corners) for chain in chains]
     return (sides[0], sides[1]), found
 

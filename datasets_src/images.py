@@ -3,6 +3,8 @@
 Axes: B images, H = W = the image size in pixels.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +27,28 @@ def open_rgb(path: Path) -> "PillowImage":
     Raises:
         UserError: the file is missing or no image that Pillow reads whole.
     """
+    with _opened(path) as image:
+        return image.convert("RGB")
+
+
+def read_mode(path: Path) -> str:
+    """Return Pillow's mode of an image file ("RGB", "L", ...), from its header alone.
+
+    Raises:
+        UserError: the file is missing or no image that Pillow knows.
+    """
+    with _opened(path) as image:
+        return image.mode
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> "Iterator[PillowImage]":
+    """Open an image file; what Pillow raises then, or while it is open, becomes a UserError."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            yield image
     except FileNotFoundError:
         raise UserError(f"image {path} is missing; complete the image folder") from None
     except (  # RuntimeError: what Pillow's AVIF reader raises

@@ -1,7 +1,7 @@
 """Human norms of words: taxonomic categories, concreteness ratings, word associations."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,13 @@ class Norms:
     association_file: Path | None  # read for the words of interest only, see load_associations
     word_list: frozenset[str] | None  # restricts the evaluated words
     absent: dict[str, str]  # metric -> why it cannot be measured
+
+    def evaluated_words(self, occurring: Iterable[str]) -> list[str]:
+        """Return the words of the category file that occur and stand in the word list, if any."""
+        allowed = set(occurring)
+        if self.word_list is not None:
+            allowed &= self.word_list
+        return [word for word in self.categories.words if word in allowed]
 
 
 def load_norms(datasets_dir: Path, word_list: Path | None = None) -> Norms:

@@ -6,14 +6,12 @@ Axes: W words of the training captions by falling count, C clusters, N images.
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from evaluation.word_evaluation import WordPredictions
-
-if TYPE_CHECKING:
-    from models_src.text_encoders.interface import TextEncoder
 
 MIN_WORD_COUNT = 5  # rarer words get extreme probabilities by accident
 TOP_CLUSTERS = 3  # clusters listed for a word
@@ -31,16 +29,6 @@ WORD_COLUMNS = (
     "category",
     *(f"{name}_{k}" for k in range(1, TOP_CLUSTERS + 1) for name in ("cluster", "probability")),
 )
-
-
-def posterior_rows(encoder: "TextEncoder", words: Sequence[str]) -> np.ndarray:
-    """Return p(c|w) of some words, (W, C) float64; zeros for words the encoder does not know."""
-    posteriors = encoder.word_posteriors().cpu().numpy()  # (V, C)
-    index = {word: position for position, word in enumerate(encoder.words)}
-    rows = np.zeros((len(words), encoder.cluster_num))
-    known = np.array([word in index for word in words], dtype=bool)  # (W,)
-    rows[known] = posteriors[[index[word] for word in words if word in index]]
-    return rows
 
 
 def top_clusters(posteriors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +178,7 @@ def cluster_rows(
     predictions: WordPredictions,
     class_names: Sequence[Sequence[str]],
     logits: np.ndarray,
-    file_names: Sequence[str],
+    files: Sequence[Path],
     *,
     text_threshold: float,
     visual_threshold: float,
@@ -202,7 +190,7 @@ def cluster_rows(
         predictions: Of the words of the training captions.
         class_names: For each of C clusters the class names that map to it.
         logits: (N, C) of the test images.
-        file_names: N, of the test images.
+        files: N, of the test images.
         text_threshold: The probability from which a word activates its cluster.
         visual_threshold: The logit from which an image does.
         image_count: Example images wanted for each cluster, those of the highest logit (ties: the
@@ -245,7 +233,7 @@ def cluster_rows(
                 "test_image_count": int(bits[:, cluster].sum()),
                 "example_images": [
                     {
-                        "image": str(file_names[image]),
+                        "image": str(files[image]),
                         "logit": float(logits[image, cluster]),
                         "activates": bool(bits[image, cluster]),
                     }
@@ -266,7 +254,7 @@ def format_cluster_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return descriptions of clusters as a readable table."""
     lines = [
         f"{'cluster':>7}{'words':>7}{'tokens':>9}{'images':>8}  {'class names':<{CELL_WIDTH}}"
-        "  top words"
+        "  top words; best image"
     ]
     for row in rows:
         names = ", ".join(row["class_names"]) or "-"
@@ -275,8 +263,9 @@ def format_cluster_rows(rows: Sequence[Mapping[str, Any]]) -> str:
         words = ", ".join(
             f"{top['word']} {top['probability']:.2f}" for top in row["top_words"][:SHOWN_WORDS]
         )
+        image = Path(row["example_images"][0]["image"]).name if row["test_image_count"] else "-"
         lines.append(
             f"{row['cluster']:>7}{row['word_count']:>7}{row['token_count']:>9}"
-            f"{row['test_image_count']:>8}  {names:<{CELL_WIDTH}}  {words or '-'}"
+            f"{row['test_image_count']:>8}  {names:<{CELL_WIDTH}}  {words or '-'}; {image}"
         )
     return "\n".join(lines)

@@ -23,7 +23,8 @@ def concreteness_scores(
     """Correlate predicted word concreteness with human ratings.
 
     Args:
-        predicted: (W,) in 0..1, the largest probability that any cluster gives each word.
+        predicted: (W,) of a joint model in 0..1, the largest probability that any cluster gives
+            each word; of other models any measure that rises with concreteness.
         ratings: (W,) in 1..5, human concreteness (Brysbaert et al. 2014).
         counts: (W,) integers, occurrences of each word in the training captions.
         min_counts: Values k, none negative; each correlation is over the words with count > k.
@@ -31,9 +32,9 @@ def concreteness_scores(
     Returns:
         A dict with
 
-        - ``mean_absolute_error``: mean of abs(predicted - rating) over all W words, in 0..5; None
-          without words. It is the published figure, which compares values in 0..1 with values in
-          1..5: read it only against other published figures.
+        - ``mean_absolute_error``: mean of abs(predicted - rating) over all W words; None without
+          words. For a joint model it is the published figure, which compares values in 0..1 with
+          values in 1..5: read it only against other published figures.
         - ``word_count``: W.
         - ``pearson_by_min_count``: {"0": {"r": ..., "word_count": ...}, "1": ...}, Pearson's r of
           predicted concreteness and rating.

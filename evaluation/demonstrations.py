@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets_src.coco import Split
+from datasets_src.images import open_rgb
 from datasets_src.pairs import ImageSource
 from evaluation.cluster_tables import class_names_by_cluster
 from evaluation.image_evaluation import MAP_SIZE, VisualModel, activated_maps
@@ -115,13 +116,22 @@ def gold_objects(split: Split, image: int) -> GoldObjects | None:
     instances = split.instances
     if instances is None:
         return None
-    its_own = instances.image == image
-    boxes = gold_boxes(
-        instances.boxes[its_own], int(split.widths[image]), int(split.heights[image]), MAP_SIZE
+    rows = np.flatnonzero(instances.image == image)
+    boxes, names = [], []
+    for row in rows:
+        box, name = instances.boxes[row].tolist(), instances.class_names[instances.class_index[row]]
+        if instances.has_own_box is None or instances.has_own_box[row]:
+            boxes.append(box)
+            names.append(name)
+        else:  # another class of a box that is there
+            names[boxes.index(box)] += f", {name}"
+    scaled = gold_boxes(
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        int(split.widths[image]),
+        int(split.heights[image]),
+        MAP_SIZE,
     )
-    return GoldObjects(
-        boxes, tuple(instances.class_names[k] for k in instances.class_index[its_own])
-    )
+    return GoldObjects(scaled, tuple(names))
 
 
 def require_window() -> None:
@@ -206,10 +216,7 @@ def draw_demonstrations(
 
 def _original_pixels(path: Path) -> np.ndarray:
     """Return an image as RGB in its own proportions, (height, width, 3) uint8."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        pixels = image.convert("RGB")
+    pixels = open_rgb(path)
     pixels.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     return np.asarray(pixels)
 

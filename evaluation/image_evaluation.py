@@ -246,13 +246,18 @@ def random_point_scores(golds: Sequence[np.ndarray], seed: int) -> dict[str, Any
 
 
 def split_gold_boxes(split: Split) -> list[np.ndarray]:
-    """Return each image's gold boxes on the MAP_SIZE grid, N arrays (G, 4)."""
+    """Return each image's gold boxes on the MAP_SIZE grid, N arrays (G, 4).
+
+    A box that has several classes is one gold box (see ``Instances.has_own_box``).
+    """
     instances = split.instances
-    order = np.argsort(instances.image, kind="stable")
-    bounds = np.searchsorted(instances.image[order], np.arange(len(split.image_ids) + 1))
+    own = slice(None) if instances.has_own_box is None else instances.has_own_box
+    image_of_box, own_boxes = instances.image[own], instances.boxes[own]
+    order = np.argsort(image_of_box, kind="stable")
+    bounds = np.searchsorted(image_of_box[order], np.arange(len(split.image_ids) + 1))
     return [
         gold_boxes(
-            instances.boxes[order[bounds[image] : bounds[image + 1]]],
+            own_boxes[order[bounds[image] : bounds[image + 1]]],
             int(split.widths[image]),
             int(split.heights[image]),
             MAP_SIZE,

@@ -94,6 +94,7 @@ def write_results(
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     not_measured: Mapping[str, str],
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a utility's results as JSON and return the file.
 
@@ -105,6 +106,7 @@ def write_results(
         settings: What the results depend on.
         data: Counts of the images and captions read, and whether they were filtered.
         not_measured: Metric -> reason, for metrics whose data is absent.
+        extra: More top-level entries.
     """
     path = results_dir / f"{utility}_{model_name}.json"
     content = {
@@ -114,6 +116,7 @@ def write_results(
         "settings": settings,
         "data": data,
         "not_measured": not_measured,
+        **(extra or {}),
     }
     write_json(path, content)
     return path
@@ -140,6 +143,9 @@ CURVES = {
     "visual loss": ("visual_loss",),
     "text loss": ("text_loss",),
     "clusters per input": ("clusters_per_image", "clusters_per_caption"),
+    "inputs without cluster": ("images_without_cluster", "captions_without_cluster"),
+    "clusters alive": ("alive_image_clusters", "alive_caption_clusters"),
+    "agreement of images and captions (kappa)": ("agreement",),
     "word categories (known words)": (
         "categorization.known_words.v_measure",
         "categorization.known_words.adjusted_mutual_info",

@@ -33,6 +33,8 @@ MAIN_METRICS = {
     "activation.clusters_per_image": "per image",
 }
 
+LOWER_IS_BETTER = ("false_positives", "false_negatives", "mean_absolute_error", "pairs_not_found")
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -174,6 +176,10 @@ def ranking_metric(
     """
     if wanted is None:
         return next(name for name in MAIN_METRICS if name in measured)
+    if wanted in measured and wanted.split(".")[-1] in LOWER_IS_BETTER:
+        raise UserError(
+            f"--rank_by {wanted} is lower for better models; give a metric that rises with quality"
+        )
     if wanted in measured:
         return wanted
     section = wanted.split(".")[0]
@@ -210,7 +216,9 @@ def ranking_csv(runs: Sequence[TunedRun], rank_by: str) -> str:
     columns = table_columns(runs, rank_by)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", *runs[0].combination.chosen, *columns])
+    has_failures = any(run.failure is not None for run in runs)
+    reason = ["failure"] if has_failures else []
+    writer.writerow(["rank", *runs[0].combination.chosen, *columns, *reason])
     for rank, run in enumerate(runs, start=1):
         values = [run.value(name) for name in columns]
         writer.writerow(
@@ -218,6 +226,7 @@ def ranking_csv(runs: Sequence[TunedRun], rank_by: str) -> str:
                 rank,
                 *map(written, run.combination.chosen.values()),
                 *("" if value is None else value for value in values),
+                *([run.failure or ""] if has_failures else []),
             ]
         )
     return text.getvalue()

@@ -3,7 +3,7 @@
 Axes: W words of the training captions, C clusters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,9 @@ class WordPredictions:
     words: tuple[str, ...]
     counts: np.ndarray  # (W,) int64 occurrences in the training captions
     clusters: np.ndarray  # (W,) int64 most probable cluster, NO_CLUSTER for unknown words
-    probabilities: np.ndarray  # (W,) float64 of that cluster: the concreteness; 0 for unknown words
+    # (W,) float64 of that cluster, 0 for unknown words: the concreteness (of the co-occurrence
+    # baseline, which has no probabilities, its own measure of it)
+    probabilities: np.ndarray
 
 
 def words_to_clusters(
@@ -43,14 +45,19 @@ def words_to_clusters(
     Returns:
         (W,) int64 clusters and (W,) float64 probabilities.
     """
+    posteriors = posterior_rows(encoder, words)  # (W, C)
+    probabilities = posteriors.max(axis=1)
+    return np.where(probabilities > 0, posteriors.argmax(axis=1), NO_CLUSTER), probabilities
+
+
+def posterior_rows(encoder: "TextEncoder", words: Sequence[str]) -> np.ndarray:
+    """Return p(c|w) of some words, (W, C) float64; zeros for words the encoder does not know."""
     posteriors = encoder.word_posteriors().cpu().numpy()  # (V, C)
-    best = posteriors.argmax(axis=1)  # (V,)
     index = {word: position for position, word in enumerate(encoder.words)}
-    rows = np.array([index.get(word, -1) for word in words], dtype=np.int64)  # (W,)
-    if not len(posteriors):
-        return np.full(len(rows), NO_CLUSTER), np.zeros(len(rows))
-    probabilities = np.where(rows >= 0, posteriors[rows, best[rows]], 0.0)
-    return np.where(probabilities > 0, best[rows], NO_CLUSTER), probabilities
+    rows = np.zeros((len(words), encoder.cluster_num))
+    known = np.array([word in index for word in words], dtype=bool)  # (W,)
+    rows[known] = posteriors[[index[word] for word in words if word in index]]
+    return rows
 
 
 def predict_words(encoder: "TextEncoder", vocabulary: Vocabulary) -> WordPredictions:
@@ -99,12 +106,11 @@ def _known_evaluated_words(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of the known evaluated words in the category file and in predictions."""
     index = {word: position for position, word in enumerate(predictions.words)}
+    place = {word: position for position, word in enumerate(norms.categories.words)}
     pairs = [
-        (position, index[word])
-        for position, word in enumerate(norms.categories.words)
-        if word in index
-        and predictions.clusters[index[word]] != NO_CLUSTER
-        and (norms.word_list is None or word in norms.word_list)
+        (place[word], index[word])
+        for word in norms.evaluated_words(predictions.words)
+        if predictions.clusters[index[word]] != NO_CLUSTER
     ]
     in_file, in_predictions = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return in_file, in_predictions
@@ -143,6 +149,39 @@ def concreteness_metrics(
     rated = np.array([word in norms.concreteness for word in words], dtype=bool)  # (W,)
     ratings = np.array([norms.concreteness[word] for word in words if word in norms.concreteness])
     return concreteness_scores(predicted[rated], ratings, counts[rated])
+
+
+def text_only_concreteness_metrics(
+    words: Sequence[str],
+    counts: np.ndarray,
+    predicted: np.ndarray,
+    reference_words: Mapping[str, Sequence[str]],
+    norms: Norms,
+) -> dict[str, Any]:
+    """Return the scores of the co-occurrence baseline's concreteness.
+
+    The ratings of its reference words went into it; how it scores without them stands beside the
+    published figure. A mean absolute error against ratings would mean nothing: the measure is a
+    sum of cosines.
+
+    Args:
+        words: W words of the training captions.
+        counts: (W,) their occurrences.
+        predicted: (W,) sums of cosines.
+        reference_words: The most concrete and most abstract words, by side.
+        norms: With ratings.
+    """
+    references = {word for side in reference_words.values() for word in side}
+    kept = np.array([word not in references for word in words], dtype=bool)  # (W,)
+    others = [word for word in words if word not in references]
+    scores = concreteness_metrics(words, counts, predicted, norms)
+    without = concreteness_metrics(others, counts[kept], predicted[kept], norms)
+    return {
+        "concreteness": scores | {"mean_absolute_error": None},
+        "concreteness_without_reference_words": {
+            name: without[name] for name in ("word_count", "pearson_by_min_count")
+        },
+    }
 
 
 def association_metrics(predictions: WordPredictions, norms: Norms) -> dict[str, Any]:

@@ -215,8 +215,11 @@ def load_visual_model(
     else:
         settings, origin = read_header(config, "visual")
         state = load_tensors(path, f"the visual model '{name}'")
-    encoder = VisualEncoder(settings.visual_encoder, settings.cluster_num)
+    pretrained = settings.pretrained_visual is not None
     try:
+        encoder = VisualEncoder(
+            settings.visual_encoder, settings.cluster_num, pretrained=pretrained
+        )
         encoder.network.load_state_dict(state)
     except (RuntimeError, TypeError):
         raise _unfit(path) from None

@@ -16,14 +16,17 @@ import tarfile
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models_src.settings import TrainingSettings
+from models_src.visual_encoders import network_shapes
 from utils.errors import UserError
 
 CONFIG_CLASS = "models_src.model_configs.cluster_model_config.ClusterModelConfig"
@@ -31,6 +34,10 @@ COUNTS_CLASS = "models_src.underlying_models.word_cluster_count_model.WordCluste
 MODES = ("discriminative", "generative")  # by the count model's attribute ``mode``
 PRETRAINED = "published (file not recorded)"  # where a published model began with trained weights
 LARGEST_COUNT = 2**40  # beyond any corpus, and sums over words stay exact
+LARGEST_TABLE = 2**26  # words times clusters: half a GiB of counts, and a published model has 2**23
+WEIGHT_TYPES = (  # of networks and their batch counters
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64,
+)  # fmt: skip
 
 # a published attribute -> the setting it is
 CONFIG_SETTINGS = {
@@ -182,7 +189,8 @@ def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[
         frequent first (ties by alphabet); and their counts N(w,c), (V, C) int64.
 
     Raises:
-        UserError: a file is missing, damaged, not of the published class, or the two disagree.
+        UserError: a file is missing, damaged, not of the published class, the two disagree, or the
+            table of counts is larger than ``LARGEST_TABLE``.
     """
     settings = read_settings(config)
     attributes = _read_record(model, "the text model", COUNTS_CLASS, ("cluster_num", "mode"))
@@ -199,6 +207,8 @@ def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[
         if type(table) is not list or not all(isinstance(words, dict) for words in table):
             raise UserError(f"{model} has a {name} that is no list of dicts; restore the file")
         _require_cluster_num(model, len(table), config, settings)
+        # a small file can hold one large dict many times
+        _require_table_size(model, max(map(len, table)), settings.cluster_num)
         cells = (
             (word, cluster, count)
             for cluster, words in enumerate(table)
@@ -209,6 +219,7 @@ def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[
             raise UserError(f"{model} has a {name} that is no dict of lists; restore the file")
         for row in table.values():
             _require_cluster_num(model, len(row), config, settings)
+        _require_table_size(model, len(table), settings.cluster_num)
         cells = (
             (word, cluster, count)
             for word, row in table.items()
@@ -225,11 +236,12 @@ def _count_table(
     """Gather (word, cluster, count) into words and counts (V, C), see ``read_text_half``.
 
     Raises:
-        UserError: a word is no text, or a count no whole number from 0 to ``LARGEST_COUNT``.
+        UserError: a word is no text, a count no whole number from 0 to ``LARGEST_COUNT``, or the
+            table larger than ``LARGEST_TABLE``.
     """
     rows: dict[str, int] = {}
-    places: list[int] = []  # row * C + cluster
-    counts: list[int] = []
+    places = array("q")  # row * C + cluster
+    counts = array("q")
     for word, cluster, count in cells:
         if type(word) is not str:
             raise UserError(f"{path} counts something that is no word; restore the file")
@@ -246,8 +258,9 @@ def _count_table(
             )
         places.append(row * cluster_num + cluster)
         counts.append(int(count))
+    _require_table_size(path, len(rows), cluster_num)
     table = torch.zeros(len(rows) * cluster_num, dtype=torch.int64)
-    table[torch.tensor(places, dtype=torch.int64)] = torch.tensor(counts, dtype=torch.int64)
+    table[torch.from_numpy(np.array(places))] = torch.from_numpy(np.array(counts))
     table = table.view(len(rows), cluster_num)
     totals = table.sum(dim=1).tolist()  # (V,)
     order = sorted(rows, key=lambda word: (-totals[rows[word]], word))
@@ -261,11 +274,12 @@ def read_visual_half(config: Path, model: Path) -> tuple[PublishedSettings, dict
     Returns:
         The settings, and a state dict with the names of ``VisualEncoder.network``: without the
         prefix "module." that parallel training leaves and GoogLeNet's auxiliary heads, with the
-        batch counters that older files lack. Whether it fits the network is seen when it is loaded.
+        batch counters that older files lack.
 
     Raises:
-        UserError: a file is missing, damaged or holds something else, a weight is not finite, or
-            the last layer has another number of clusters than the settings.
+        UserError: a file is missing, damaged or holds something else, a weight is not finite, the
+            weights are not those of the network in the settings, or the last layer has another
+            number of clusters.
     """
     settings = read_settings(config)
     state = read_safely(model, "the visual model")
@@ -279,12 +293,9 @@ def read_visual_half(config: Path, model: Path) -> tuple[PublishedSettings, dict
         state = _with_single_classifier(state)
     for name, value in state.items():
         if not _is_weight(value):
-            raise UserError(
-                f"{model} has an entry {_printable(name)} that is no tensor of finite numbers; "
-                "restore the file"
-            )
+            raise _no_weight(model, name)
     head = state.get("classifier.weight" if settings.visual_encoder == "vgg16" else "fc.weight")
-    if head is None or head.dim() != 2:
+    if head is None or head.dim() != 2 or not head.numel():
         raise UserError(
             f"{model} has no last layer of a {settings.visual_encoder}, which {config.name} says "
             "it is; restore both files"
@@ -295,7 +306,20 @@ def read_visual_half(config: Path, model: Path) -> tuple[PublishedSettings, dict
         for name in state
         if name.endswith("running_mean")
     }
-    return settings, counters | state
+    state = counters | state
+    shapes = network_shapes(settings.visual_encoder, settings.cluster_num)
+    found = {name: value.shape for name, value in state.items()}
+    unfit = [name for name in shapes | found if shapes.get(name) != found.get(name)]
+    if unfit:
+        raise UserError(
+            f"{model} does not fit a {settings.visual_encoder}, which {config.name} says it is: "
+            f"{len(unfit)} entries are missing, foreign or of another shape, the first "
+            f"{_printable(unfit[0])}; restore both files"
+        )
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise _no_weight(model, name)
+    return settings, state
 
 
 def _with_single_classifier(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,15 +332,34 @@ def _with_single_classifier(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_weight(value: Any) -> bool:
-    """Return whether a state dict's value is a plain tensor of finite real numbers."""
+    """Return whether a state dict's value is a plain tensor, finite or not."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
         and value.device.type == "cpu"
-        and not value.is_quantized
-        and not value.is_complex()
-        and bool(torch.isfinite(value).all())
+        and value.dtype in WEIGHT_TYPES
+        and not value.is_nested
+        # with strides of 0 a few stored numbers would stand for any amount
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
+
+
+def _no_weight(model: Path, name: str) -> UserError:
+    """Return the error for an entry of a state dict that cannot be a weight."""
+    return UserError(
+        f"{model} has an entry {_printable(name)} that is no tensor of finite numbers; restore the "
+        "file"
+    )
+
+
+def _require_table_size(path: Path, word_num: int, cluster_num: int) -> None:
+    """Raise a UserError if counts of so many words in so many clusters take too much memory."""
+    # a row at least: N(c) is kept without any word, too
+    if max(word_num, 1) * cluster_num > LARGEST_TABLE:
+        raise UserError(
+            f"{path} counts {word_num} words in {cluster_num} clusters, of which at most "
+            f"{LARGEST_TABLE} pairs are read; restore the file"
+        )
 
 
 def _require_cluster_num(
@@ -403,8 +446,7 @@ def _names_in(path: Path) -> list[str]:
         else:
             with path.open("rb") as file:
                 _collect_names(file, names)
-    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile,
-            tarfile.TarError):  # fmt: skip
+    except Exception:  # of many kinds, for damaged archives
         pass
     return names
 

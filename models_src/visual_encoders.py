@@ -15,14 +15,15 @@ from utils.errors import UserError
 class VisualEncoder(nn.Module):
     """A CNN that ends in global average pooling and one linear layer (D -> C).
 
-    The network keeps torchvision's parameter names, so its state dict is a torchvision one.
+    The network keeps torchvision's parameter names, so its state dict is a torchvision one. That
+    does not tell whether training began with ImageNet weights, which ``pretrained`` does.
     """
 
-    def __init__(self, name: str, cluster_num: int, freeze: bool = False):
+    def __init__(self, name: str, cluster_num: int, freeze: bool = False, pretrained: bool = False):
         super().__init__()
         self.name = name
         self.cluster_num = cluster_num
-        self.network = _torchvision_network(name, cluster_num)
+        self.network = _torchvision_network(name, cluster_num, pretrained)
         self.frozen = freeze
         if freeze:
             self.network.requires_grad_(False)
@@ -54,8 +55,18 @@ class VisualEncoder(nn.Module):
         return logits, seen[0]
 
 
-def _torchvision_network(name: str, cluster_num: int) -> nn.Module:
-    """Return torchvision's network with random weights and ``cluster_num`` outputs."""
+def network_shapes(name: str, cluster_num: int) -> dict[str, torch.Size]:
+    """Return the names and shapes of a network's state dict; no memory is taken for its tensors."""
+    with torch.device("meta"):
+        state = _torchvision_network(name, cluster_num, pretrained=False).state_dict()
+    return {entry: value.shape for entry, value in state.items()}
+
+
+def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> nn.Module:
+    """Return torchvision's network with random weights and ``cluster_num`` outputs.
+
+    ``pretrained`` says whether ImageNet weights take their place.
+    """
     from torchvision import models
 
     if name == "vgg16":
@@ -63,7 +74,12 @@ def _torchvision_network(name: str, cluster_num: int) -> nn.Module:
         network.avgpool = nn.AdaptiveAvgPool2d(1)
         network.classifier = nn.Linear(512, cluster_num)
     elif name == "googlenet":
-        network = models.googlenet(weights=None, aux_logits=False, init_weights=True)
+        # torchvision's ImageNet weights of GoogLeNet, and of no other network here, are for pixels
+        # in -1..1; a network that torchvision builds with them rescales its input first. Published
+        # models that began with trained weights are taken to have been built in that way
+        network = models.googlenet(
+            weights=None, aux_logits=False, init_weights=True, transform_input=pretrained
+        )
         network.fc = nn.Linear(network.fc.in_features, cluster_num)
     else:
         network = models.get_model("resnet50" if name == "simclr" else name, weights=None)
@@ -79,8 +95,11 @@ def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> Vis
     Raises:
         UserError: the file of ``pretrained_visual`` is missing or does not fit the encoder.
     """
-    encoder = VisualEncoder(settings.visual_encoder, settings.cluster_num, settings.freeze_visual)
-    if settings.pretrained_visual is not None:
+    pretrained = settings.pretrained_visual is not None
+    encoder = VisualEncoder(
+        settings.visual_encoder, settings.cluster_num, settings.freeze_visual, pretrained
+    )
+    if pretrained:
         load_trunk(encoder, Path(settings.pretrained_visual))
     # weights whose channels come last make every convolution use the faster layout
     return encoder.to(device, memory_format=torch.channels_last)
@@ -92,7 +111,7 @@ def load_trunk(encoder: VisualEncoder, path: Path) -> None:
     Accepted are torchvision's own files and those that hold the trunk behind a prefix
     ("backbone.", "module.encoder." ...) or inside a "state_dict" entry, as SimCLR
     implementations save it; entries of other layers (a projection head, the 1000-class layer) are
-    left out.
+    left out. Weights of GoogLeNet are taken to be torchvision's (see ``_torchvision_network``).
 
     Raises:
         UserError: the file is missing, no state dict, or lacks a parameter of the trunk.

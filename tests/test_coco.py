@@ -8,6 +8,7 @@ from PIL import Image
 
 from datasets_src.coco import SPLITS, Instances, Split, annotation_file
 from datasets_src.datasets import load_split
+from evaluation.image_evaluation import split_gold_boxes
 from utils.errors import UserError
 
 CATEGORIES = {18: "dog", 3: "car", 11: "fire hydrant"}  # ids with gaps, not in order
@@ -137,6 +138,19 @@ def test_instances_are_packed_with_classes_by_ascending_category_id(small):
     assert instances.boxes.dtype == np.float64
     assert instances.is_single_word().tolist() == [True, False, True]
     assert instances.counts(3).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 2]]
+
+
+def test_equal_boxes_are_annotations_of_their_own(tmp_path):
+    """COCO has some, of one class and of several, and each is a gold box."""
+    boxes = [(7, 3, [0, 0, 5, 9]), (7, 3, [0, 0, 5, 9]), (7, 18, [0, 0, 5, 9])]
+    split = load_split(
+        write_split(tmp_path, PICTURES, CAPTIONS, boxes), "train2014", with_instances=True
+    )
+    assert split.instances.has_own_box is None
+    assert split_gold_boxes(split)[0].tolist() == [[0, 0, 224, 224]] * 3
+    kept = split.keep(split.image_ids == 7)
+    assert kept.instances.has_own_box is None
+    assert split_gold_boxes(kept)[0].tolist() == [[0, 0, 224, 224]] * 3
 
 
 def test_instances_are_read_only_when_asked_for(small):
@@ -560,6 +574,45 @@ def test_the_first_of_several_namings_is_used_for_both_splits_and_that_is_said(t
         path.unlink()
     names = [load_split(tmp_path, split, dataset="mine").name for split in SPLITS]
     assert names == ["train2017", "val2017"]
+
+
+def strew(folder, *names):
+    """Put stray captions files, of no use, into the annotations."""
+    for name in names:
+        (folder / "annotations" / f"captions_{name}.json").write_text("stray")
+
+
+@pytest.mark.parametrize(
+    ("naming", "strays"),
+    [
+        ("2017", ["val2014"]),
+        ("2017", ["train2014", "val"]),
+        ("plain", ["val2017", "train2014"]),
+        ("2014", ["train2017"]),
+    ],
+)
+def test_the_first_complete_naming_is_used_whatever_else_is_strewn_about(
+    tmp_path, caplog, naming, strays
+):
+    strew(write_layout(tmp_path / "mine", naming), *strays)
+    with caplog.at_level(logging.INFO):
+        loaded = [load_split(tmp_path, split, dataset="mine") for split in SPLITS]
+    assert [split.name for split in loaded] == list(NAMINGS[naming][:2])
+    assert [split.image_ids.tolist() for split in loaded] == [[7], [8]]
+    said = caplog.records[0].getMessage()
+    assert f"{' and '.join(NAMINGS[naming][:2])} is used" in said
+    assert f"{' and '.join(NAMINGS[naming][:2])} is not" not in said
+    for stray in strays:
+        assert stray in said
+
+
+def test_without_a_complete_naming_the_first_that_has_a_file_is_used(tmp_path):
+    folder = write_layout(tmp_path / "mine", "2017")
+    (folder / "annotations" / "captions_val2017.json").unlink()
+    strew(folder, "train")
+    assert load_split(tmp_path, "train2014", dataset="mine").name == "train2017"
+    message = refusal_of(load_split, tmp_path, "val2014", dataset="mine")
+    assert message.startswith(f"no captions_val2017.json in {folder / 'annotations'}")
 
 
 def test_folder_without_any_captions_file_is_refused_with_all_names_looked_for(tmp_path):

@@ -1,14 +1,16 @@
+import hashlib
 import json
 import logging
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from datasets_src.datasets import load_split
 from datasets_src.filtering import CAUSES, FILTER_FILE, filter_images, load_filtered_split
 from tests.test_coco import change, drop, edit_json, file_name, refusal_of, write_split
+from tests.test_images_and_pairs import write_damaged_avif
 
 DOG, CAR, HYDRANT = 18, 3, 11  # of tests.test_coco.CATEGORIES; "fire hydrant" has two words
 BOX = [0, 0, 2, 2]
@@ -281,6 +283,27 @@ def test_unreadable_image_is_refused_by_name_and_an_older_result_stays(coco, con
     path.write_bytes(content)
     assert str(path) in refusal_of(filter_images, coco)
     assert (coco / FILTER_FILE).read_bytes() == before
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+def test_damaged_avif_is_refused_by_name(coco):
+    path = coco / "COCO" / "train2014" / file_name(50)
+    write_damaged_avif(path)
+    assert str(path) in refusal_of(filter_images, coco)
+    assert not (coco / FILTER_FILE).exists()
+
+
+def test_identity_of_coco_stays_as_older_results_have_it(coco):
+    """Hashes of the two files' content, and of the images' names and sizes, written out."""
+    filter_images(coco)
+    source = json.loads((coco / FILTER_FILE).read_text())["splits"]["train2014"]["source"]
+    folder = coco / "COCO"
+    for kind in ("captions", "instances"):
+        content = (folder / "annotations" / f"{kind}_train2014.json").read_bytes()
+        assert source[kind] == hashlib.sha256(content).hexdigest()
+    names = [file_name(image_id) for image_id in sorted(TRAIN)]
+    lines = [f"{name}\t{(folder / 'train2014' / name).stat().st_size}" for name in names]
+    assert source["images"] == hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def damage(edit):

@@ -12,9 +12,11 @@ from datasets_src.coco import SPLITS
 from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, filter_images, load_filtered_split
 from datasets_src.flickr30k import CAPTION_FILE, CHAIN_TYPES
+from evaluation.image_evaluation import ImagePredictions, image_metrics, split_gold_boxes
 from main import main
 from tests.conftest import TINY
 from tests.test_coco import refusal_of
+from utils.files import sha256_of_file
 
 TRAIN, TEST = SPLITS
 PEOPLE, CLOTHING, SCENE, OTHER = (
@@ -130,14 +132,15 @@ def test_images_and_captions_are_read(tmp_path, entities, with_instances, image_
     assert split.name == "train"
     assert split.image_ids.tolist() == [36, 900, 5000000000]
     assert split.file_names.tolist() == ["36.jpg", "900.jpg", "5000000000.jpg"]
-    assert split.widths.tolist() == [50, 60, 30]
-    assert split.heights.tolist() == [70, 40, 30]
+    known = entities and with_instances
+    assert split.widths.tolist() == ([50, 60, 30] if known else [0, 0, 0])
+    assert split.heights.tolist() == ([70, 40, 30] if known else [0, 0, 0])
     assert split.folder == folder / image_folder
     found = list(zip(split.image_ids[split.caption_image].tolist(), split.captions, strict=True))
     assert found == [(image_id, text) for image_id, text in CAPTIONS if image_id != 12]
     for array in (split.image_ids, split.widths, split.heights, split.caption_image):
         assert array.dtype == np.int64
-    assert (split.instances is not None) == (entities and with_instances)
+    assert (split.instances is not None) == known
     test = load(folder, TEST, with_instances)
     assert test.name == "test"
     assert test.image_ids.tolist() == [12]
@@ -160,6 +163,78 @@ def test_each_box_of_each_chain_is_an_instance_of_each_type(flickr):
     assert load(flickr, TEST).instances.boxes.tolist() == [[1, 1, 2, 2]]
 
 
+def write_one_image(flickr, objects, phrases):
+    """Give the one test image, 20 x 20 pixels, these objects and phrases, and load it."""
+    (flickr / "Annotations" / "12.xml").write_text(annotation(20, 20, objects))
+    (flickr / "Sentences" / "12.txt").write_text(phrases)
+    return load(flickr, TEST)
+
+
+def perfect_boxes(box):
+    """Return what a model predicts that finds one box of the one image, on the 224 pixel grid."""
+    return ImagePredictions(
+        bits=np.ones((1, 1), dtype=bool),
+        image=np.zeros(1, dtype=np.int64),
+        cluster=np.zeros(1, dtype=np.int64),
+        boxes=np.array([box]),
+        peaks=np.array([box[:2]]),
+    )
+
+
+def test_box_of_several_chains_and_types_is_one_gold_box(flickr):
+    split = write_one_image(
+        flickr,
+        [obj([1, 3], (1, 1, 10, 10))],
+        "[/EN#1/people A man] is [/EN#3/people/clothing a man in a hat] .\n",
+    )
+    instances = split.instances
+    assert instances.class_index.tolist() == [PEOPLE, CLOTHING]
+    assert instances.boxes.tolist() == [[0, 0, 10, 10]] * 2
+    assert instances.has_own_box.tolist() == [True, False]
+    counts = instances.counts(1)
+    assert counts.sum() == 2
+    assert counts[0, [PEOPLE, CLOTHING]].tolist() == [1, 1]
+    (gold,) = split_gold_boxes(split)
+    assert gold.tolist() == [[0, 0, 112, 112]]
+    no_cluster = np.full(len(CHAIN_TYPES), -1)
+    metrics = image_metrics(perfect_boxes(gold[0]), split, no_cluster, seed=0)
+    for name in ("bounding_box", "heatmap"):
+        assert metrics[name]["recall"] == metrics[name]["precision"] == 1
+    for name in ("bounding_box_chance", "heatmap_chance"):  # one random box for the one gold box
+        assert metrics[name]["true_positives"] + metrics[name]["false_negatives"] == 1
+        assert metrics[name]["true_positives"] + metrics[name]["false_positives"] == 1
+
+
+def test_box_drawn_twice_counts_once_for_each_class_and_once_as_a_box(flickr):
+    """Two objects with the same box, and a third with another box."""
+    split = write_one_image(
+        flickr,
+        [obj([1], (1, 1, 10, 10)), obj([2], (2, 1, 10, 10)), obj([3, 1], (1, 1, 10, 10))],
+        "[/EN#1/people A man] in [/EN#2/clothing a hat] and [/EN#3/clothing/people others]\n",
+    )
+    instances = split.instances
+    found = list(zip(instances.class_index.tolist(), instances.boxes.tolist(), strict=True))
+    first, second = [0, 0, 10, 10], [1, 0, 9, 10]
+    assert found == [(PEOPLE, first), (CLOTHING, second), (CLOTHING, first)]
+    assert instances.has_own_box.tolist() == [True, True, False]
+    assert len(split_gold_boxes(split)[0]) == 2
+
+
+def test_the_same_box_in_two_images_is_two_boxes_also_when_images_are_left_out(flickr):
+    split = load(flickr)
+    instances = split.instances
+    assert instances.has_own_box.tolist() == [True, True, True, True, False, False]
+    assert [len(boxes) for boxes in split_gold_boxes(split)] == [2, 2, 0]
+    kept = split.keep(np.array([False, True, True]))
+    assert kept.instances.has_own_box.tolist() == [True, True, False, False]
+    assert [len(boxes) for boxes in split_gold_boxes(kept)] == [2, 0]
+    for image_id in (36, 900):
+        path = flickr / "Annotations" / f"{image_id}.xml"
+        chain = {36: 5, 900: 1}[image_id]
+        path.write_text(annotation(50, 50, [obj([chain], (1, 1, 5, 5))]))
+    assert [len(boxes) for boxes in split_gold_boxes(load(flickr))] == [1, 1, 0]
+
+
 def test_box_of_a_whole_image_has_its_size(flickr):
     path = flickr / "Annotations" / "12.xml"
     path.write_text(annotation(20, 20, [obj([9], (1, 1, 20, 20))]))
@@ -170,7 +245,6 @@ def test_sizes_go_with_the_boxes(flickr):
     """Of images that were made smaller, the boxes are still in pixels of the large ones."""
     Image.new("RGB", (5, 5)).save(flickr / "flickr30k-images" / "12.jpg")
     assert load(flickr, TEST).widths.tolist() == [20]
-    assert load(flickr, TEST, with_instances=False).widths.tolist() == [5]
 
 
 def test_split_whose_chains_have_no_box_has_no_instances(flickr):
@@ -233,11 +307,18 @@ def test_missing_images_are_refused(flickr):
     assert str(flickr / "flickr30k-images") in refusal(flickr)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image"])
-def test_unreadable_image_is_refused_by_name(flickr, content):
+@pytest.mark.parametrize("with_instances", [False, True])
+@pytest.mark.parametrize("entities", [False, True])
+def test_no_image_is_opened_to_load_a_split(tmp_path, monkeypatch, entities, with_instances):
+    folder = write_flickr30k(tmp_path / "flickr30k", entities)
+    monkeypatch.setattr(Image, "open", lambda path: pytest.fail(f"{path} is opened"))
+    assert load(folder, TRAIN, with_instances).image_ids.tolist() == [36, 900, 5000000000]
+
+
+def test_unreadable_image_is_refused_by_name_in_setup(flickr):
     path = flickr / "flickr30k-images" / "36.jpg"
-    path.write_bytes(content)
-    assert str(path) in refusal(flickr, with_instances=False)
+    path.write_bytes(b"no image")
+    assert str(path) in refusal_of(filter_images, flickr.parent, dataset="flickr30k")
 
 
 @pytest.mark.parametrize(
@@ -345,6 +426,35 @@ def test_filter_of_other_files_is_noticed(flickr, name):
     path = flickr / name
     changed = {"train.txt": "36\n900\n", CAPTION_FILE: path.read_text().replace("Two", "Six")}
     path.write_text(changed.get(name, path.read_text() + " "))
+    message = refusal_of(
+        load_filtered_split, flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
+    )
+    assert str(flickr / FILTER_FILE) in message
+
+
+def test_filter_ties_to_names_and_sizes_of_entities_files_and_reads_none(flickr, monkeypatch):
+    """There are some 60,000 of them, and text utilities need none."""
+    filter_images(flickr.parent, dataset="flickr30k")
+    hashed = []
+
+    def record(path):
+        hashed.append(path.name)
+        return sha256_of_file(path)
+
+    monkeypatch.setattr("datasets_src.filtering.sha256_of_file", record)
+    path = flickr / "Sentences" / "900.txt"
+    path.write_text(path.read_text().replace("/scene", "/other"))  # of the same size
+    _, filtered = load_filtered_split(
+        flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
+    )
+    assert filtered is True
+    assert hashed == [CAPTION_FILE, "train.txt"]
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "Sentences"])
+def test_filter_of_data_whose_entities_are_gone_is_noticed(flickr, folder):
+    filter_images(flickr.parent, dataset="flickr30k")
+    next((flickr / folder).glob("900.*")).unlink()
     message = refusal_of(
         load_filtered_split, flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
     )

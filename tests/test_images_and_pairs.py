@@ -10,7 +10,7 @@ from PIL import Image, features
 from datasets_src.captions import build_vocabulary
 from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, load_filtered_split
-from datasets_src.images import normalise, read_image
+from datasets_src.images import normalise, read_image, read_mode
 from datasets_src.pairs import load_images, load_training_pairs, pair_batches
 from tests.test_coco import change, edit_json, file_name, refusal_of, write_split
 
@@ -133,19 +133,45 @@ def test_image_too_large_to_decode_is_refused(tmp_path):
     assert str(path) in refusal_of(read_image, path, 16)
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
-def test_damaged_avif_is_refused_by_name(tmp_path):
-    content = bytearray(picture_bytes(tmp_path, "AVIF"))
+def write_damaged_avif(path):
+    """Write an AVIF file whose header Pillow's reader refuses with an error of its own."""
+    random_picture().save(path, "AVIF")
+    content = bytearray(path.read_bytes())
     place = content.index(b"iloc")  # the box that says where the pixels lie
     content[place + 4 : place + 24] = bytes(20)
-    path = tmp_path / "x.jpg"
     path.write_bytes(content)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+def test_damaged_avif_is_refused_by_name(tmp_path):
+    path = tmp_path / "x.jpg"
+    write_damaged_avif(path)
     assert str(path) in refusal_of(read_image, path, 16)
+    assert str(path) in refusal_of(read_mode, path)
 
 
 def test_missing_file_and_folder_are_refused_by_name(tmp_path):
     for path in (tmp_path / "absent.jpg", tmp_path):
         assert str(path) in refusal_of(read_image, path, 16)
+        assert str(path) in refusal_of(read_mode, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", bytes(100)])
+def test_file_without_an_images_header_has_no_mode(tmp_path, content):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    assert str(path) in refusal_of(read_mode, path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "I;16"])
+def test_mode_is_read_from_the_header_alone(tmp_path, mode):
+    path = tmp_path / "x.png"
+    random_picture(mode).save(path)
+    assert read_mode(path) == mode
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"IDAT") + 4])  # all that comes before the pixels
+    assert read_mode(path) == mode
+    assert str(path) in refusal_of(read_image, path, 16)
 
 
 def test_normalise_follows_the_formula_of_each_channel():

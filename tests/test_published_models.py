@@ -26,6 +26,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.models import googlenet
 
 from main import main
 from models_src.model_files import (
@@ -39,10 +40,10 @@ from models_src.published_models import (
     CONFIG_CLASS,
     COUNTS_CLASS,
     KNOWN_SETTINGS,
+    LARGEST_TABLE,
     PRETRAINED,
     is_published,
     read_safely,
-    read_visual_half,
 )
 from models_src.settings import TrainingSettings
 from models_src.visual_encoders import VisualEncoder
@@ -265,6 +266,50 @@ def test_counts_that_cannot_be_are_one_line(tmp_path, changes, mentions):
     refused(lambda: load_text_model(tmp_path, "old"), "old.mdl", mentions)
 
 
+def shared_columns(cluster_num: int, word_num: int) -> dict:
+    """Return counts in which all clusters have one and the same dict, written once."""
+    column = {f"word{number}": 1 for number in range(word_num)}
+    return {"mode": 1, "cluster_to_word_co_occur": [column] * cluster_num}
+
+
+def shared_rows(cluster_num: int, word_num: int) -> dict:
+    """Return counts in which all words have one and the same list, written once."""
+    row = [1] * cluster_num
+    table = {f"word{number}": row for number in range(word_num)}
+    return {"mode": 0, "word_to_cluster_co_occur": table}
+
+
+def thin_columns(cluster_num: int, word_num: int) -> dict:
+    """Return counts of one word for each cluster: few cells, but a large table."""
+    columns = [{f"word{number % word_num}": 1} for number in range(cluster_num)]
+    return {"mode": 1, "cluster_to_word_co_occur": columns}
+
+
+@pytest.mark.parametrize(
+    ("make", "cluster_num", "word_num"),
+    [(shared_columns, 2**17, 2**13), (shared_rows, 2**17, 2**13), (thin_columns, 8200, 8200)],
+)
+def test_counts_that_grow_beyond_memory_are_one_line(tmp_path, make, cluster_num, word_num):
+    assert cluster_num * word_num > LARGEST_TABLE
+    counts = {"cluster_num": cluster_num} | make(cluster_num, word_num)
+    write_text(tmp_path, CONFIG | {"cluster_num": cluster_num}, counts)
+    assert (tmp_path / "text" / "old.mdl").stat().st_size < 2**20
+    refused(
+        lambda: load_text_model(tmp_path, "old"),
+        "old.mdl",
+        f"{word_num} words in {cluster_num} clusters",
+    )
+
+
+def test_clusters_without_words_are_bounded_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("models_src.published_models.LARGEST_TABLE", 9)
+    write_text(tmp_path)  # 3 words in 3 clusters
+    assert load_text_model(tmp_path, "old")[0].counts.shape == (3, 3)
+    counts = {"cluster_num": 10, "mode": 1, "cluster_to_word_co_occur": [{}] * 10}
+    write_text(tmp_path, CONFIG | {"cluster_num": 10}, counts)
+    refused(lambda: load_text_model(tmp_path, "old"), "old.mdl", "0 words in 10 clusters")
+
+
 @pytest.mark.parametrize("missing", ["cluster_num", "mode", "cluster_to_word_co_occur"])
 def test_missing_counts_are_named(tmp_path, missing):
     counts = {name: value for name, value in CLUSTER_COUNTS.items() if name != missing}
@@ -357,24 +402,14 @@ def test_state_dicts_of_every_kind_give_the_same_network(tmp_path, resnet_state,
         assert torch.equal(value, torch.tensor(0) if missing else resnet_state[name]), name
 
 
-def test_a_vgg_loads(tmp_path):
+@pytest.mark.parametrize("layer", ["classifier", "classifier.6"])
+def test_the_only_linear_layer_of_a_vgg_has_either_name(tmp_path, layer):
     state = random_state("vgg16")
-    named = {name.replace("classifier", "classifier.0"): value for name, value in state.items()}
+    named = {name.replace("classifier", layer): value for name, value in state.items()}
     write_visual(tmp_path, named, CONFIG | {"visual_underlying_model": "vgg16"})
     encoder, _, _ = load_visual_model(tmp_path, "old")
     for name, value in encoder.network.state_dict().items():
         assert torch.equal(value, state[name]), name
-
-
-@pytest.mark.parametrize("layer", ["classifier", "classifier.0", "classifier.6"])
-def test_the_only_linear_layer_of_a_vgg_has_either_name(tmp_path, layer):
-    state = {"features.0.bias": torch.rand(64), f"{layer}.weight": torch.rand(3, 512),
-             f"{layer}.bias": torch.rand(3)}  # fmt: skip
-    write_visual(tmp_path, state, CONFIG | {"visual_underlying_model": "vgg16"})
-    folder = tmp_path / "visual"
-    _, found = read_visual_half(folder / "old.cfg", folder / "old.mdl")
-    assert set(found) == {"features.0.bias", "classifier.weight", "classifier.bias"}
-    assert torch.equal(found["classifier.weight"], state[f"{layer}.weight"])
 
 
 def test_a_vgg_with_three_linear_layers_is_refused(tmp_path):
@@ -394,6 +429,35 @@ def test_googlenet_loses_its_auxiliary_heads(tmp_path):
     refused(lambda: load_visual_model(tmp_path, "old"), "old.mdl", "does not fit")
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_one_line(tmp_path, resnet_state):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(1)])
+    write_visual(tmp_path, resnet_state | {"fc.bias": nested})
+    refused(lambda: load_visual_model(tmp_path, "old"), "old.mdl", "fc.bias")
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_googlenet_that_began_with_trained_weights_rescales_its_input(tmp_path, pretrained):
+    """As torchvision's does, which no state dict tells; a converted model must still know it."""
+    config = CONFIG | {
+        "visual_underlying_model": "googlenet",
+        "pretrained_visual_underlying_model": pretrained,
+    }
+    state = random_state("googlenet")
+    write_visual(tmp_path, state, config)
+    with torch.device("meta"):  # its random start takes seconds
+        expected = googlenet(
+            transform_input=pretrained, num_classes=3, aux_logits=False, init_weights=False
+        )
+    expected.load_state_dict(state, assign=True)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert convert(tmp_path, "--model_name=old", "--new_name=new") == 0
+    with torch.inference_mode():
+        logits = expected.eval()(images)
+        for name in ("old", "new"):
+            assert torch.allclose(load_visual_model(tmp_path, name)[0](images), logits), name
+
+
 @pytest.mark.parametrize("encoder", ["resnet34", "resnet50", "simclr"])
 def test_weights_of_another_network_are_refused(tmp_path, resnet_state, encoder):
     write_visual(tmp_path, resnet_state, CONFIG | {"visual_underlying_model": encoder})
@@ -408,9 +472,16 @@ def test_weights_of_another_network_are_refused(tmp_path, resnet_state, encoder)
         ({"conv1.weight": torch.full((64, 3, 7, 7), float("inf"))}, "conv1.weight"),
         ({"fc.weight": torch.ones(5, 512)}, "5 clusters"),
         ({"fc.weight": torch.ones(3)}, "last layer"),
+        ({"fc.weight": torch.ones(3, 0)}, "last layer"),
         ({"fc.weight": torch.ones(3, 500)}, "does not fit"),
         ({"fc.weight": torch.ones(3, 512).to_sparse()}, "fc.weight"),
         ({"fc.weight": torch.ones(3, 512, dtype=torch.complex64)}, "fc.weight"),
+        ({"fc.weight": torch.ones(3, 512).to(torch.float8_e4m3fn)}, "fc.weight"),
+        ({"fc.weight": torch.ones(3, 512, dtype=torch.bool)}, "fc.weight"),
+        ({"fc.bias": torch.zeros(1).expand(10**13)}, "fc.bias"),
+        ({"fc.bias": torch.zeros(1).expand(3)}, "fc.bias"),
+        ({"fc.bias": torch.zeros(4)}, "does not fit"),
+        ({"layer4.0.bn1.bias": torch.zeros(512, 1)}, "first layer4.0.bn1.bias"),
         ({"other.weight": torch.ones(3)}, "does not fit"),
         ({"module.fc.weight": torch.ones(3, 512)}, "does not fit"),
         ({"other\n\x1b.weight": 5}, "other??.weight"),
@@ -420,6 +491,14 @@ def test_weights_of_another_network_are_refused(tmp_path, resnet_state, encoder)
 def test_state_dicts_that_do_not_fit_are_one_line(tmp_path, resnet_state, changes, mentions):
     write_visual(tmp_path, resnet_state | changes)
     refused(lambda: load_visual_model(tmp_path, "old"), "old.mdl", mentions)
+
+
+def test_clusters_by_the_trillion_are_one_line(tmp_path, resnet_state):
+    """The settings agree with a last layer that has no number in the file, or one."""
+    config = CONFIG | {"cluster_num": 10**12}
+    for layer in (torch.ones(10**12, 0), torch.ones(1, 1).expand(10**12, 512)):
+        write_visual(tmp_path, resnet_state | {"fc.weight": layer}, config)
+        refused(lambda: load_visual_model(tmp_path, "old"), "old.mdl")
 
 
 def test_a_state_dict_without_last_layer_is_refused(tmp_path, resnet_state):
@@ -470,6 +549,14 @@ def test_a_changed_byte_never_ends_in_anything_but_a_user_error(
         path.write_bytes(content)
     with contextlib.suppress(UserError):  # a changed number can pass
         load_text_model(folder, "old")
+
+
+def test_an_archive_with_a_broken_entry_name_is_one_line(models):
+    path = models / "text" / "old.mdl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("\u00e9.pkl", pickle.dumps(1))
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xc3\x28"))
+    refused(lambda: load_text_model(models, "old"), "old.mdl", "damaged")
 
 
 @pytest.mark.parametrize("content", [[1, 2], 7, "text", None, {"a": 1}, torch.ones(2)])
@@ -882,19 +969,14 @@ def test_conversion_keeps_every_prediction(tmp_path, resnet_state, counts):
     require_same_origin(after[0][2], after[1][2], "new")
 
 
-def test_in_place_conversion_needs_overwrite(own_published, capsys):
-    before = (own_published / "text" / "old.mdl").read_bytes()
-    same = ["--model_name=old", "--new_name=old"]
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_model_is_not_converted_in_its_own_place(own_published, capsys, overwrite):
+    """A crash between its files would leave neither the one nor the other."""
+    before = {path: path.read_bytes() for path in own_published.rglob("old.*")}
+    same = ["--model_name=old", "--new_name=old", *overwrite]
     arguments = ["--utility=convert_published_model", f"--models_dir={own_published}", *same]
-    fails(capsys, *arguments, mentions=("'old'", "--overwrite"))
-    assert (own_published / "text" / "old.mdl").read_bytes() == before
-    posteriors = load_text_model(own_published, "old")[0].word_posteriors()
-    assert convert(own_published, *same, "--overwrite") == 0
-    assert not is_published(own_published / "text" / "old.cfg")
-    text, _, origin = load_text_model(own_published, "old")
-    assert torch.equal(text.word_posteriors(), posteriors)
-    require_same_origin(origin, load_visual_model(own_published, "old")[2], "old")
-    fails(capsys, *arguments, "--overwrite", mentions=("old.cfg", "nothing to convert"))
+    fails(capsys, *arguments, mentions=("--new_name old", "give another"))
+    assert {path: path.read_bytes() for path in own_published.rglob("old.*")} == before
 
 
 def test_conversion_does_not_replace_a_model_unasked(own_published, capsys):

@@ -17,7 +17,6 @@ from evaluation.thresholds import best_f1_threshold
 from evaluation.utilities.clip import PUBLISHED_THRESHOLD
 from main import main
 from models_src.baselines import bert, clip
-from models_src.baselines.transformers_models import weights_file
 from utils.errors import UserError
 
 try:
@@ -424,7 +423,36 @@ def test_clip_folders_whose_parts_do_not_fit(
 
 
 @needs_transformers
-def test_weights_that_are_not_finite_are_refused(clip_folder, demo_data, tmp_path):
+@pytest.mark.parametrize("kind", ["bert", "clip"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_word_vectors_that_are_not_finite_are_one_line(
+    kind, number, bert_folder, clip_folder, demo_data, tmp_path, capsys
+):
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(bert_folder if kind == "bert" else clip_folder, tmp_path)
+    state = load_file(folder / "model.safetensors")
+    damaged = {
+        "bert": "bert.encoder.layer.1.output.dense.weight",
+        "clip": "text_projection.weight",
+    }[kind]
+    state[damaged][0, 0] = number
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    fails(
+        capsys,
+        "--utility=categorization_evaluation",
+        f"--model_type={kind}",
+        f"--{kind}_dir={folder}",
+        f"--datasets_dir={demo_data}",
+        f"--results_dir={tmp_path / 'results'}",
+        "--device=cpu",
+        mentions=f"the {kind} model in {folder} computes numbers that are not finite",
+    )
+
+
+@needs_transformers
+def test_image_vectors_that_are_not_finite_are_refused(clip_folder, demo_data, tmp_path):
     folder = copied(clip_folder, tmp_path)
     network = transformers.CLIPModel.from_pretrained(clip_folder)
     network.visual_projection.weight.data[0, 0] = float("nan")
@@ -601,9 +629,45 @@ def test_thresholds_of_other_models_and_data_are_refused(places, clip_folder, tm
     fails(capsys, utility, *other, mentions="another CLIP model")
     assert not (tmp_path / "results" / "clip_classification_evaluation_clip.json").exists()
     assert main([utility, "--clip_threshold=0.2", *other]) == 0
-    # the same weights at another place are the same model
-    shutil.copy(weights_file(clip_folder), weights_file(folder))
+    # the same files at another place are the same model
+    shutil.copytree(clip_folder, folder, dirs_exist_ok=True)
     assert main([utility, *other]) == 0
+    # whatever changes the similarities makes another model, though the weights are the same
+    for name, change in {
+        "preprocessor_config.json": lambda text: text.replace("0.125", "0.25"),
+        "merges.txt": lambda text: text.replace("d o\n", ""),
+        "config.json": lambda text: text.replace("quick_gelu", "gelu"),
+    }.items():
+        old = (folder / name).read_text()
+        assert change(old) != old
+        (folder / name).write_text(change(old))
+        capsys.readouterr()
+        fails(capsys, utility, *other, mentions="another CLIP model")
+        (folder / name).write_text(old)
+    assert main([utility, *other]) == 0
+
+
+@needs_transformers
+def test_a_threshold_goes_with_its_data_wherever_that_is(places, demo_data, tmp_path, capsys):
+    utility = "--utility=clip_classification_evaluation"
+    data = tmp_path / "moved"
+    shutil.copytree(demo_data, data)
+    assert main(["--utility=find_clip_positive_threshold", *places]) == 0
+    moved = [*places, f"--datasets_dir={data}"]
+    assert main([utility, *moved]) == 0
+    (data / "COCO" / "notes.txt").write_text("mine")
+    (data / "COCO" / "annotations").rename(data / "COCO" / "train_val_annotations2014")
+    assert main([utility, *moved]) == 0
+    capsys.readouterr()
+    fails(capsys, utility, *moved, "--use_all_images", mentions="another version or filter")
+    assert main([utility, *moved, "--use_all_images", "--clip_threshold=0.2"]) == 0
+    # the training images are not read here, but the threshold was found on them
+    path = data / "COCO" / "train_val_annotations2014" / "instances_train2014.json"
+    path.write_text(path.read_text() + "\n")
+    capsys.readouterr()
+    fails(capsys, utility, *moved, mentions="another version or filter")
+    # missing data is told as such
+    fails(capsys, utility, *places, f"--datasets_dir={tmp_path / 'no_data'}", mentions="no_data")
 
 
 @needs_transformers

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -300,6 +301,8 @@ def test_the_metric_that_ranks():
         ("", "no metric"),
     ):
         assert mentions in refusal_of(tuning.ranking_metric, wanted, measured, absent)
+    falling = "concreteness.mean_absolute_error"
+    assert "lower for better" in refusal_of(tuning.ranking_metric, falling, [falling], {})
 
 
 # ---- the utility
@@ -624,7 +627,8 @@ def test_settings_that_cannot_be_trained_rank_last(demo_data, tmp_path, capsys):
     assert "not finite" in bad["failure"]
     table = (tmp_path / "results" / "model1" / "tuning.csv").read_text().splitlines()
     assert table[0].startswith("rank,visual_learning_rate,batch_size,cluster_counts.active_tokens")
-    assert table[2].rstrip(",") == "2,1e+30,70"
+    assert table[0].endswith(",failure")
+    assert re.fullmatch(r"2,1e\+30,70,+the loss is not finite after 2 steps; .*", table[2])
     assert "--visual_learning_rate=0.001" in capsys.readouterr().out
     # alone it is an error like that of training
     capsys.readouterr()

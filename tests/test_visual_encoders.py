@@ -5,7 +5,12 @@ import torch
 
 from evaluation.localization import class_activation_maps
 from models_src.settings import VISUAL_ENCODERS, TrainingSettings
-from models_src.visual_encoders import VisualEncoder, build_visual_encoder, load_trunk
+from models_src.visual_encoders import (
+    VisualEncoder,
+    build_visual_encoder,
+    load_trunk,
+    network_shapes,
+)
 from utils.errors import UserError
 
 C = 5
@@ -54,6 +59,40 @@ def test_trunk_loads_from_plain_and_prefixed_state_dicts(tmp_path, prefix, wrap)
         if not name.startswith("fc."):
             assert torch.equal(value, source[name]), name
     assert torch.equal(encoder.head.weight, own_head)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_googlenet_rescales_its_input_for_trained_weights(tmp_path, pretrained):
+    """Those of torchvision are for -1..1: its own network does so when built with them."""
+    path = None
+    if pretrained:
+        with torch.device("meta"):
+            shapes = VisualEncoder("googlenet", C).network.state_dict()
+        state = {name: torch.ones(value.shape) for name, value in shapes.items()}
+        path = str(tmp_path / "weights.pt")
+        torch.save(state, path)
+    settings = TrainingSettings(
+        visual_encoder="googlenet", cluster_num=C, pretrained_visual=path, freeze_visual=pretrained
+    )
+    encoder = build_visual_encoder(settings).eval()
+    seen = []
+    encoder.network.conv1.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    # black and white after ImageNet's normalisation
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    images = (pixels - mean) / deviation
+    with torch.inference_mode():
+        encoder(images)
+    expected = 2 * pixels - 1 if pretrained else images
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_shapes_are_those_of_the_network():
+    for name in ("resnet18", "googlenet"):
+        state = VisualEncoder(name, C).network.state_dict()
+        assert network_shapes(name, C) == {entry: value.shape for entry, value in state.items()}
+    assert network_shapes("vgg16", 10**12)["classifier.weight"] == (10**12, 512)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -4,7 +4,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
-from evaluation.utilities.common import finish, training_pairs
+from evaluation.utilities.common import finish, training_data, training_pairs
 from utils.errors import UserError
 from utils.files import require_writable_folder
 
@@ -32,25 +32,19 @@ def train_text_only_baseline(options: argparse.Namespace) -> None:
     model = text_only.train_text_only(pairs, norms, options.baseline_cluster_num, options.seed)
     text_only.save_text_only_model(options.models_dir, options.model_name, model)
     metrics = _text_only_metrics(model, pairs, norms, options.seed)
-    finish(options, metrics, model.settings, _data(pairs), norms.absent)
+    finish(options, metrics, model.settings, training_data(pairs), norms.absent)
     logger.info("model: %s", options.models_dir / text_only.KIND)
 
 
 def _text_only_metrics(
     model: "TextOnlyModel", pairs: "TrainingPairs", norms: "Norms", seed: int
 ) -> dict[str, Any]:
-    """Score the baseline's answers; None where a norm is absent.
-
-    The reference words' own ratings went into the model's concreteness; how it scores without them
-    stands beside the published figure.
-    """
-    import numpy as np
-
+    """Score the baseline's answers; None where a norm is absent."""
     from evaluation.word_evaluation import (
         WordPredictions,
         association_metrics,
         categorization_metrics,
-        concreteness_metrics,
+        text_only_concreteness_metrics,
     )
 
     predictions = WordPredictions(
@@ -68,18 +62,13 @@ def _text_only_metrics(
     if norms.association_file is not None:
         metrics["word_association"] = association_metrics(predictions, norms)
     if norms.concreteness is not None:
-        references = {word for side in model.settings["reference_words"].values() for word in side}
-        kept = np.array([word not in references for word in model.words])  # (V,)
-        words = [word for word in model.words if word not in references]
-        metrics["concreteness"] = concreteness_metrics(
-            model.words, predictions.counts, model.concreteness, norms
+        metrics |= text_only_concreteness_metrics(
+            model.words,
+            predictions.counts,
+            model.concreteness,
+            model.settings["reference_words"],
+            norms,
         )
-        others = concreteness_metrics(
-            words, predictions.counts[kept], model.concreteness[kept], norms
-        )
-        metrics["concreteness_without_reference_words"] = {
-            name: others[name] for name in ("word_count", "pearson_by_min_count")
-        }
     return metrics
 
 
@@ -124,7 +113,7 @@ def train_concreteness_supervised_model(options: argparse.Namespace) -> None:
             words, counts, model.on_training_words, norms
         ),
     }
-    finish(options, metrics, model.settings, _data(pairs), {})
+    finish(options, metrics, model.settings, training_data(pairs), {})
     logger.info(
         "concreteness is cross-validated; the published figure is that on training words, which "
         "the model has seen"
@@ -179,12 +168,3 @@ def _given_features(
         if name in settings:
             logger.info("%d of %d %s", settings[name], len(words), name.replace("_", " "))
     return features, settings
-
-
-def _data(pairs: "TrainingPairs") -> dict[str, Any]:
-    """Return what results say of the data."""
-    return {
-        "train_images": len(pairs.split.image_ids),
-        "train_captions": len(pairs),
-        "filtered": pairs.filtered,
-    }

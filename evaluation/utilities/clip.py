@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 PUBLISHED_THRESHOLD = 0.19031381607055664
 # what a threshold was found with must be what it is used with
 SAME_FOR_THRESHOLD = {
-    "clip_weights_sha256": "CLIP model",
+    "clip_files_sha256": "CLIP model",
     "prompt": "prompt",
-    "datasets_dir": "folder of data sets",
     "dataset": "data set",
+    "data_files_sha256": "version or filter of the data set",
 }
+# annotations in all layouts of data sets, of both splits
+ANNOTATION_PATTERNS = ("captions_*.json", "instances_*.json", "*.token", "train.txt", "test.txt")
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +71,9 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
     from evaluation.classification import classification_scores
 
     folder = _clip_folder(options)
+    split, filtered = test_split(options)
     settings = _settings(options, folder)
     threshold, source = _threshold(options, settings)
-    split, filtered = test_split(options)
     gold = _gold_classes(options, split)  # (N, K)
     # a plain float would be rounded to the similarities' float32 first
     predicted = _similarities(options, folder, split) >= np.float64(threshold)  # (N, K)
@@ -94,17 +97,44 @@ def _clip_folder(options: argparse.Namespace) -> Path:
 
 
 def _settings(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return what the similarities depend on, as it is recorded with results."""
+    """Return what the similarities depend on, as it is recorded with results.
+
+    Files are told by their contents, so that folders can be moved.
+    """
     from models_src.baselines.clip import PROMPT
-    from models_src.baselines.transformers_models import weights_file
+    from models_src.baselines.transformers_models import model_files
 
     return {
         "clip_dir": str(folder),
-        "clip_weights_sha256": sha256_of_file(weights_file(folder)),
+        "clip_files_sha256": _sha256_by_name(model_files(folder)),
         "prompt": PROMPT,
         "datasets_dir": str(options.datasets_dir.resolve()),
         "dataset": options.dataset,
+        "data_files_sha256": _sha256_by_name(_data_files(options)),
     }
+
+
+def _data_files(options: argparse.Namespace) -> list[Path]:
+    """Return the files that tell one version of a data set from another, as far as they exist.
+
+    They are the annotations of both splits, whichever is used, and the filter if it is in use; the
+    boxes of Flickr30k Entities and the images are not among them.
+    """
+    from datasets_src.coco import ANNOTATION_FOLDERS
+    from datasets_src.datasets import dataset_folder
+    from datasets_src.filtering import filter_file
+
+    folder = dataset_folder(options.datasets_dir, options.dataset)
+    places = [folder, *(folder / name for name in ANNOTATION_FOLDERS)]
+    files = [path for place in places for name in ANNOTATION_PATTERNS for path in place.glob(name)]
+    if not options.use_all_images:
+        files.append(filter_file(options.datasets_dir, options.dataset))
+    return sorted(path for path in files if path.is_file())
+
+
+def _sha256_by_name(paths: Sequence[Path]) -> dict[str, str]:
+    """Return the hash of each file's contents by the file's name; of equal names, the first's."""
+    return {path.name: sha256_of_file(path) for path in reversed(paths)}
 
 
 def _gold_classes(options: argparse.Namespace, split: "Split") -> np.ndarray:
@@ -147,7 +177,7 @@ def _threshold(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[f
         settings: What the similarities to be thresholded depend on.
 
     Raises:
-        UserError: the results file is malformed, or of another model or data set.
+        UserError: the results file is malformed, or of another model, data set or filter.
     """
     if options.clip_threshold is not None:
         return options.clip_threshold, "--clip_threshold"

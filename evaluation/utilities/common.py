@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
@@ -72,6 +73,15 @@ def test_split(options: argparse.Namespace) -> tuple["Split", bool]:
     return split, filtered
 
 
+def training_data(pairs: "TrainingPairs") -> dict[str, Any]:
+    """Return what results say of the training captions that were read."""
+    return {
+        "train_images": len(pairs.split.image_ids),
+        "train_captions": len(pairs),
+        "filtered": pairs.filtered,
+    }
+
+
 @dataclass(frozen=True)
 class Model:
     """Both halves of a model, ready for evaluation."""
@@ -112,6 +122,55 @@ def load_both_halves(options: argparse.Namespace) -> Model:
     return Model(visual, text, used["text_threshold"], used | {"origin": vars(origin)})
 
 
+def unmeasured_on_images(split: "Split", datasets_dir: Path) -> dict[str, str]:
+    """Return the metrics that a split has no data for, each with the reason, and log it."""
+    from evaluation.image_evaluation import INSTANCE_METRICS
+
+    if split.instances is not None:
+        return {}
+    reason = f"no instances of {split.name} in {datasets_dir}"
+    logger.info("classes, boxes and heatmaps are not measured: %s", reason)
+    return dict.fromkeys(INSTANCE_METRICS, reason)
+
+
+def evaluate_images(model: Model, split: "Split", seed: int) -> dict[str, Any]:
+    """Score a model on the images of a split, and on the first caption of each.
+
+    Args:
+        model: Both halves.
+        split: N images, at least one; without instances, the metrics of classes, boxes and
+            heatmaps are None.
+        seed: Of the random boxes and points.
+
+    Raises:
+        UserError: an image is unreadable.
+    """
+    import numpy as np
+
+    from datasets_src.captions import encode_captions
+    from evaluation.image_evaluation import caption_bits, image_metrics, predict_images
+    from evaluation.sentence_image_matching import matching_scores
+    from evaluation.word_evaluation import words_to_clusters
+
+    predictions = predict_images(model.visual, split)
+    cluster_of_class = None
+    if split.instances is not None:
+        cluster_of_class, _ = words_to_clusters(model.text, split.instances.class_names)
+    metrics = image_metrics(predictions, split, cluster_of_class, seed)
+
+    first = split.first_captions()
+    captioned = np.flatnonzero(first >= 0)
+    texts = [split.captions[caption] for caption in first[captioned]]
+    tokens = encode_captions(texts, model.text.words).padded(np.arange(len(texts)))
+    bits = caption_bits(model.text, tokens, model.text_threshold, model.visual.device)
+    metrics["sentence_image_matching"] = matching_scores(predictions.bits[captioned], bits)
+    metrics["activation"] = {
+        "clusters_per_image": float(predictions.bits.sum(axis=1).mean()),
+        "clusters_per_caption": float(bits.sum(axis=1).mean()) if len(bits) else None,
+    }
+    return metrics
+
+
 def single_word_classes(split: "Split") -> list[str]:
     """Return the names of a split's single-word classes; none without instances."""
     import numpy as np
@@ -128,8 +187,9 @@ def finish(
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     not_measured: Mapping[str, str],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Show an evaluation's results as a table and write them as JSON."""
+    """Show an evaluation's results as a table and write them, with what is extra, as JSON."""
     from evaluation.reports import format_metrics, write_results
 
     path = write_results(
@@ -140,6 +200,7 @@ def finish(
         settings={**settings, "dataset": options.dataset},
         data=data,
         not_measured=not_measured,
+        extra=extra,
     )
     logger.info("%s", format_metrics(metrics))
     logger.info("results: %s", path)

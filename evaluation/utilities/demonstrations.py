@@ -102,20 +102,18 @@ def _draw_own_images(options: argparse.Namespace, kind: str, folder: Path) -> li
 def _labels_without_need_of_data(
     options: argparse.Namespace, text: "TextEncoder"
 ) -> list["ClusterLabel"]:
-    """Return labels of clusters, from the data set as far as it is there."""
+    """Return labels of clusters, with class names where the data set is there."""
+    from datasets_src.datasets import dataset_folder
     from evaluation.demonstrations import cluster_labels
     from evaluation.word_evaluation import words_to_clusters
 
-    try:
+    names: list[str] = []
+    if dataset_folder(options.datasets_dir, options.dataset).is_dir():
         names = single_word_classes(test_split(options)[0])
-    except UserError as error:
-        logger.info("the clusters are shown without class names: %s", error)
-        names = []
-    try:
-        words = _top_words_of_captions(options, text)
-    except UserError as error:
-        logger.info("the clusters' top words come from the model's own vocabulary: %s", error)
-        words = _top_words_of_vocabulary(text)
+    else:
+        logger.info("the clusters are shown without class names: no data set is there")
+    # counting the training captions' words would take minutes on full COCO
+    words = _top_words_of_vocabulary(text)
     return cluster_labels(words, names, words_to_clusters(text, names)[0])
 
 

@@ -16,7 +16,8 @@ def convert_published_model(options: argparse.Namespace) -> None:
 
     Raises:
         UserError: there is no such model, it is of this program's format already, its files are
-            malformed or do not belong together, or a model stands where the new one goes.
+            malformed or do not belong together, the new name is the old one, or another model
+            stands where the new one goes.
     """
     from models_src.model_files import (
         HALVES,
@@ -45,6 +46,12 @@ def convert_published_model(options: argparse.Namespace) -> None:
                 f"{path} is of this program's format already: there is nothing to convert in the "
                 f"{half} half of '{name}'"
             )
+    if new_name == name:
+        # its four files cannot be replaced at once: a crash in between would leave no model
+        raise UserError(
+            f"--new_name {new_name} is the published model's own name, and that model is kept; "
+            "give another --new_name"
+        )
     if model_exists(folder, new_name) and not options.overwrite:
         raise UserError(
             f"there is a model '{new_name}' in {folder}; give another --new_name, or --overwrite "
@@ -74,6 +81,5 @@ def convert_published_model(options: argparse.Namespace) -> None:
                 model_path(folder, half, new_name, "cfg"),
             )
         else:
-            if new_name != name:
-                remove_half(folder, half, new_name)  # an old one is not of the new model
+            remove_half(folder, half, new_name)  # an old one is not of the new model
             logger.info("there is no %s: only the other half is converted", configs[half])

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.utilities.common import (
     choose_device,
+    finish,
     load_both_halves,
     single_word_classes,
     test_split,
+    training_data,
     training_pairs,
 )
 from utils.errors import UserError
-from utils.files import write_json, write_text
+from utils.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +33,10 @@ def word_clusters(options: argparse.Namespace) -> None:
     """Write a CSV with a row for each word of the training captions, the most frequent first."""
     from evaluation.cluster_tables import (
         format_word_rows,
-        posterior_rows,
         word_rows,
         word_rows_as_csv,
     )
+    from evaluation.word_evaluation import posterior_rows
     from models_src.model_files import load_text_model
 
     device = choose_device(options.device)
@@ -107,41 +109,25 @@ def describe_clusters(options: argparse.Namespace) -> None:
         predict_words(model.text, pairs.vocabulary),
         class_names_by_cluster(names, words_to_clusters(model.text, names)[0], cluster_num),
         image_logits(model.visual, split, len(split.image_ids)),
-        split.file_names,
+        [split.path(image) for image in range(len(split.image_ids))],
         text_threshold=model.text_threshold,
         visual_threshold=model.visual.threshold,
         image_count=options.num_items,
     )
     alive = living_clusters(rows)
-    path = options.results_dir / f"{options.utility}_{options.model_name}.json"
-    write_json(
-        path,
-        {
-            "utility": options.utility,
-            "model_name": options.model_name,
-            "metrics": {
-                "clusters": len(rows),
-                "clusters_with_words": sum(row["word_count"] > 0 for row in rows),
-                "clusters_with_test_images": sum(row["test_image_count"] > 0 for row in rows),
-                "clusters_with_either": len(alive),
-            },
-            "settings": model.recorded_settings,
-            "data": {
-                "train_images": len(pairs.split.image_ids),
-                "train_captions": len(pairs),
-                "test_images": len(split.image_ids),
-                "filtered": filtered,
-            },
-            "not_measured": not_measured,
-            "clusters": rows,
-        },
-    )
     logger.info("%s", format_cluster_rows(alive))
-    logger.info(
-        "%d of %d clusters have words or test images; all, with example images: %s",
-        len(alive),
-        len(rows),
-        path,
+    finish(
+        options,
+        {
+            "clusters": len(rows),
+            "clusters_with_words": sum(row["word_count"] > 0 for row in rows),
+            "clusters_with_test_images": sum(row["test_image_count"] > 0 for row in rows),
+            "clusters_with_either": len(alive),
+        },
+        model.recorded_settings,
+        {**training_data(pairs), "test_images": len(split.image_ids), "filtered": filtered},
+        not_measured,
+        extra={"clusters": rows},
     )
 
 

@@ -25,8 +25,14 @@ from evaluation.tuning import (
     ranking_table,
     read_grid,
 )
-from evaluation.utilities.common import choose_device, finish, load_both_halves
-from evaluation.utilities.evaluations import evaluate_images, unmeasured_on_images
+from evaluation.utilities.common import (
+    choose_device,
+    evaluate_images,
+    finish,
+    load_both_halves,
+    training_data,
+    unmeasured_on_images,
+)
 from models_src.settings import SETTINGS, TrainingSettings, read_config, setting_type
 from utils.errors import UserError
 from utils.files import require_writable_folder, sha256_of_file, write_json, write_text
@@ -76,11 +82,9 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
             folder.rmdir()
     pairs, held_out = task.data.pairs, task.data.held_out
     counts = {
-        "train_images": len(pairs.split.image_ids),
-        "train_captions": len(pairs),
+        **training_data(pairs),
         "held_out_images": len(held_out.image_ids),
         "held_out_captions": len(held_out.captions),
-        "filtered": pairs.filtered,
     }
     seeds = {"held_out_seed": seed, "evaluation_seed": seed}
     if options.grid is None:
@@ -253,6 +257,8 @@ def _train_and_evaluate(
         UserError: as ``train`` does; without a grid, also for a loss that is not finite.
         KeyboardInterrupt: a signal ended training.
     """
+    import torch
+
     from evaluation.word_evaluation import predict_words, word_metrics
     from models_src.model_files import model_exists
     from models_src.training import LossNotFiniteError, RunOptions, train
@@ -271,12 +277,13 @@ def _train_and_evaluate(
     )
     try:
         stopped = train(settings, task.data.pairs, run, None, lambda _history: None)
-    except LossNotFiniteError as error:
+    except (LossNotFiniteError, torch.OutOfMemoryError) as error:
         _remove_training(task.models, name)
         if options.grid is None:
             raise
-        logger.warning("%s", error)
-        return {"metrics": None, "failure": str(error)}
+        reason = str(error).split("\n")[0]
+        logger.warning("%s", reason)
+        return {"metrics": None, "failure": reason}
     if stopped:
         raise KeyboardInterrupt
     # thresholds and the like are those of the training
@@ -343,7 +350,7 @@ def _report_ranking(
                 for rank, run in enumerate(runs, start=1)
             ],
         },
-        settings=common | varied,
+        settings={**common, **varied, "dataset": options.dataset},
         data=counts,
         not_measured=not_measured,
     )

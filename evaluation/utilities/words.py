@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.utilities.common import choose_device, finish, training_pairs
+from evaluation.utilities.common import choose_device, finish, training_data, training_pairs
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,24 +55,31 @@ def association_evaluation(options: argparse.Namespace) -> None:
 
 def concreteness_evaluation(options: argparse.Namespace) -> None:
     """Compare predicted concreteness with human ratings."""
-    from evaluation.word_evaluation import concreteness_metrics
+    from evaluation.word_evaluation import concreteness_metrics, text_only_concreteness_metrics
 
     question = _question(options, "concreteness", _CONCRETENESS_TYPES)
     if options.model_type == "supervised_concreteness":
         _report(question, *_supervised_metrics(question))
         return
     predictions, settings = _SOURCES[options.model_type](question)
-    scores = concreteness_metrics(
-        predictions.words, predictions.counts, predictions.probabilities, question.norms
-    )
-    _report(question, {"concreteness": scores}, settings)
+    answers = predictions.words, predictions.counts, predictions.probabilities
+    if options.model_type == "text_only":
+        references = settings["reference_words"]
+        if references is None:
+            raise UserError(
+                f"the model '{options.model_name}' was trained without concreteness ratings; train "
+                "it again with --overwrite, now that they are there"
+            )
+        metrics = text_only_concreteness_metrics(*answers, references, question.norms)
+    else:
+        metrics = {"concreteness": concreteness_metrics(*answers, question.norms)}
+    _report(question, metrics, settings)
 
 
 def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
     """Return the scores of the supervised model's predictions."""
-    from models_src.baselines.supervised_concreteness import load_supervised_concreteness
-
     from evaluation.word_evaluation import concreteness_metrics
+    from models_src.baselines.supervised_concreteness import load_supervised_concreteness
 
     model = load_supervised_concreteness(question.options.models_dir, question.options.model_name)
     vocabulary = question.pairs.vocabulary
@@ -118,15 +125,13 @@ def _question(options: argparse.Namespace, metric: str, types: Sequence[str]) ->
 def _report(question: _Question, metrics: dict[str, Any], settings: Settings) -> None:
     """Show and write an evaluation's results."""
     options, pairs = question.options, question.pairs
+    has_chance = options.utility != "concreteness_evaluation"
+    seed = {"evaluation_seed": options.seed} if has_chance else {}
     finish(
         options,
         metrics,
-        {"model_type": options.model_type, **settings, "evaluation_seed": options.seed},
-        {
-            "train_images": len(pairs.split.image_ids),
-            "train_captions": len(pairs),
-            "filtered": pairs.filtered,
-        },
+        {"model_type": options.model_type, **settings} | seed,
+        training_data(pairs),
         {},
     )
 
@@ -145,9 +150,8 @@ def _joint_model(question: _Question) -> tuple["WordPredictions", Settings]:
 
 def _text_only(question: _Question) -> tuple["WordPredictions", Settings]:
     """Let the co-occurrence baseline answer, as it was trained."""
-    from models_src.baselines.text_only import load_text_only_model
-
     from evaluation.word_evaluation import NO_CLUSTER, WordPredictions
+    from models_src.baselines.text_only import load_text_only_model
 
     model = load_text_only_model(question.options.models_dir, question.options.model_name)
     row_of = {word: row for row, word in enumerate(model.words)}
@@ -221,15 +225,7 @@ def _clustered(
 
 def _evaluated_words(question: _Question) -> list[str]:
     """Return the words of the category file that occur in the training captions."""
-    norms = question.norms
-    if norms.categories is None:
-        raise UserError(
-            f"{norms.absent['categorization']}, whose words are clustered; put it there"
-        )
-    occurring = set(question.pairs.vocabulary.words)
-    if norms.word_list is not None:
-        occurring &= norms.word_list
-    return [word for word in norms.categories.words if word in occurring]
+    return question.norms.evaluated_words(question.pairs.vocabulary.words)
 
 
 def _placed(question: _Question, words: Sequence[str], clusters: np.ndarray) -> "WordPredictions":

@@ -15,6 +15,7 @@ from models_src.baselines.transformers_models import (
     encode,
     load_network,
     load_tokenizer,
+    require_finite,
     require_folder,
 )
 from utils.errors import UserError
@@ -43,8 +44,8 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
         (W, D) float32.
 
     Raises:
-        UserError: transformers is not installed, the folder holds no BERT model, or a word
-            consists of nothing but characters that BERT ignores.
+        UserError: transformers is not installed, the folder holds no BERT model, its weights are
+            damaged, or a word consists of nothing but characters that BERT ignores.
     """
     require_folder(folder, BERT)
     # the pooling layer is for sentences; not all models have one
@@ -71,4 +72,5 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
             weights = own / own.sum(dim=1, keepdim=True)  # (B, L)
             means = torch.einsum("bl,bld->bd", weights, hidden)  # (B, D)
             vectors[start : start + len(batch)] = means.cpu().numpy()
+    require_finite(vectors, folder, BERT)
     return vectors

@@ -22,6 +22,7 @@ from models_src.baselines.transformers_models import (
     load_network,
     load_part,
     load_tokenizer,
+    require_finite,
     require_folder,
 )
 from utils.errors import UserError
@@ -52,6 +53,7 @@ LEGACY_END_ID = 2
 class TextModel:
     """A CLIP network with its tokenizer."""
 
+    folder: Path  # where they come from
     network: Any  # transformers' CLIPModel, in evaluation mode
     tokenizer: Any
     device: str
@@ -69,7 +71,8 @@ def clip_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
         (W, D) float32, not normalised.
 
     Raises:
-        UserError: transformers is not installed, or the folder holds no CLIP model.
+        UserError: transformers is not installed, the folder holds no CLIP model, or its weights
+            are damaged.
     """
     model = load_text_model(folder, device)
     return text_vectors(model, [PROMPT.format(word) for word in words])
@@ -98,11 +101,15 @@ def load_text_model(folder: Path, device: str, kind: ModelKind = CLIP_TEXT) -> T
             f"texts end with token {tokenizer.eos_token_id} by the tokenizer in {folder} and with "
             f"{expected} by the network, so they do not belong together; {kind.advice()}"
         )
-    return TextModel(network, tokenizer, device)
+    return TextModel(folder, network, tokenizer, device)
 
 
 def text_vectors(model: TextModel, texts: Sequence[str]) -> np.ndarray:
-    """Return the projected vectors of W texts, (W, D) float32, not normalised."""
+    """Return the projected vectors of W texts, (W, D) float32, not normalised.
+
+    Raises:
+        UserError: a vector is not finite.
+    """
     network, longest = model.network, model.network.config.text_config.max_position_embeddings
     vectors = np.zeros((len(texts), network.config.projection_dim), dtype=np.float32)
     with torch.inference_mode():
@@ -111,6 +118,7 @@ def text_vectors(model: TextModel, texts: Sequence[str]) -> np.ndarray:
             inputs, _ = encode(model.tokenizer, batch, longest, model.device)
             projected = network.get_text_features(**inputs).pooler_output  # (B, D)
             vectors[start : start + len(batch)] = projected.cpu().numpy()
+    require_finite(vectors, model.folder, CLIP_TEXT)
     return vectors
 
 
@@ -184,19 +192,14 @@ def image_text_similarities(
         (N, W) float32 in -1..1.
 
     Raises:
-        UserError: transformers is not installed, the folder holds no CLIP model, or an image is
-            missing or unreadable.
+        UserError: transformers is not installed, the folder holds no CLIP model, its weights are
+            damaged, or an image is missing or unreadable.
     """
     model = load_text_model(folder, device, CLIP)
     reader = load_image_reader(folder, model)
+    text = text_vectors(model, texts)  # (W, D)
     image = image_vectors(model, reader, paths, batch_size=batch_size, workers=workers)  # (N, D)
-    similarities = _unit_length(image) @ _unit_length(text_vectors(model, texts)).T  # (N, W)
-    if not np.isfinite(similarities).all():
-        raise UserError(
-            f"the CLIP model in {folder} computes numbers that are not finite, so its weights are "
-            f"damaged; {CLIP.advice()}"
-        )
-    return similarities
+    return _unit_length(image) @ _unit_length(text).T  # (N, W)
 
 
 def _unit_length(vectors: np.ndarray) -> np.ndarray:
@@ -216,7 +219,7 @@ def image_vectors(
     """Return the projected vectors of N image files, (N, D) float32, not normalised.
 
     Raises:
-        UserError: an image is missing or unreadable.
+        UserError: an image is missing or unreadable, or a vector is not finite.
     """
     from tqdm import tqdm
 
@@ -230,5 +233,6 @@ def image_vectors(
                 pixels.to(model.device)
             ).pooler_output  # (B, D)
             vectors[batch] = projected.cpu().numpy()
+            require_finite(vectors[batch], model.folder, CLIP)  # before all images are read
             progress.update(len(pixels))
     return vectors

@@ -9,6 +9,7 @@ Axes: W words, E endings, D values of a word vector, F features.
 Source: Charbonnier and Wartena 2019, "Predicting word concreteness and imagery".
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import torch
 
 from models_src.baselines.files import load_baseline, save_baseline, unfit
 from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 KIND = "supervised_concreteness"
 FOLDS = 5
@@ -112,7 +115,9 @@ def train_supervised_concreteness(
     words = tuple(words)
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
     cross_validated = np.empty(len(words))
-    for fitted, held_out in folds.split(words):
+    for fold, (fitted, held_out) in enumerate(folds.split(words), start=1):
+        # thousands of words with long vectors take minutes
+        logger.info("fold %d of %d: learning from %d words", fold, FOLDS, len(fitted))
         cross_validated[held_out] = _predict(
             words, ratings, given_features, use_endings, fitted, held_out
         )

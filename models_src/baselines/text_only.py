@@ -181,12 +181,7 @@ def train_text_only(
 def _evaluated_words(words: tuple[str, ...], norms: Norms) -> np.ndarray:
     """Return the indices of the words to cluster, in the order of the category file."""
     index = {word: position for position, word in enumerate(words)}
-    evaluated = [
-        index[word]
-        for word in norms.categories.words
-        if word in index and (norms.word_list is None or word in norms.word_list)
-    ]
-    return np.array(evaluated, dtype=np.int64)
+    return np.array([index[word] for word in norms.evaluated_words(words)], dtype=np.int64)
 
 
 def save_text_only_model(models_dir: Path, name: str, model: TextOnlyModel) -> None:

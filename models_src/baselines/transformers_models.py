@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,6 +71,15 @@ def _is_there(folder: Path, needed: str) -> bool:
 def weights_file(folder: Path) -> Path:
     """Return the file of weights that is read from a folder checked by ``require_folder``."""
     return next(folder / name for name in WEIGHTS if (folder / name).is_file())
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files that decide what a model computes, sorted.
+
+    They are the weights that are read, and all settings and vocabularies of network, tokenizer and
+    image processor, whatever their names. The folder is one checked by ``require_folder``.
+    """
+    return sorted([weights_file(folder), *folder.glob("*.json"), *folder.glob("*.txt")])
 
 
 def load_network(
@@ -200,3 +210,21 @@ def encode(
     )
     offsets = encoded.pop("offset_mapping")
     return dict(encoded.to(device)), offsets
+
+
+def require_finite(vectors: np.ndarray, folder: Path, kind: ModelKind) -> None:
+    """See that the vectors a model computed are numbers.
+
+    Args:
+        vectors: Of any shape.
+        folder: The model's.
+        kind: For the error message.
+
+    Raises:
+        UserError: a number is infinite or not a number.
+    """
+    if not np.isfinite(vectors).all():
+        raise UserError(
+            f"the {kind.model_type} model in {folder} computes numbers that are not finite, so its "
+            f"weights are damaged; {kind.advice()}"
+        )
