@@ -21,7 +21,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets_src.images import normalise
 from datasets_src.pairs import TrainingPairs, load_images, pair_batches
-from models_src.joint import StepResult, joint_step
+from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
+from models_src.joint import joint_step
 from models_src.model_files import (
     Origin,
     load_tensors,
@@ -36,9 +37,10 @@ from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
+SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
 RANDOM_START_STEPS = 450  # by default, for encoders that learn by gradient
 BEST_METRIC = "categorization.all_words.f_score"
 
@@ -81,7 +83,8 @@ class _Run:
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the current epoch finished
     step: int = 0  # joint steps taken
-    totals: Tensor | None = None  # sums over the current epoch, see _step_totals
+    totals: Tensor | None = None  # sums over the current epoch, see diagnosis.step_sums
+    warned: bool = False  # of starving or collapse: once is enough
     history: list[dict[str, float | None]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class _Run:
             "batch": self.batch,
             "step": self.step,
             "totals": self.totals,
+            "warned": self.warned,
             "history": self.history,
         }
 
@@ -108,7 +112,7 @@ class _Run:
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_random"])
-        for name in ("run_id", "epoch", "batch", "step", "history"):
+        for name in ("run_id", "epoch", "batch", "step", "warned", "history"):
             setattr(self, name, state[name])
         self.totals = state["totals"].to(device)
 
@@ -157,6 +161,9 @@ def train(
     elif options.resume:
         logger.info("there is no checkpoint of '%s': training starts anew", options.name)
 
+    steps = len(pair_batches(len(pairs), settings.batch_size, settings.seed, epoch=0))
+    random_start = random_start_steps(settings, run.text.starts_at_random, steps)
+
     def save_checkpoint() -> None:
         content = {
             "version": CHECKPOINT_VERSION,
@@ -172,9 +179,14 @@ def train(
 
     with _stop_requests() as stop, _progress(run, settings, len(pairs)) as progress:
         while run.epoch < settings.epochs:
-            _train_epoch(run, settings, pairs, options, stop, progress, save_checkpoint)
+            _train_epoch(
+                run, settings, pairs, options, random_start, stop, progress, save_checkpoint
+            )
             run.text.summarise(_caption_batches(pairs, settings.batch_size, options.device))
             row = _epoch_row(run, evaluate)
+            is_last = run.epoch + 1 == settings.epochs
+            if is_last or run.step >= random_start + SETTLING_STEPS:
+                _warn_once(run, activity(run.totals), settings.cluster_num)
             run.epoch, run.batch = run.epoch + 1, 0
             run.totals = torch.zeros_like(run.totals)
             best = max((_score(earlier) for earlier in run.history), default=float("-inf"))
@@ -208,8 +220,7 @@ def _new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> _
     text = build_text_encoder(settings, pairs.vocabulary.words, device)
     trained = [parameter for parameter in visual.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=settings.visual_learning_rate)
-    totals = torch.zeros(len(_TOTAL_NAMES), dtype=torch.float64, device=device)
-    return _Run(visual, text, optimizer, totals=totals)
+    return _Run(visual, text, optimizer, totals=empty_sums(settings.cluster_num, device))
 
 
 def _train_epoch(
@@ -217,17 +228,21 @@ def _train_epoch(
     settings: TrainingSettings,
     pairs: TrainingPairs,
     options: RunOptions,
+    random_start: int,
     stop: Callable[[], bool],
     progress: tqdm,
     save_checkpoint: Callable[[], None],
 ) -> None:
-    """Take the joint steps of the current epoch that are left."""
+    """Take the joint steps of the current epoch that are left.
+
+    The first ``random_start`` steps of the run have random votes.
+    """
     batches = pair_batches(len(pairs), settings.batch_size, settings.seed, run.epoch)
-    random_start = random_start_steps(settings, run.text.starts_at_random, len(batches))
     left = batches[run.batch :]
     image_batches = [pairs.split.caption_image[batch] for batch in left]
     started = last_saved = time.monotonic()
     pairs_seen = 0
+    reported = run.totals.clone()  # the sums at the last report
     run.visual.train()
     for batch, pixels in zip(
         left,
@@ -246,25 +261,23 @@ def _train_epoch(
             # at first the image bits mean nothing yet
             teach_text=run.step >= random_start // 3,
         )
-        run.totals += _step_totals(result)
+        run.totals += step_sums(result)
         run.batch += 1
         run.step += 1
         pairs_seen += len(batch)
         progress.update(len(batch))
         if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
-            shown = _shown(run, result)
-            progress.set_postfix(shown)
-            if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
-                speed = pairs_seen / (time.monotonic() - started)
-                left = (settings.epochs - run.epoch) * len(pairs) - run.totals[0].item()
-                logger.info(
-                    "epoch %d, step %d: %s, %.0f pairs/s, %s left",
-                    run.epoch + 1,
-                    run.step,
-                    ", ".join(f"{name} {value}" for name, value in shown.items()),
-                    speed,
-                    tqdm.format_interval(left / speed),
-                )
+            progress.set_postfix(_shown(activity(step_sums(result)), run.step))
+        if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
+            since = run.totals - reported
+            reported.copy_(run.totals)
+            seen = activity(since)
+            speed = pairs_seen / (time.monotonic() - started)
+            left = (settings.epochs - run.epoch) * len(pairs) - run.totals[0].item()
+            _log_activity(run, seen, settings.cluster_num, speed, left / speed)
+            enough = since[0].item() > LOG_EVERY_STEPS / 2 * settings.batch_size
+            if enough and run.step >= random_start + SETTLING_STEPS:
+                _warn_once(run, seen, settings.cluster_num)
         if stop():
             save_checkpoint()
             logger.info("stopped; continue with %s", options.continue_with)
@@ -274,61 +287,54 @@ def _train_epoch(
             last_saved = time.monotonic()
 
 
-_TOTAL_NAMES = (
-    "pairs",
-    "visual_loss",
-    "text_loss",
-    "clusters_per_image",
-    "clusters_per_caption",
-    "images_without_cluster",
-    "captions_without_cluster",
-)
-
-
-def _step_totals(result: StepResult) -> Tensor:
-    """Return a step's sums over its pairs, in the order of ``_TOTAL_NAMES``."""
-    pair_count = len(result.image_bits)
-    return torch.stack(
-        [
-            result.visual_loss.new_tensor(pair_count).double(),
-            result.visual_loss.double() * pair_count,
-            result.text_loss.double() * pair_count,
-            result.image_bits.sum().double(),
-            result.caption_bits.sum().double(),
-            (~result.image_bits.any(dim=1)).sum().double(),
-            (~result.caption_bits.any(dim=1)).sum().double(),
-        ]
-    )
-
-
-def _means(totals: Tensor) -> Metrics:
-    """Return the epoch's means per pair so far."""
-    pair_count, *sums = totals.tolist()
-    return {
-        name: value / max(1, pair_count) for name, value in zip(_TOTAL_NAMES[1:], sums, strict=True)
-    }
-
-
-def _shown(run: _Run, result: StepResult) -> dict[str, str]:
-    """Return the last step's figures for people, and stop when its losses are not finite."""
-    _, visual_loss, text_loss, image_bits, caption_bits, *_ = _step_totals(result).tolist()
-    pair_count = len(result.image_bits)
-    if not np.isfinite([visual_loss, text_loss]).all():
+def _shown(seen: Activity, step: int) -> dict[str, str]:
+    """Return figures for people, and stop when the losses are not finite."""
+    if not np.isfinite([seen.visual_loss, seen.text_loss]).all():
         raise LossNotFiniteError(
-            f"the loss is not finite after {run.step} steps; lower --visual_learning_rate or "
+            f"the loss is not finite after {step} steps; lower --visual_learning_rate or "
             "--text_learning_rate"
         )
     return {
-        "visual_loss": f"{visual_loss / pair_count:.4f}",
-        "text_loss": f"{text_loss / pair_count:.4f}",
-        "clusters/image": f"{image_bits / pair_count:.2f}",
-        "clusters/caption": f"{caption_bits / pair_count:.2f}",
+        "visual_loss": f"{seen.visual_loss:.4f}",
+        "text_loss": f"{seen.text_loss:.4f}",
+        "clusters/image": f"{seen.clusters_per_image:.2f}",
+        "clusters/caption": f"{seen.clusters_per_caption:.2f}",
     }
+
+
+def _log_activity(
+    run: _Run, seen: Activity, cluster_num: int, speed: float, seconds_left: float
+) -> None:
+    """Log what the steps since the last report saw."""
+    agreement = "-" if seen.agreement is None else f"{seen.agreement:.2f}"
+    logger.info(
+        "epoch %d, step %d: %s, without any %.0f %% and %.0f %%, alive %d and %d of %d clusters, "
+        "agreement %s; %.0f pairs/s, %s left",
+        run.epoch + 1,
+        run.step,
+        ", ".join(f"{name} {value}" for name, value in _shown(seen, run.step).items()),
+        100 * seen.images_without_cluster,
+        100 * seen.captions_without_cluster,
+        seen.alive_image_clusters,
+        seen.alive_caption_clusters,
+        cluster_num,
+        agreement,
+        speed,
+        tqdm.format_interval(seconds_left),
+    )
+
+
+def _warn_once(run: _Run, seen: Activity, cluster_num: int) -> None:
+    """Warn, the first time only, when training starves or has collapsed."""
+    reason = trouble(seen, cluster_num)
+    if reason is not None and not run.warned:
+        logger.warning("after %d steps: %s", run.step, reason)
+        run.warned = True
 
 
 def _epoch_row(run: _Run, evaluate: Callable[[TextEncoder], Metrics] | None) -> Metrics:
     """Return one epoch's row: means of the training steps, then metrics."""
-    return _means(run.totals) | (evaluate(run.text) if evaluate is not None else {})
+    return vars(activity(run.totals)) | (evaluate(run.text) if evaluate is not None else {})
 
 
 def _score(row: Metrics) -> float:

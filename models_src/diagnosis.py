@@ -1,0 +1,133 @@
+"""Is a training alive? Sums over joint steps, and what they say of clusters and agreement.
+
+Axes: B pairs of a step, C clusters.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models_src.joint import StepResult
+
+# a cluster is alive when its share of the inputs lies between these: below, it hardly ever fires;
+# above, it fires for nearly everything and tells nothing apart
+ALIVE_FROM, ALIVE_TO = 0.001, 0.9
+STARVING_FROM = 0.5  # share of inputs without any cluster
+COLLAPSED_BELOW = 0.05  # share of clusters alive
+
+_SCALARS = (
+    "pairs",
+    "visual_loss",
+    "text_loss",
+    "clusters_per_image",
+    "clusters_per_caption",
+    "images_without_cluster",
+    "captions_without_cluster",
+)
+
+
+def empty_sums(cluster_num: int, device: str = "cpu") -> Tensor:
+    """Return the sums of no step: (7 + 3 C,) float64, see ``step_sums``."""
+    return torch.zeros(len(_SCALARS) + 3 * cluster_num, dtype=torch.float64, device=device)
+
+
+def step_sums(result: StepResult) -> Tensor:
+    """Return a step's sums over its pairs, to be added up over steps; nothing leaves the device.
+
+    Returns:
+        (7 + 3 C,) float64: the number of pairs, both losses times that number, the activations on
+        either side, the inputs without any on either side; then for each cluster the images, the
+        captions, and the pairs with both that activate it.
+    """
+    images, captions = result.image_bits, result.caption_bits  # (B, C)
+    pair_count = len(images)
+    scalars = [
+        result.visual_loss.new_tensor(pair_count),
+        result.visual_loss * pair_count,
+        result.text_loss * pair_count,
+        images.sum(),
+        captions.sum(),
+        (~images.any(dim=1)).sum(),
+        (~captions.any(dim=1)).sum(),
+    ]
+    by_cluster = [bits.sum(dim=0).double() for bits in (images, captions, images & captions)]
+    return torch.cat([torch.stack([value.double() for value in scalars]), *by_cluster])
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What some joint steps saw, as means over their pairs."""
+
+    visual_loss: float
+    text_loss: float
+    clusters_per_image: float
+    clusters_per_caption: float
+    images_without_cluster: float  # share, 0..1
+    captions_without_cluster: float  # share, 0..1
+    alive_image_clusters: int  # see ALIVE_FROM, ALIVE_TO
+    alive_caption_clusters: int
+    agreement: float | None  # see ``bit_agreement``
+
+
+def activity(sums: Tensor) -> Activity:
+    """Return what sums over steps (see ``step_sums``) say; without any pair, all is 0."""
+    values = sums.cpu()
+    pair_count, *scalars = values[: len(_SCALARS)].tolist()
+    pairs = max(1.0, pair_count)
+    images, captions, both = values[len(_SCALARS) :].view(3, -1)  # (C,) each
+    alive = [
+        int(((bits / pairs >= ALIVE_FROM) & (bits / pairs <= ALIVE_TO)).sum())
+        for bits in (images, captions)
+    ]
+    means = [value / pairs for value in scalars]
+    return Activity(*means, *alive, bit_agreement(images, captions, both, pairs))
+
+
+def bit_agreement(
+    images: Tensor, captions: Tensor, both: Tensor, pair_count: float
+) -> float | None:
+    """Return how far the bits of images and of their captions agree beyond chance.
+
+    Cohen's kappa (Cohen 1960) of the two bits, its numerators and denominators summed over
+    clusters: 1 when all bits agree, 0 when they agree as often as bits drawn independently with
+    each cluster's two frequencies, below 0 when less often. None when every bit is constant.
+
+    Args:
+        images: (C,) images that activate each cluster.
+        captions: (C,) captions that do.
+        both: (C,) pairs in which both do.
+        pair_count: Number of pairs.
+    """
+    expected = images * captions / pair_count  # (C,)
+    possible = float(((images + captions) / 2 - expected).sum())
+    # rounding leaves a little of what is 0
+    if possible <= 1e-9 * pair_count:
+        return None
+    return float((both - expected).sum()) / possible
+
+
+def trouble(seen: Activity, cluster_num: int) -> str | None:
+    """Return in plain words what is wrong with a training that starves or has collapsed, or None.
+
+    It starves when most images or captions activate no cluster, and so teach nothing; it has
+    collapsed when hardly any cluster is left that tells inputs apart.
+    """
+    shares = {"images": seen.images_without_cluster, "captions": seen.captions_without_cluster}
+    worst = max(shares, key=lambda side: shares[side])
+    if shares[worst] > STARVING_FROM:
+        option = "--visual_threshold" if worst == "images" else "--text_threshold"
+        return (
+            f"training is starving: {shares[worst]:.0%} of the {worst} activate no cluster and "
+            f"teach nothing; try a lower {option}, a longer --random_start_steps, more epochs, or "
+            "fewer clusters (--cluster_num)"
+        )
+    alive = {"images": seen.alive_image_clusters, "captions": seen.alive_caption_clusters}
+    fewest = min(alive, key=lambda side: alive[side])
+    if alive[fewest] < max(2, COLLAPSED_BELOW * cluster_num):
+        return (
+            f"training has collapsed: only {alive[fewest]} of {cluster_num} clusters tell "
+            f"{fewest} apart; try a longer --random_start_steps or --memory_steps, a lower "
+            "--visual_learning_rate, or another --text_threshold"
+        )
+    return None

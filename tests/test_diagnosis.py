@@ -1,0 +1,140 @@
+"""What training says of its own health: alive clusters, empty inputs, agreement, the warning."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import cohen_kappa_score
+
+from main import main
+from models_src.diagnosis import activity, bit_agreement, empty_sums, step_sums, trouble
+from models_src.joint import StepResult
+from tests.conftest import TINY
+
+
+def result(images: np.ndarray, captions: np.ndarray, losses=(0.0, 0.0)) -> StepResult:
+    return StepResult(
+        torch.tensor(losses[0]),
+        torch.tensor(losses[1]),
+        torch.from_numpy(images),
+        torch.from_numpy(captions),
+    )
+
+
+def random_bits(seed: int, pairs: int = 400, clusters: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    images = rng.random((pairs, clusters)) < rng.random(clusters)
+    flipped = rng.random((pairs, clusters)) < 0.2
+    return images, images ^ flipped
+
+
+def test_sums_over_steps_are_means_over_all_pairs():
+    images, captions = random_bits(0)
+    sums = empty_sums(6)
+    for part, losses in ((slice(0, 100), (1.0, 2.0)), (slice(100, 400), (5.0, 6.0))):
+        sums += step_sums(result(images[part], captions[part], losses))
+    seen = activity(sums)
+    assert seen.visual_loss == pytest.approx((1 * 100 + 5 * 300) / 400)
+    assert seen.text_loss == pytest.approx((2 * 100 + 6 * 300) / 400)
+    assert seen.clusters_per_image == pytest.approx(images.sum() / 400)
+    assert seen.clusters_per_caption == pytest.approx(captions.sum() / 400)
+    assert seen.images_without_cluster == pytest.approx((~images.any(axis=1)).mean())
+    assert seen.captions_without_cluster == pytest.approx((~captions.any(axis=1)).mean())
+
+
+def test_alive_clusters_fire_neither_hardly_ever_nor_always():
+    images = np.zeros((2000, 5), dtype=bool)
+    images[:, 1] = True  # for everything
+    images[:1, 2] = True  # once in 2,000
+    images[:2, 3] = True  # once in 1,000
+    images[:1800, 4] = True
+    seen = activity(step_sums(result(images, ~images)))
+    assert seen.alive_image_clusters == 2
+    assert seen.alive_caption_clusters == 1  # cluster 4; the others fire for nearly all
+
+
+def test_agreement_of_one_cluster_is_cohens_kappa():
+    for seed in range(5):
+        images, captions = random_bits(seed, clusters=1)
+        expected = cohen_kappa_score(images[:, 0], captions[:, 0])
+        assert activity(step_sums(result(images, captions))).agreement == pytest.approx(expected)
+
+
+def test_agreement_is_one_when_equal_and_none_when_constant():
+    images, _ = random_bits(3)
+    assert activity(step_sums(result(images, images))).agreement == pytest.approx(1)
+    constant = np.tile([True, False], (10, 1))
+    assert activity(step_sums(result(constant, constant))).agreement is None
+    assert activity(empty_sums(4)).agreement is None
+
+
+def test_agreement_of_independent_bits_is_zero_though_their_frequencies_agree():
+    rng = np.random.default_rng(0)
+    frequency = np.array([0.05, 0.5, 0.95])
+    images, captions = (rng.random((50_000, 3)) < frequency for _ in range(2))
+    assert abs(activity(step_sums(result(images, captions))).agreement) < 0.02
+    assert (images == captions).mean() > 0.7  # what plain agreement would praise
+
+
+def test_opposite_bits_agree_less_than_chance():
+    half = torch.tensor([50.0])
+    assert bit_agreement(half, half, torch.tensor([0.0]), 100) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("images_without", "captions_without", "alive", "mentions"),
+    [
+        (0.6, 0.0, (90, 90), "60% of the images activate no cluster"),
+        (0.6, 0.7, (90, 90), "70% of the captions activate no cluster"),
+        (0.5, 0.5, (4, 90), "only 4 of 100 clusters tell images apart"),
+        (0.0, 0.0, (90, 1), "only 1 of 100 clusters tell captions apart"),
+        (0.5, 0.5, (5, 5), None),
+    ],
+)
+def test_trouble_is_named(images_without, captions_without, alive, mentions):
+    seen = activity(empty_sums(100))
+    values = vars(seen) | {
+        "images_without_cluster": images_without,
+        "captions_without_cluster": captions_without,
+        "alive_image_clusters": alive[0],
+        "alive_caption_clusters": alive[1],
+    }
+    found = trouble(type(seen)(**values), 100)
+    assert (found is None) == (mentions is None)
+    assert mentions is None or mentions in found
+
+
+def train(demo_data, tmp_path, *more: str) -> None:
+    places = [f"--datasets_dir={demo_data}", f"--models_dir={tmp_path / 'm'}"]
+    assert main([*TINY, *places, f"--results_dir={tmp_path / 'r'}", *more]) == 0
+
+
+def warnings_in(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_a_starving_training_warns_once_with_what_to_try(demo_data, tmp_path, caplog):
+    train(demo_data, tmp_path, "--visual_threshold=50")
+    (warning,) = warnings_in(caplog)
+    assert "starving: 100% of the images" in warning
+    assert "--visual_threshold" in warning
+
+
+def test_one_pattern_for_everything_is_a_collapse(demo_data, tmp_path, caplog):
+    train(demo_data, tmp_path, "--text_threshold=0", "--epochs=1", "--random_start_steps=0",
+          "--visual_threshold=-50")  # fmt: skip
+    (warning,) = warnings_in(caplog)
+    assert "collapsed: only 0 of 12 clusters" in warning
+
+
+def test_every_epoch_and_report_tell_what_is_alive(demo_data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(demo_data, tmp_path)
+    rows = (tmp_path / "r" / "model1" / "evaluation_by_epoch.csv").read_text().splitlines()
+    names = [row.split(",")[0] for row in rows]
+    assert {"alive_image_clusters", "alive_caption_clusters", "agreement",
+            "images_without_cluster", "captions_without_cluster"} <= set(names)  # fmt: skip
+    reports = [record.getMessage() for record in caplog.records if "alive" in record.getMessage()]
+    assert len(reports) == 2
+    assert all("of 12 clusters" in report for report in reports)
