@@ -65,6 +65,13 @@ def _model_name(text: str) -> str:
     return text
 
 
+def _folder_name(text: str) -> str:
+    """Read the name of a folder inside another."""
+    if text in ("", ".", "..") or "/" in text or "\\" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a folder; give it without a path")
+    return text
+
+
 def _positive_number(text: str) -> float:
     """Read a number above 0."""
     try:
@@ -115,7 +122,7 @@ OPTIONS: dict[str, Option] = {
         "coco",
         "the captioned images: coco, flickr30k, or the name of a folder in --datasets_dir in "
         "COCO's layout",
-        _model_name,
+        _folder_name,
         metavar="NAME",
     ),
     "use_all_images": Option("data", False, "ignore the images filter of setup", bool),
@@ -325,7 +332,7 @@ def build_parser() -> argparse.ArgumentParser:
             setting.metadata["help"],
             kind,
             setting.metadata["choices"],
-            {int: "N", float: "X"}.get(kind),
+            "FILE" if name == "pretrained_visual" else {int: "N", float: "X"}.get(kind),
         )
         _add_option(groups[group], name, option)
     return parser
@@ -379,7 +386,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return argparse.Namespace(**(defaults | given), utility=name, given=given)
 
 
-# the places are accepted by all evaluations, so that one list of them serves a whole script
+# the places are accepted where they have no effect, too, so that one list serves a whole script
 _FILES = frozenset({"model_name", "datasets_dir", "models_dir", "results_dir", "write_to_log"})
 _DATA = frozenset({"dataset", "use_all_images"})
 _WORDS = _FILES | _DATA | {"seed", "word_list", "device"}
@@ -506,13 +513,13 @@ UTILITIES: dict[str, Utility] = {
     "predict": Utility(
         "print the clusters that given images and captions activate, as JSON lines",
         "questions",
-        frozenset({"model_name", "models_dir", "images", "captions", "device", "workers"})
-        | {"text_threshold", "visual_threshold", "batch_size"},
+        frozenset({"model_name", "models_dir", "datasets_dir", "images", "captions", "device"})
+        | {"workers", "text_threshold", "visual_threshold", "batch_size"},
     ),
     "convert_published_model": Utility(
         "rewrite a model of the published program in this program's format",
         "published",
-        frozenset({"model_name", "models_dir", "new_name", "overwrite"}),
+        frozenset({"model_name", "models_dir", "datasets_dir", "new_name", "overwrite"}),
     ),
     "filter_unwanted_coco_images": Utility(
         "find the images that training and evaluation leave out (run by setup.csh)",

@@ -184,6 +184,8 @@ def _why_no_instances(split: Split) -> str:
             f"no {absent[0]}, so that there are no instances to filter by; put it there (a data "
             "set of captions alone needs no setup)"
         )
+    if not len(split.image_ids):
+        return f"{' and '.join(map(str, split.caption_files))} list no image of {split.name}"
     first = split.instance_files[0]
     return (
         f"{first if len(split.instance_files) == 1 else first.parent} lists no instance in the "

@@ -50,7 +50,9 @@ def _opened(path: Path) -> "Iterator[PillowImage]":
         with Image.open(path) as image:
             yield image
     except FileNotFoundError:
-        raise UserError(f"image {path} is missing; complete the image folder") from None
+        raise UserError(
+            f"image {path} is missing; check the path, or complete the image folder"
+        ) from None
     except (  # RuntimeError: what Pillow's AVIF reader raises
         OSError,
         ValueError,

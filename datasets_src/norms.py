@@ -44,8 +44,10 @@ class Norms:
         return [word for word in self.categories.words if word in allowed]
 
 
-def load_norms(datasets_dir: Path, word_list: Path | None = None) -> Norms:
-    """Load the norms that are there; what is absent is logged, one line each.
+def load_norms(
+    datasets_dir: Path, word_list: Path | None = None, *, log_absent: bool = True
+) -> Norms:
+    """Load the norms that are there; what is absent is logged, unless told not to, one line each.
 
     Raises:
         UserError: a file is malformed, or ``word_list`` is missing.
@@ -62,7 +64,7 @@ def load_norms(datasets_dir: Path, word_list: Path | None = None) -> Norms:
     }
     if "categorization" in absent:  # the evaluated words are those of the category file
         absent["word_association"] = absent["categorization"]
-    for metric, reason in absent.items():
+    for metric, reason in absent.items() if log_absent else ():
         logger.info("%s is not measured: %s", metric, reason)
     return Norms(
         categories=None if "categorization" in absent else load_categories(files["categorization"]),

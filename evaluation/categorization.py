@@ -76,19 +76,26 @@ def categorization_scores(
 
 
 def chance_categorization_scores(
-    categories: np.ndarray, clusters: np.ndarray, seed: int, draws: int = 20
+    categories: np.ndarray,
+    clusters: np.ndarray,
+    seed: int,
+    draws: int = 20,
+    kept: np.ndarray | None = None,
 ) -> dict[str, float | int | None]:
     """Return what random clusters score: the level to read ``categorization_scores`` against.
 
     Each draw puts every word into one of C clusters, uniformly and independently, where C is the
     number of distinct values in ``clusters``; each score is the mean over the draws. A draw may
-    leave some of the C clusters empty.
+    leave some of the C clusters empty. Words in ``kept`` stay where they are, and their clusters
+    are not among the C: so words that a model cannot place, which share one cluster, do so in the
+    chance level, too.
 
     Args:
         categories: (W,) integers, the category of each word.
         clusters: (W,) integers, the clusters of the model; only their number is used.
         seed: Seed of the draws; the same seed gives the same values.
         draws: Number of draws, at least 1.
+        kept: (W,) bool, or None for none.
 
     Returns:
         The keys and ranges of ``categorization_scores``; without words every score is None.
@@ -104,10 +111,16 @@ def chance_categorization_scores(
     if word_count == 0:
         return categorization_scores(categories, clusters)
     rng = np.random.default_rng(seed)
-    cluster_count = len(np.unique(clusters))
-    drawn = [
-        categorization_scores(categories, rng.integers(cluster_count, size=word_count))
-        for _ in range(draws)
-    ]
+    clusters = np.asarray(clusters)
+    moved = np.ones(word_count, dtype=bool) if kept is None else ~kept  # (W,)
+    cluster_count = len(np.unique(clusters[moved]))
+    # behind all clusters that stay, so that the two do not mix
+    first = 0 if moved.all() else int(clusters[~moved].max()) + 1
+    drawn = []
+    for _ in range(draws):
+        random = clusters.copy()
+        if moved.any():
+            random[moved] = first + rng.integers(cluster_count, size=int(moved.sum()))
+        drawn.append(categorization_scores(categories, random))
     means = {name: float(np.mean([scores[name] for scores in drawn])) for name in SCORE_NAMES}
     return {**means, "word_count": word_count}

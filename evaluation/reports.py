@@ -40,10 +40,10 @@ def _section(title: str, values: Any, chance: Any) -> list[str]:
     scalars = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
     lines = []
     if scalars:
-        head = f"{title:<34}{'value':>12}"
+        head = f"{title:<44}{'value':>12}"
         lines.append(head + (f"{'chance':>12}" if isinstance(chance, Mapping) else ""))
     for name, value in scalars.items():
-        line = f"  {name.replace('_', ' '):<32}{format_value(value):>12}"
+        line = f"  {name.replace('_', ' '):<42}{format_value(value):>12}"
         if isinstance(chance, Mapping):
             line += f"{format_value(chance.get(name)):>12}"
         lines.append(line)

@@ -130,7 +130,10 @@ def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int
     return {
         "categorization": {name: categorization_scores(*pair) for name, pair in labels.items()},
         "categorization_chance": {
-            name: chance_categorization_scores(*pair, seed=seed) for name, pair in labels.items()
+            name: chance_categorization_scores(
+                categories_, clusters, seed=seed, kept=clusters == NO_CLUSTER
+            )
+            for name, (categories_, clusters) in labels.items()
         },
     }
 

@@ -164,6 +164,14 @@ def train(
     steps = len(pair_batches(len(pairs), settings.batch_size, settings.seed, epoch=0))
     random_start = random_start_steps(settings, run.text.starts_at_random, steps)
 
+    if random_start // 3 >= steps * settings.epochs:
+        logger.warning(
+            "the text encoder learns nothing in this run: it has %d steps, and learns after a "
+            "third of the %d with random votes; lower --random_start_steps or give more --epochs",
+            steps * settings.epochs,
+            random_start,
+        )
+
     def save_checkpoint() -> None:
         content = {
             "version": CHECKPOINT_VERSION,

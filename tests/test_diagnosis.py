@@ -138,3 +138,8 @@ def test_every_epoch_and_report_tell_what_is_alive(demo_data, tmp_path, caplog):
     reports = [record.getMessage() for record in caplog.records if "alive" in record.getMessage()]
     assert len(reports) == 2
     assert all("of 12 clusters" in report for report in reports)
+
+
+def test_a_run_too_short_for_its_random_start_is_told_at_once(demo_data, tmp_path, caplog):
+    train(demo_data, tmp_path, "--epochs=1", "--random_start_steps=450")
+    assert "learns nothing in this run: it has 6 steps" in warnings_in(caplog)[0]

@@ -478,6 +478,14 @@ def test_filter_of_captions_alone_is_refused(tmp_path):
     assert "needs no setup" in message
 
 
+@pytest.mark.parametrize("name", ["train.txt", "test.txt"])
+def test_filter_of_a_split_without_images_is_refused(flickr, name):
+    (flickr / name).write_text("")
+    message = refusal_of(filter_images, flickr.parent, dataset="flickr30k")
+    assert str(flickr / name) in message
+    assert "list no image" in message
+
+
 def test_filter_without_any_instance_is_refused(flickr):
     for path in (flickr / "Sentences").iterdir():
         path.write_text("no phrase\n")

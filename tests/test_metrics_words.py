@@ -370,3 +370,25 @@ def test_a_float32_probability_reaches_a_threshold_of_the_same_digits():
 def test_cluster_counts_refuse_arrays_of_different_lengths():
     with pytest.raises(ValueError, match="2 clusters for 1 probabilities"):
         cluster_counts(np.array([0, 1]), np.array([0.5]), 0.1)
+
+
+def test_chance_leaves_the_words_that_are_kept_together():
+    rng = np.random.default_rng(0)
+    categories = rng.integers(4, size=60)
+    clusters = np.where(np.arange(60) < 20, rng.integers(5, size=60), -1)
+    kept = clusters == -1
+    # the draws by hand: 20 words into as many clusters as they have, the others as they are
+    drawing = np.random.default_rng(3)
+    number = len(np.unique(clusters[~kept]))
+    purity = []
+    for _ in range(7):
+        random = clusters.copy()
+        random[~kept] = drawing.integers(number, size=20)
+        purity.append(categorization_scores(categories, random)["purity"])
+    found = chance_categorization_scores(categories, clusters, seed=3, draws=7, kept=kept)
+    assert found["purity"] == pytest.approx(np.mean(purity))
+    # a clustering that stays whole is its own chance level
+    everything = chance_categorization_scores(
+        categories, clusters, seed=3, draws=2, kept=np.ones(60, dtype=bool)
+    )
+    assert everything == pytest.approx(categorization_scores(categories, clusters))

@@ -1,5 +1,6 @@
 """Utilities of single metrics: word metrics by model type, and random boxes and points."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -176,3 +177,25 @@ def test_random_guesses_need_boxes(demo_data, tmp_path, capsys):
         f"--results_dir={tmp_path}",
         mentions="no boxes",
     )
+
+
+def test_a_word_list_stands_in_the_settings(places, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("dog\ncat\n")
+    arguments = ["--utility=text_evaluation", "--model_name=generative", *places]
+    assert main([*arguments, f"--word_list={words}"]) == 0
+    settings = json.loads((tmp_path / "text_evaluation_generative.json").read_text())["settings"]
+    assert settings["word_list"] == str(words)
+    assert settings["word_list_sha256"] == hashlib.sha256(b"dog\ncat\n").hexdigest()
+    assert main(arguments) == 0
+    settings = json.loads((tmp_path / "text_evaluation_generative.json").read_text())["settings"]
+    assert "word_list" not in settings
+
+
+@pytest.mark.parametrize("utility", ["text_evaluation", "categorization_evaluation"])
+def test_a_model_asked_about_other_captions_says_so(places, capsys, utility):
+    arguments = [f"--utility={utility}", "--model_name=lstm", *places]
+    assert main(arguments) == 0
+    assert "trained on other captions" not in capsys.readouterr().out
+    assert main([*arguments, "--use_all_images"]) == 0
+    assert "trained on other captions" in capsys.readouterr().out

@@ -84,7 +84,7 @@ def train_concreteness_supervised_model(options: argparse.Namespace) -> None:
     _require_features(options)
     require_free_name(options.models_dir, supervised.KIND, options.model_name, options.overwrite)
     require_writable_folder(options.models_dir)
-    norms = load_norms(options.datasets_dir)
+    norms = load_norms(options.datasets_dir, log_absent=False)
     if norms.concreteness is None:
         raise UserError(
             f"{norms.absent['concreteness']}, whose ratings this model learns; put it there"

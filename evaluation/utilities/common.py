@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
+from utils.files import sha256_of_file
 
 if TYPE_CHECKING:
     from datasets_src.coco import Split
@@ -47,6 +48,12 @@ def training_pairs(options: argparse.Namespace) -> "TrainingPairs":
     return load_training_pairs(
         options.datasets_dir, use_all_images=options.use_all_images, dataset=options.dataset
     )
+
+
+def note_other_data(fingerprint: str | None, pairs: "TrainingPairs") -> None:
+    """Log it when a model was trained on other captions; None is a model that does not say."""
+    if fingerprint is not None and fingerprint != pairs.fingerprint():
+        logger.info("the model was trained on other captions than those it is asked about here")
 
 
 def test_split(options: argparse.Namespace) -> tuple["Split", bool]:
@@ -181,6 +188,16 @@ def single_word_classes(split: "Split") -> list[str]:
     return names[split.instances.is_single_word()].tolist()
 
 
+def _word_list(options: argparse.Namespace) -> dict[str, str]:
+    """Return the word list that restricts an evaluation, where there is one."""
+    if options.word_list is None:
+        return {}
+    return {
+        "word_list": str(options.word_list),
+        "word_list_sha256": sha256_of_file(options.word_list),
+    }
+
+
 def finish(
     options: argparse.Namespace,
     metrics: Mapping[str, Any],
@@ -197,7 +214,7 @@ def finish(
         options.utility,
         options.model_name,
         metrics=metrics,
-        settings={**settings, "dataset": options.dataset},
+        settings={**settings, "dataset": options.dataset} | _word_list(options),
         data=data,
         not_measured=not_measured,
         extra=extra,

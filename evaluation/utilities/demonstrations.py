@@ -45,7 +45,7 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
         files = _draw_test_images(options, kind, folder)
     else:
         files = _draw_own_images(options, kind, folder)
-    logger.info("%d picture%s: %s", len(files), "" if len(files) == 1 else "s", folder)
+    logger.info("%d picture%s: %s", len(files), "" if len(files) == 1 else "s", files[0].parent)
     if options.show:
         show_pictures(files)
 
@@ -93,7 +93,8 @@ def _draw_own_images(options: argparse.Namespace, kind: str, folder: Path) -> li
         read_image(file, 1)  # a file that cannot be read is told before the work
     model = load_both_halves(options)
     labels = _labels_without_need_of_data(options, model.text)
-    files = [folder / name for name in picture_names(source.files)]
+    # in a folder of their own: a file may be named like the id of a test image
+    files = [folder / "own_images" / name for name in picture_names(source.files)]
     count = len(files)
     draw_demonstrations(kind, model.visual, source, np.arange(count), [None] * count, labels, files)
     return files

@@ -359,6 +359,10 @@ def _report_ranking(
     if best.value(rank_by) is None:
         logger.info("there is no best: %s is undefined for every combination", rank_by)
     else:
+        value = best.value(rank_by)
+        equals = sum(run.value(rank_by) == value for run in runs)
+        if equals > 1:
+            logger.info("%d combinations share the best value, and stand in their order", equals)
         words = ["python", "main.py", *_given_places(options)]
         words += command_line(best.combination.settings)
         logger.info("to train the best on all images: %s", shlex.join(words))
@@ -366,8 +370,14 @@ def _report_ranking(
 
 
 def _given_places(options: argparse.Namespace) -> list[str]:
-    """Return the given options that a training of the best shares with its tuning."""
-    places = ("model_name", "datasets_dir", "dataset", "models_dir", "results_dir", "word_list",
+    """Return the options that a training of the best shares with its tuning, and a free name."""
+    from models_src.model_files import model_exists
+
+    name = options.model_name
+    if model_exists(options.models_dir, name):
+        name += "_tuned"
+    places = ("datasets_dir", "dataset", "models_dir", "results_dir", "word_list",
               "device", "workers")  # fmt: skip
-    words = [f"--{name}={options.given[name]}" for name in places if name in options.given]
+    words = [f"--model_name={name}"]
+    words += [f"--{place}={options.given[place]}" for place in places if place in options.given]
     return words + (["--use_all_images"] if options.use_all_images else [])

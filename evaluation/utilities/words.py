@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.utilities.common import choose_device, finish, training_data, training_pairs
+from evaluation.utilities.common import (
+    choose_device,
+    finish,
+    note_other_data,
+    training_data,
+    training_pairs,
+)
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,6 +88,7 @@ def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
     from models_src.baselines.supervised_concreteness import load_supervised_concreteness
 
     model = load_supervised_concreteness(question.options.models_dir, question.options.model_name)
+    note_other_data(model.settings["data_fingerprint"], question.pairs)
     vocabulary = question.pairs.vocabulary
     count_of = dict(zip(vocabulary.words, vocabulary.counts.tolist(), strict=True))
     counts = np.array([count_of.get(word, 0) for word in model.words], dtype=np.int64)  # (W,)
@@ -116,7 +123,7 @@ def _question(options: argparse.Namespace, metric: str, types: Sequence[str]) ->
     idle = [f"--{name}" for name in options.given if name in of_some - _READS[chosen]]
     if idle:
         raise UserError(f"{', '.join(idle)} has no effect on --model_type {chosen}; leave it out")
-    norms = load_norms(options.datasets_dir, options.word_list)
+    norms = load_norms(options.datasets_dir, options.word_list, log_absent=False)
     if metric in norms.absent:
         raise UserError(f"{norms.absent[metric]}, which {options.utility} needs; put it there")
     return _Question(options, training_pairs(options), norms)
@@ -144,6 +151,7 @@ def _joint_model(question: _Question) -> tuple["WordPredictions", Settings]:
     options = question.options
     device = choose_device(options.device)
     text, settings, origin = load_text_model(options.models_dir, options.model_name, device)
+    note_other_data(origin.data_fingerprint, question.pairs)
     recorded = {**settings.as_dict(), "origin": vars(origin)}
     return predict_words(text, question.pairs.vocabulary), recorded
 
@@ -154,6 +162,7 @@ def _text_only(question: _Question) -> tuple["WordPredictions", Settings]:
     from models_src.baselines.text_only import load_text_only_model
 
     model = load_text_only_model(question.options.models_dir, question.options.model_name)
+    note_other_data(model.settings["data_fingerprint"], question.pairs)
     row_of = {word: row for row, word in enumerate(model.words)}
     vocabulary = question.pairs.vocabulary
     rows = np.array([row_of.get(word, -1) for word in vocabulary.words], dtype=np.int64)  # (W,)
