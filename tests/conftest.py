@@ -49,3 +49,13 @@ def trained(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         assert status == 0
     return folder
+
+
+@pytest.fixture
+def places(demo_data: Path, trained: Path, tmp_path: Path) -> list[str]:
+    """Options for the demo data and its trained models, with results of the test's own."""
+    return [
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={trained / 'models'}",
+        f"--results_dir={tmp_path}",
+    ]

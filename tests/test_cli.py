@@ -33,16 +33,6 @@ DETECTION_KEYS = {
 }
 
 
-@pytest.fixture
-def places(demo_data, trained, tmp_path):
-    """Options for the demo data and its trained models, with results of the test's own."""
-    return [
-        f"--datasets_dir={demo_data}",
-        f"--models_dir={trained / 'models'}",
-        f"--results_dir={tmp_path}",
-    ]
-
-
 def fails(capsys, *arguments: str, mentions: str) -> None:
     """Assert that a call is the user's mistake, told in one line."""
     assert main(list(arguments)) == 2

@@ -159,16 +159,6 @@ def test_cluster_rows_by_hand():
 # the utilities
 
 
-@pytest.fixture
-def places(demo_data, trained, tmp_path):
-    """Options for the demo data and its trained models, with results of the test's own."""
-    return [
-        f"--datasets_dir={demo_data}",
-        f"--models_dir={trained / 'models'}",
-        f"--results_dir={tmp_path}",
-    ]
-
-
 @pytest.mark.parametrize("name", ["lstm", "generative"])
 def test_word_clusters_agree_with_the_model_and_the_norms(
     places, trained, demo_data, tmp_path, capsys, name

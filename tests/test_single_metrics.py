@@ -13,16 +13,6 @@ from tests.test_cli import fails
 CLUSTER_UTILITIES = ("categorization_evaluation", "association_evaluation")
 
 
-@pytest.fixture
-def places(demo_data, trained, tmp_path):
-    """Options for the demo data and its trained models, with results of the test's own."""
-    return [
-        f"--datasets_dir={demo_data}",
-        f"--models_dir={trained / 'models'}",
-        f"--results_dir={tmp_path}",
-    ]
-
-
 def metrics_of(folder: Path, name: str) -> dict:
     return json.loads((folder / f"{name}.json").read_text())["metrics"]
 

@@ -15,6 +15,7 @@ from evaluation.utilities.common import (
     finish,
     single_word_classes,
     test_split,
+    training_split,
 )
 from utils.errors import UserError
 from utils.files import read_text, sha256_of_file
@@ -39,18 +40,10 @@ logger = logging.getLogger(__name__)
 
 def find_clip_positive_threshold(options: argparse.Namespace) -> None:
     """Find the similarity of best f1 over all pairs of a training image and a class name."""
-    from datasets_src.coco import SPLITS
-    from datasets_src.filtering import load_filtered_split
     from evaluation.thresholds import best_f1_threshold
 
     folder = _clip_folder(options)
-    split, filtered = load_filtered_split(
-        options.datasets_dir,
-        SPLITS[0],
-        use_all_images=options.use_all_images,
-        with_instances=True,
-        dataset=options.dataset,
-    )
+    split, filtered = training_split(options)
     gold = _gold_classes(options, split)  # (N, K)
     best = best_f1_threshold(_similarities(options, folder, split), gold)
     finish(

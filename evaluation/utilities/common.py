@@ -56,28 +56,38 @@ def note_other_data(fingerprint: str | None, pairs: "TrainingPairs") -> None:
         logger.info("the model was trained on other captions than those it is asked about here")
 
 
+def training_split(options: argparse.Namespace) -> tuple["Split", bool]:
+    """Load the training split, with its instances if any, and say whether it was filtered."""
+    return _split_with_instances(options, 0)
+
+
 def test_split(options: argparse.Namespace) -> tuple["Split", bool]:
     """Load the test split, with its instances where it has any, and say whether it was filtered.
 
     Raises:
         UserError: the data is missing or malformed, or no image is left.
     """
-    from datasets_src.coco import SPLITS
-    from datasets_src.filtering import load_filtered_split
-
-    split, filtered = load_filtered_split(
-        options.datasets_dir,
-        SPLITS[1],
-        use_all_images=options.use_all_images,
-        with_instances=True,
-        dataset=options.dataset,
-    )
+    split, filtered = _split_with_instances(options, 1)
     if not len(split.image_ids):
         raise UserError(
             f"no test image of {split.name}; check {' and '.join(map(str, split.caption_files))} "
             "and the filter"
         )
     return split, filtered
+
+
+def _split_with_instances(options: argparse.Namespace, index: int) -> tuple["Split", bool]:
+    """Load the split of this index in ``SPLITS``."""
+    from datasets_src.coco import SPLITS
+    from datasets_src.filtering import load_filtered_split
+
+    return load_filtered_split(
+        options.datasets_dir,
+        SPLITS[index],
+        use_all_images=options.use_all_images,
+        with_instances=True,
+        dataset=options.dataset,
+    )
 
 
 def training_data(pairs: "TrainingPairs") -> dict[str, Any]:

@@ -31,6 +31,7 @@ from evaluation.utilities.common import (
     finish,
     load_both_halves,
     training_data,
+    training_split,
     unmeasured_on_images,
 )
 from models_src.settings import SETTINGS, TrainingSettings, read_config, setting_type
@@ -131,8 +132,6 @@ def _require_pretrained_files(combinations: Sequence[Combination]) -> None:
 
 def _prepare(options: argparse.Namespace, seed: int) -> _Task:
     """Load and divide the data, and see that results can be written."""
-    from datasets_src.coco import SPLITS
-    from datasets_src.filtering import load_filtered_split
     from datasets_src.holdout import divide_training_data
     from datasets_src.norms import load_norms
 
@@ -140,13 +139,7 @@ def _prepare(options: argparse.Namespace, seed: int) -> _Task:
     models = options.models_dir / "tuning" / options.model_name
     for place in (models, results):
         require_writable_folder(place)
-    split, filtered = load_filtered_split(
-        options.datasets_dir,
-        SPLITS[0],
-        use_all_images=options.use_all_images,
-        with_instances=True,
-        dataset=options.dataset,
-    )
+    split, filtered = training_split(options)
     data = divide_training_data(split, filtered, seed)
     norms = load_norms(options.datasets_dir, options.word_list)
     logger.info(
