@@ -419,7 +419,7 @@ UTILITIES: dict[str, Utility] = {
         "train both encoders on image-caption pairs", "training", _TRAINING
     ),
     "tune_joint_model_parameters": Utility(
-        "train on four fifths of the pairs, evaluate on the rest; --grid searches settings",
+        "train on four fifths of the images, evaluate on the rest; --grid searches settings",
         "tuning",
         (_TRAINING - {"resume"}) | {"grid", "rank_by"},
     ),

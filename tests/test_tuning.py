@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -612,6 +613,24 @@ def test_a_damaged_result_is_trained_again(demo_data, tmp_path, trained_settings
     assert len(trained_settings) == 3
     assert f"{stored[0]} is damaged" in capsys.readouterr().out
     assert outputs_of(tmp_path) == before
+
+
+def test_running_out_of_memory_ends_no_search_and_is_tried_again(demo_data, tmp_path, monkeypatch):
+    def no_memory(settings, *arguments):
+        if settings.batch_size == 70:
+            raise torch.OutOfMemoryError("no memory for 70 images\nand a page of advice")
+        return train(settings, *arguments)
+
+    monkeypatch.setattr(training, "train", no_memory)
+    assert search(demo_data, tmp_path) == 0
+    good, bad = results_of(tmp_path)["metrics"]["runs"]
+    assert (good["settings"]["batch_size"], bad["settings"]["batch_size"]) == (47, 70)
+    assert (good["failure"], bad["failure"]) == (None, "no memory for 70 images")
+    assert len(list((tmp_path / "results" / "model1" / "tuning").iterdir())) == 1
+    # with memory enough, the same command trains what failed
+    monkeypatch.setattr(training, "train", train)
+    assert search(demo_data, tmp_path) == 0
+    assert [run["failure"] for run in results_of(tmp_path)["metrics"]["runs"]] == [None, None]
 
 
 def test_settings_that_cannot_be_trained_rank_last(demo_data, tmp_path, capsys):

@@ -42,32 +42,18 @@ def _text_only_metrics(
     """Score the baseline's answers; None where a norm is absent."""
     from evaluation.word_evaluation import (
         WordPredictions,
-        association_metrics,
-        categorization_metrics,
         text_only_concreteness_metrics,
+        word_metrics,
     )
 
-    predictions = WordPredictions(
-        model.words, pairs.vocabulary.counts, model.clusters, model.concreteness
-    )
-    metrics: dict[str, Any] = {
-        "categorization": None,
-        "categorization_chance": None,
-        "word_association": None,
-        "concreteness": None,
-        "concreteness_without_reference_words": None,
-    }
-    if norms.categories is not None:
-        metrics |= categorization_metrics(predictions, norms, seed)
-    if norms.association_file is not None:
-        metrics["word_association"] = association_metrics(predictions, norms)
+    counts = pairs.vocabulary.counts
+    predictions = WordPredictions(model.words, counts, model.clusters, model.concreteness)
+    metrics = word_metrics(predictions, norms, text_threshold=0, seed=seed)
+    del metrics["cluster_counts"]  # there are no probabilities to reach a threshold
+    metrics["concreteness_without_reference_words"] = None
     if norms.concreteness is not None:
         metrics |= text_only_concreteness_metrics(
-            model.words,
-            predictions.counts,
-            model.concreteness,
-            model.settings["reference_words"],
-            norms,
+            model.words, counts, model.concreteness, model.settings["reference_words"], norms
         )
     return metrics
 

@@ -84,7 +84,7 @@ def _clip_folder(options: argparse.Namespace) -> Path:
     from models_src.baselines.clip import CLIP
     from models_src.baselines.transformers_models import require_folder
 
-    folder = options.clip_dir or options.datasets_dir / "clip-vit-base-patch32"
+    folder = CLIP.folder(options.clip_dir, options.datasets_dir)
     require_folder(folder, CLIP)
     return folder
 

@@ -59,28 +59,19 @@ def word_clusters(options: argparse.Namespace) -> None:
 
 def _word_norms(datasets_dir: Path) -> tuple[dict[str, float], dict[str, str]]:
     """Return human concreteness ratings and categories of words, as far as the files are there."""
-    from datasets_src.norms import (
-        CATEGORY_FILE,
-        CONCRETENESS_FILE,
-        load_categories,
-        load_concreteness,
-    )
+    from datasets_src.norms import load_norms
 
-    ratings: dict[str, float] = {}
-    categories: dict[str, str] = {}
-    missing = "no file %s in %s: the column %s is empty"
-    if (datasets_dir / CONCRETENESS_FILE).is_file():
-        ratings = load_concreteness(datasets_dir / CONCRETENESS_FILE)
-    else:
-        logger.info(missing, CONCRETENESS_FILE, datasets_dir, "concreteness_rating")
-    if (datasets_dir / CATEGORY_FILE).is_file():
-        found = load_categories(datasets_dir / CATEGORY_FILE)
+    norms = load_norms(datasets_dir, log_absent=False)
+    for metric, column in (("concreteness", "concreteness_rating"), ("categorization", "category")):
+        if metric in norms.absent:
+            logger.info("%s: the column %s is empty", norms.absent[metric], column)
+    ratings = norms.concreteness or {}
+    found, categories = norms.categories, {}
+    if found is not None:
         categories = {
             word: found.names[category]
             for word, category in zip(found.words, found.category, strict=True)
         }
-    else:
-        logger.info(missing, CATEGORY_FILE, datasets_dir, "category")
     return ratings, categories
 
 

@@ -192,7 +192,8 @@ def _run_all(
             )
             if outcome is None:
                 outcome = _train_and_evaluate(options, task, combination.settings, key)
-                write_json(path, {"identity": identity, **outcome})
+                if not outcome.pop("passing", False):
+                    write_json(path, {"identity": identity, **outcome})
             _remove_training(task.models, key)
             runs.append(TunedRun(combination, outcome["metrics"], outcome["failure"]))
     except KeyboardInterrupt:
@@ -243,8 +244,9 @@ def _train_and_evaluate(
     """Train a combination, or continue its training, and evaluate it.
 
     Returns:
-        ``metrics``, and ``failure`` with the reason where a grid's training has no finite loss
-        (then ``metrics`` is None): that such settings fail is a result as well.
+        ``metrics``, and ``failure`` with the reason where a grid's training has no finite loss or
+        runs out of a GPU's memory (then ``metrics`` is None): that such settings fail is a result
+        as well, but for memory only of this time, which ``passing`` says.
 
     Raises:
         UserError: as ``train`` does; without a grid, also for a loss that is not finite.
@@ -276,7 +278,9 @@ def _train_and_evaluate(
             raise
         reason = str(error).split("\n")[0]
         logger.warning("%s", reason)
-        return {"metrics": None, "failure": reason}
+        # another time, or on another machine, there may be memory enough
+        passing = isinstance(error, torch.OutOfMemoryError)
+        return {"metrics": None, "failure": reason, "passing": passing}
     if stopped:
         raise KeyboardInterrupt
     # thresholds and the like are those of the training

@@ -8,6 +8,7 @@ import argparse
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,24 +202,30 @@ def _w2v(question: _Question) -> tuple["WordPredictions", Settings]:
 
 def _bert(question: _Question) -> tuple["WordPredictions", Settings]:
     """Cluster BERT's vectors of the evaluated words."""
-    from models_src.baselines.bert import bert_word_vectors
+    from models_src.baselines.bert import BERT, bert_word_vectors
 
-    options = question.options
-    folder = options.bert_dir or options.datasets_dir / "bert-base-uncased"
-    words = _evaluated_words(question)
-    vectors = bert_word_vectors(folder, words, choose_device(options.device))  # (W, D)
-    return _clustered(question, words, vectors, bert_dir=str(folder))
+    folder = BERT.folder(question.options.bert_dir, question.options.datasets_dir)
+    return _pretrained(question, bert_word_vectors, "bert_dir", folder)
 
 
 def _clip(question: _Question) -> tuple["WordPredictions", Settings]:
     """Cluster CLIP's text vectors of the evaluated words."""
-    from models_src.baselines.clip import clip_word_vectors
+    from models_src.baselines.clip import CLIP_TEXT, clip_word_vectors
 
-    options = question.options
-    folder = options.clip_dir or options.datasets_dir / "clip-vit-base-patch32"
+    folder = CLIP_TEXT.folder(question.options.clip_dir, question.options.datasets_dir)
+    return _pretrained(question, clip_word_vectors, "clip_dir", folder)
+
+
+def _pretrained(
+    question: _Question,
+    vectors_of: Callable[[Path, Sequence[str], str], np.ndarray],
+    option: str,
+    folder: Path,
+) -> tuple["WordPredictions", Settings]:
+    """Cluster the vectors that a model in a folder gives the evaluated words."""
     words = _evaluated_words(question)
-    vectors = clip_word_vectors(folder, words, choose_device(options.device))  # (W, D)
-    return _clustered(question, words, vectors, clip_dir=str(folder))
+    vectors = vectors_of(folder, words, choose_device(question.options.device))  # (W, D)
+    return _clustered(question, words, vectors, **{option: str(folder)})
 
 
 def _clustered(

@@ -1,9 +1,14 @@
-"""Trained baselines on disk: ``models/<kind>/<name>.cfg`` (YAML) and ``.mdl`` (tensors)."""
+"""Trained baselines on disk: ``models/<kind>/<name>.cfg`` (YAML) and ``.mdl`` (tensors).
 
-from collections.abc import Mapping
+Axes: W words.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 
 from models_src.model_files import load_tensors, model_path, save_tensors
@@ -25,22 +30,29 @@ def require_free_name(models_dir: Path, kind: str, name: str, overwrite: bool) -
 
 
 def save_baseline(
-    models_dir: Path, kind: str, name: str, content: dict[str, Any], settings: Mapping[str, Any]
+    models_dir: Path,
+    kind: str,
+    name: str,
+    words: Sequence[str],
+    arrays: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
 ) -> None:
-    """Write a baseline's tensors and settings, replacing one of the same name.
+    """Write a baseline's answers for W words and its settings, replacing one of the same name.
 
     Args:
         models_dir: Folder of all models.
         kind: The baseline's folder in it.
         name: The model's name.
-        content: Tensors and plain values.
+        words: W words.
+        arrays: Its answers by name, (W,) each.
         settings: Plain values that YAML can hold.
 
     Raises:
         UserError: a file cannot be written.
     """
     tensors = model_path(models_dir, kind, name, "mdl")
-    save_tensors(tensors, content)
+    answers = {array: torch.from_numpy(values) for array, values in arrays.items()}
+    save_tensors(tensors, {"words": list(words), **answers})
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
@@ -54,8 +66,8 @@ def save_baseline(
 
 
 def load_baseline(
-    models_dir: Path, kind: str, name: str, utility: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    models_dir: Path, kind: str, name: str, utility: str, arrays: Sequence[str]
+) -> tuple[tuple[str, ...], list[np.ndarray], dict[str, Any]]:
     """Read what ``save_baseline`` wrote.
 
     Args:
@@ -63,9 +75,10 @@ def load_baseline(
         kind: The baseline's folder in it.
         name: The model's name.
         utility: What trains such a baseline, for the error message.
+        arrays: Names of its answers.
 
     Returns:
-        The tensors and plain values, and the settings.
+        W words, the answers (W,) in the order of ``arrays``, and the settings.
 
     Raises:
         UserError: there is no such baseline, or a file is malformed.
@@ -95,10 +108,12 @@ def load_baseline(
             f"{path} and {tensors.name} come from different trainings; restore the file that "
             "belongs to the other or train the baseline again"
         )
-    return content, settings
-
-
-def unfit(models_dir: Path, kind: str, name: str) -> UserError:
-    """Return the error for tensors that are not those of a baseline."""
-    path = model_path(models_dir, kind, name, "mdl")
-    return UserError(f"{path} holds no {kind} baseline; train it again or restore the file")
+    try:
+        words = tuple(content["words"])
+        answers = [content[array].numpy() for array in arrays]
+        fits = all(values.shape == (len(words),) for values in answers)
+    except (AttributeError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise UserError(f"{tensors} holds no {kind} baseline; train it again or restore the file")
+    return words, answers, settings

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from models_src.baselines.files import load_baseline, save_baseline, unfit
+from models_src.baselines.files import load_baseline, save_baseline
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -169,12 +168,11 @@ def save_supervised_concreteness(
     models_dir: Path, name: str, model: SupervisedConcreteness
 ) -> None:
     """Write the predictions, replacing those of the same name."""
-    content = {
-        "words": list(model.words),
-        "cross_validated": torch.from_numpy(model.cross_validated),
-        "on_training_words": torch.from_numpy(model.on_training_words),
+    arrays = {
+        "cross_validated": model.cross_validated,
+        "on_training_words": model.on_training_words,
     }
-    save_baseline(models_dir, KIND, name, content, model.settings)
+    save_baseline(models_dir, KIND, name, model.words, arrays, model.settings)
 
 
 def load_supervised_concreteness(models_dir: Path, name: str) -> SupervisedConcreteness:
@@ -184,14 +182,7 @@ def load_supervised_concreteness(models_dir: Path, name: str) -> SupervisedConcr
         UserError: there are none of this name, or a file is malformed.
     """
     utility = "train_concreteness_supervised_model"
-    content, settings = load_baseline(models_dir, KIND, name, utility)
-    try:
-        words = tuple(content["words"])
-        cross_validated = content["cross_validated"].numpy()
-        on_training_words = content["on_training_words"].numpy()
-        fits = cross_validated.shape == on_training_words.shape == (len(words),)
-    except (AttributeError, KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise unfit(models_dir, KIND, name)
-    return SupervisedConcreteness(words, cross_validated, on_training_words, settings)
+    words, arrays, settings = load_baseline(
+        models_dir, KIND, name, utility, ("cross_validated", "on_training_words")
+    )
+    return SupervisedConcreteness(words, *arrays, settings)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
@@ -23,7 +22,7 @@ from datasets_src.captions import TokenizedCaptions
 from datasets_src.norms import Norms
 from datasets_src.pairs import TrainingPairs
 from models_src.baselines.clustering import cluster_vectors
-from models_src.baselines.files import load_baseline, save_baseline, unfit
+from models_src.baselines.files import load_baseline, save_baseline
 from utils.errors import UserError
 
 KIND = "text_only"
@@ -186,12 +185,8 @@ def _evaluated_words(words: tuple[str, ...], norms: Norms) -> np.ndarray:
 
 def save_text_only_model(models_dir: Path, name: str, model: TextOnlyModel) -> None:
     """Write a model, replacing one of the same name."""
-    content = {
-        "words": list(model.words),
-        "clusters": torch.from_numpy(model.clusters),
-        "concreteness": torch.from_numpy(model.concreteness),
-    }
-    save_baseline(models_dir, KIND, name, content, model.settings)
+    arrays = {"clusters": model.clusters, "concreteness": model.concreteness}
+    save_baseline(models_dir, KIND, name, model.words, arrays, model.settings)
 
 
 def load_text_only_model(models_dir: Path, name: str) -> TextOnlyModel:
@@ -200,13 +195,7 @@ def load_text_only_model(models_dir: Path, name: str) -> TextOnlyModel:
     Raises:
         UserError: there is no such model, or a file is malformed.
     """
-    content, settings = load_baseline(models_dir, KIND, name, "train_text_only_baseline")
-    try:
-        words = tuple(content["words"])
-        clusters, concreteness = content["clusters"].numpy(), content["concreteness"].numpy()
-        fits = clusters.shape == concreteness.shape == (len(words),)
-    except (AttributeError, KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise unfit(models_dir, KIND, name)
-    return TextOnlyModel(words, clusters, concreteness, settings)
+    words, arrays, settings = load_baseline(
+        models_dir, KIND, name, "train_text_only_baseline", ("clusters", "concreteness")
+    )
+    return TextOnlyModel(words, *arrays, settings)

@@ -29,6 +29,10 @@ class ModelKind:
     # each one needed; " or " parts alternatives and " and " the files of one
     files: tuple[str, ...]
 
+    def folder(self, given: Path | None, datasets_dir: Path) -> Path:
+        """Return the folder that the user gave, or where it is looked for otherwise."""
+        return given or datasets_dir / self.example.rpartition("/")[2]
+
     def advice(self) -> str:
         """Return where the files come from, for the end of an error message."""
         return (
