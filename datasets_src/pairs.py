@@ -68,15 +68,52 @@ def load_training_pairs(
     return TrainingPairs(split, *build_vocabulary(split.captions), filtered)
 
 
-def pair_batches(pair_count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class PairBatch:
+    """The pairs of one joint step: captions, and the images that they belong to."""
+
+    captions: np.ndarray  # (B,) int64 indices of captions
+    images: np.ndarray  # (I,) int64 indices of the images to encode
+    image_of_caption: np.ndarray  # (B,) int64 positions in ``images``
+
+
+def pair_batches(
+    caption_image: np.ndarray, batch_size: int, seed: int, epoch: int, *, group_captions: bool
+) -> list[PairBatch]:
     """Return the batches of one epoch: all pairs once, in an order of this seed and epoch.
 
-    The last batch may be smaller; a single pair left over joins the batch before it, because
-    batch normalisation needs two.
+    The last batch may be smaller; what would be left over as a batch of one image joins the batch
+    before it, because batch normalisation needs two.
+
+    Args:
+        caption_image: (M,) index of each caption's image.
+        batch_size: Pairs in a batch; with ``group_captions`` images, each with all its captions.
+        seed: Of the order.
+        epoch: Likewise.
+        group_captions: Whether the captions of an image stand in one batch, so that the image is
+            encoded once for all of them.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(pair_count)
-    bounds = list(range(batch_size, pair_count, batch_size))
-    if bounds and pair_count - bounds[-1] == 1:
+    rng = np.random.default_rng([seed, epoch])
+    if not group_captions:
+        return [
+            PairBatch(captions, caption_image[captions], np.arange(len(captions)))
+            for captions in _split(rng.permutation(len(caption_image)), batch_size)
+        ]
+    by_image = np.argsort(caption_image, kind="stable")  # (M,)
+    captioned, first = np.unique(caption_image[by_image], return_index=True)
+    captions_of = np.split(by_image, first[1:])
+    batches = []
+    for chosen in _split(rng.permutation(len(captioned)), batch_size):
+        parts = [captions_of[image] for image in chosen]
+        positions = np.repeat(np.arange(len(chosen)), [len(part) for part in parts])
+        batches.append(PairBatch(np.concatenate(parts), captioned[chosen], positions))
+    return batches
+
+
+def _split(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut an array into pieces of a size; a single element left over joins the piece before it."""
+    bounds = list(range(size, len(order), size))
+    if bounds and len(order) - bounds[-1] == 1:
         bounds.pop()
     return np.split(order, bounds)
 

@@ -127,7 +127,7 @@ def trouble(seen: Activity, cluster_num: int) -> str | None:
     if alive[fewest] < max(2, COLLAPSED_BELOW * cluster_num):
         return (
             f"training has collapsed: only {alive[fewest]} of {cluster_num} clusters tell "
-            f"{fewest} apart; try a longer --random_start_steps or --memory_steps, a lower "
+            f"{fewest} apart; try a longer --random_start_steps, a lower "
             "--visual_learning_rate, or another --text_threshold"
         )
     return None

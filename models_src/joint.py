@@ -1,6 +1,7 @@
 """The joint step: two encoders teach each other (Berger et al. 2022, section 3).
 
-Axes: B pairs, L token positions, C clusters.
+Axes: B pairs, I images (one a pair, or one for several captions of an image), L token positions,
+C clusters.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models_src.groups import balanced_winners, group_cross_entropy
 from models_src.text_encoders.interface import TextEncoder, random_start_scores
 from models_src.visual_encoders import VisualEncoder
 
@@ -28,6 +30,7 @@ def joint_step(
     visual_optimizer: torch.optim.Optimizer,
     text: TextEncoder,
     images: Tensor,
+    image_of_caption: Tensor,
     tokens: Tensor,
     visual_threshold: float,
     text_threshold: float,
@@ -37,8 +40,13 @@ def joint_step(
 ) -> StepResult:
     """Let both encoders predict, take both bit matrices, and only then teach each the other's.
 
+    Where clusters stand in groups (``text.group_size`` above 1), the encoders are taught not the
+    bits that pass the thresholds but the batch's balanced winners (see ``groups.py``), and the
+    visual loss is a cross-entropy within groups. The result holds the bits in either case.
+
     Args:
-        images: (B, 3, H, W) normalised.
+        images: (I, 3, H, W) normalised.
+        image_of_caption: (B,) position in ``images`` of each caption's image.
         tokens: (B, L) token ids, padded.
         visual_threshold: bound on the raw logits.
         text_threshold: bound on the captions' scores in 0..1.
@@ -46,15 +54,28 @@ def joint_step(
             the text encoder, as at the start of training.
         teach_text: whether the text encoder learns.
     """
-    logits = visual(images)  # (B, C)
+    size = text.group_size
+    image_logits = visual(images)  # (I, C)
+    logits = image_logits[image_of_caption]  # (B, C)
     reading = text.read(tokens)
     image_bits = logits.detach() >= visual_threshold
     scores = random_start_scores(tokens, text.cluster_num) if random_votes else reading.scores
     caption_bits = scores >= text_threshold  # (B, C)
+    image_targets, caption_targets = image_bits, caption_bits
+    if size > 1:
+        image_targets = balanced_winners(image_logits.detach(), size)[image_of_caption]
+        if not random_votes:
+            has_words = (tokens >= 0).any(dim=1, keepdim=True)  # (B, 1)
+            caption_targets = balanced_winners(reading.raw_scores.detach(), size) & has_words
 
-    text_loss = text.learn(reading, image_bits) if teach_text else logits.new_zeros(())
-    visual_loss = functional.binary_cross_entropy_with_logits(logits, caption_bits.to(logits))
+    text_loss = text.learn(reading, image_targets) if teach_text else logits.new_zeros(())
+    if size > 1:
+        visual_loss = group_cross_entropy(logits, caption_targets, size)
+    else:
+        visual_loss = functional.binary_cross_entropy_with_logits(
+            logits, caption_targets.to(logits)
+        )
     visual_optimizer.zero_grad(set_to_none=True)
     visual_loss.backward()
     visual_optimizer.step()
-    return StepResult(visual_loss.detach(), text_loss, image_bits, caption_bits)
+    return StepResult(visual_loss.detach(), text_loss.detach(), image_bits, caption_bits)

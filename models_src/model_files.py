@@ -218,7 +218,10 @@ def load_visual_model(
     pretrained = settings.pretrained_visual is not None
     try:
         encoder = VisualEncoder(
-            settings.visual_encoder, settings.cluster_num, pretrained=pretrained
+            settings.visual_encoder,
+            settings.cluster_num,
+            pretrained=pretrained,
+            group_size=settings.cluster_group_size,
         )
         encoder.network.load_state_dict(state)
     except (RuntimeError, TypeError):

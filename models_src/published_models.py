@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models_src.settings import TrainingSettings
+from models_src.settings import COUNT_THRESHOLD, TrainingSettings
 from models_src.visual_encoders import network_shapes
 from utils.errors import UserError
 
@@ -68,8 +68,14 @@ class PublishedSettings(TrainingSettings):
     """Settings of a published model, whose files tell only some of them.
 
     ``pretrained_visual`` cannot name a file: it is ``PRETRAINED`` or None, and nothing is loaded
-    from it.
+    from it. Its clusters are independent, whatever the text encoder.
     """
+
+    def _fill_in(self) -> None:
+        """Put the published values in the place of None."""
+        object.__setattr__(self, "cluster_group_size", 1)
+        if self.text_threshold is None:
+            object.__setattr__(self, "text_threshold", COUNT_THRESHOLD)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values by name; None for what is not known."""

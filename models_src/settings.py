@@ -4,6 +4,7 @@ Nothing heavy is imported here, since ``main.py --help`` reads these fields.
 """
 
 import contextlib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +16,11 @@ from models_src.text_encoders import TEXT_ENCODERS
 from utils.errors import UserError
 
 VISUAL_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "googlenet", "simclr")
+
+
+RECURRENT = ("lstm", "gru")  # text encoders that learn by gradient
+GROUP_SIZE = 10  # clusters of a group for these, unless told otherwise
+COUNT_THRESHOLD = 0.03  # the published program's text_threshold
 
 
 def _setting(
@@ -65,8 +71,9 @@ class TrainingSettings:
     visual_threshold: float = _setting(
         0.5,
         "visual encoder",
-        "an image activates a cluster when its raw logit (not a probability) is at least this; "
-        "0.5 is a probability of 0.62, 0 one of one half",
+        "an image activates a cluster when its raw logit (not a probability) is at least this. "
+        "With count models 0.5 is a probability of 0.62, 0 one of one half; with lstm and gru 0.5 "
+        "is 1.65 times an even share of the cluster's group, 0 an even share",
     )
     visual_learning_rate: float = _setting(
         1e-4,
@@ -81,43 +88,59 @@ class TrainingSettings:
         "count words and clusters",
         choices=tuple(TEXT_ENCODERS),
     )
-    text_threshold: float = _setting(
-        0.03,
+    text_threshold: float | None = _setting(
+        None,
         "text encoder",
-        "a caption activates a cluster when a word votes for it with at least this probability; "
-        "lower it when captions activate too few clusters",
+        "a caption activates a cluster when it gives it at least this probability; lower it when "
+        "captions activate too few clusters. None is 0.03 for count models, and for lstm and gru "
+        "exp(0.5) / cluster_num, the counterpart of the images' 0.5",
         minimum=0,
         maximum=1,
     )
     text_learning_rate: float = _setting(
-        5e-3, "text encoder", "Adam's learning rate for lstm and gru", minimum=0
+        3e-3, "text encoder", "Adam's learning rate for lstm and gru", minimum=0
     )
     embedding_dim: int = _setting(
         128, "text encoder", "size of a word's embedding in lstm and gru", minimum=1
     )
-    hidden_dim: int = _setting(256, "text encoder", "size of the state of lstm and gru", minimum=1)
+    hidden_dim: int = _setting(128, "text encoder", "size of the state of lstm and gru", minimum=1)
     text_layers: int = _setting(1, "text encoder", "recurrent layers of lstm and gru", minimum=1)
     random_start_steps: int | None = _setting(
         None,
         "text encoder",
         "joint steps at the start in which each word votes for a fixed cluster of its own, so that "
-        "the CNN is taught every cluster; then the text encoder takes over. 0 starts as published. "
+        "clusters begin as words; then the text encoder takes over. 0 starts as published. "
         "None is 450, or a third of the run where that is less, for lstm and gru, and 0 for "
         "generative and discriminative",
-        minimum=0,
-    )
-    memory_steps: int = _setting(
-        700,
-        "text encoder",
-        "joint steps that lstm and gru learn before they vote alone; until then a count model kept "
-        "beside them votes, and it does so to the end of shorter runs",
         minimum=0,
     )
     cluster_num: int = _setting(
         100, "training", "number of clusters, the same for both encoders", minimum=1
     )
+    cluster_group_size: int | None = _setting(
+        None,
+        "training",
+        "clusters that compete with each other for each input, so that neither encoder collapses; "
+        "cluster_num must be a multiple. Smaller groups give more clusters an input. None is 10 "
+        "for lstm and gru; the count models have 1, independent clusters",
+        minimum=1,
+    )
     epochs: int = _setting(2, "training", "passes over all training pairs", minimum=1)
-    batch_size: int = _setting(50, "training", "pairs in one joint step", minimum=2)
+    batch_size: int = _setting(
+        50,
+        "training",
+        "pairs in one joint step; with --group_captions images, each with all its captions",
+        minimum=2,
+    )
+    group_captions: bool = _setting(
+        False,
+        "training",
+        "put all captions of an image into one joint step, which encodes the image once for all "
+        "of them: an epoch over COCO's five captions an image costs about a fifth",
+    )
+    flip_images: bool = _setting(
+        False, "training", "mirror half of the training images at random, anew in each epoch"
+    )
     image_size: int = _setting(
         224,
         "training",
@@ -140,6 +163,29 @@ class TrainingSettings:
                 "--visual_encoder simclr starts from trained weights; give its state dict with "
                 "--pretrained_visual FILE"
             )
+
+        self._fill_in()
+
+    def _fill_in(self) -> None:
+        """Put values in the place of None where the text encoder decides them."""
+        recurrent = self.text_encoder in RECURRENT
+        if self.cluster_group_size is None:
+            object.__setattr__(self, "cluster_group_size", GROUP_SIZE if recurrent else 1)
+        size = self.cluster_group_size
+        if recurrent != (size > 1):
+            raise UserError(
+                f"--cluster_group_size is {size} for --text_encoder {self.text_encoder}; give at "
+                f"least 2 for {' and '.join(RECURRENT)}, and 1 for the others"
+            )
+        if self.cluster_num % size:
+            raise UserError(
+                f"--cluster_num {self.cluster_num} is no multiple of --cluster_group_size {size}; "
+                f"give {self.cluster_num // size * size or size} clusters, or groups of another "
+                "size"
+            )
+        if self.text_threshold is None:
+            bound = math.exp(0.5) / self.cluster_num if recurrent else COUNT_THRESHOLD
+            object.__setattr__(self, "text_threshold", min(1.0, bound))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values by name, in the order of definition."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets_src.images import normalise
-from datasets_src.pairs import TrainingPairs, load_images, pair_batches
+from datasets_src.pairs import PairBatch, TrainingPairs, load_images, pair_batches
 from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
 from models_src.joint import joint_step
 from models_src.model_files import (
@@ -161,7 +161,7 @@ def train(
     elif options.resume:
         logger.info("there is no checkpoint of '%s': training starts anew", options.name)
 
-    steps = len(pair_batches(len(pairs), settings.batch_size, settings.seed, epoch=0))
+    steps = len(_batches(settings, pairs, epoch=0))
     random_start = random_start_steps(settings, run.text.starts_at_random, steps)
 
     if random_start // 3 >= steps * settings.epochs:
@@ -231,6 +231,17 @@ def _new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> _
     return _Run(visual, text, optimizer, totals=empty_sums(settings.cluster_num, device))
 
 
+def _batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> list[PairBatch]:
+    """Return the batches of one epoch."""
+    return pair_batches(
+        pairs.split.caption_image,
+        settings.batch_size,
+        settings.seed,
+        epoch,
+        group_captions=settings.group_captions,
+    )
+
+
 def _train_epoch(
     run: _Run,
     settings: TrainingSettings,
@@ -245,9 +256,9 @@ def _train_epoch(
 
     The first ``random_start`` steps of the run have random votes.
     """
-    batches = pair_batches(len(pairs), settings.batch_size, settings.seed, run.epoch)
+    batches = _batches(settings, pairs, run.epoch)
     left = batches[run.batch :]
-    image_batches = [pairs.split.caption_image[batch] for batch in left]
+    image_batches = [batch.images for batch in left]
     started = last_saved = time.monotonic()
     pairs_seen = 0
     reported = run.totals.clone()  # the sums at the last report
@@ -257,12 +268,18 @@ def _train_epoch(
         load_images(pairs.split, image_batches, settings.image_size, options.workers),
         strict=True,
     ):
+        if settings.flip_images:
+            # from the place in the run, so that a continued run draws the same
+            rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
+            mirrored = torch.from_numpy(rng.random(len(pixels)) < 0.5)  # (I,)
+            pixels[mirrored] = pixels[mirrored].flip(-1)
         result = joint_step(
             run.visual,
             run.optimizer,
             run.text,
             normalise(pixels.to(options.device, non_blocking=True)),
-            torch.from_numpy(pairs.captions.padded(batch)).to(options.device),
+            torch.from_numpy(batch.image_of_caption).to(options.device),
+            torch.from_numpy(pairs.captions.padded(batch.captions)).to(options.device),
             settings.visual_threshold,
             settings.text_threshold,
             random_votes=run.step < random_start,
@@ -272,8 +289,8 @@ def _train_epoch(
         run.totals += step_sums(result)
         run.batch += 1
         run.step += 1
-        pairs_seen += len(batch)
-        progress.update(len(batch))
+        pairs_seen += len(batch.captions)
+        progress.update(len(batch.captions))
         if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
             progress.set_postfix(_shown(activity(step_sums(result)), run.step))
         if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models_src.groups import group_log_ratios
 from models_src.settings import TrainingSettings
 from utils.errors import UserError
 
@@ -15,12 +16,23 @@ from utils.errors import UserError
 class VisualEncoder(nn.Module):
     """A CNN that ends in global average pooling and one linear layer (D -> C).
 
+    Where clusters stand in groups (``group_size`` above 1), a logit is the logarithm of how many
+    times an even share of its group the cluster has (see ``groups.py``).
+
     The network keeps torchvision's parameter names, so its state dict is a torchvision one. That
     does not tell whether training began with ImageNet weights, which ``pretrained`` does.
     """
 
-    def __init__(self, name: str, cluster_num: int, freeze: bool = False, pretrained: bool = False):
+    def __init__(
+        self,
+        name: str,
+        cluster_num: int,
+        freeze: bool = False,
+        pretrained: bool = False,
+        group_size: int = 1,
+    ):
         super().__init__()
+        self.group_size = group_size
         self.name = name
         self.cluster_num = cluster_num
         self.network = _torchvision_network(name, cluster_num, pretrained)
@@ -40,7 +52,7 @@ class VisualEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits: (B, 3, H, W) normalised images -> (B, C)."""
-        return self.network(images)
+        return group_log_ratios(self.network(images), self.group_size)
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and the last convolution's activation (B, D, h, w)."""
@@ -49,7 +61,7 @@ class VisualEncoder(nn.Module):
             lambda _module, inputs: seen.append(inputs[0])
         )
         try:
-            logits = self.network(images)
+            logits = self(images)
         finally:
             hook.remove()
         return logits, seen[0]
@@ -97,7 +109,11 @@ def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> Vis
     """
     pretrained = settings.pretrained_visual is not None
     encoder = VisualEncoder(
-        settings.visual_encoder, settings.cluster_num, settings.freeze_visual, pretrained
+        settings.visual_encoder,
+        settings.cluster_num,
+        settings.freeze_visual,
+        pretrained,
+        settings.cluster_group_size,
     )
     if pretrained:
         load_trunk(encoder, Path(settings.pretrained_visual))

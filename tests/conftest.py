@@ -11,13 +11,12 @@ from main import main
 TINY = [
     "--visual_encoder=resnet18",
     "--image_size=32",
-    "--cluster_num=12",
+    "--cluster_num=20",
     "--batch_size=30",
     "--epochs=2",
     "--visual_learning_rate=0.001",
     "--embedding_dim=8",
     "--hidden_dim=16",
-    "--memory_steps=5",
     "--workers=0",
     "--device=cpu",
 ]

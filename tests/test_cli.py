@@ -118,8 +118,8 @@ def test_thresholds_can_be_given_anew(places, tmp_path):
     main(["--utility=visual_evaluation", "--model_name=lstm", "--workers=0", *everything, *places])
     results = json.loads((tmp_path / "visual_evaluation_lstm.json").read_text())
     assert results["metrics"]["activation"] == {
-        "clusters_per_image": 12,
-        "clusters_per_caption": 12,
+        "clusters_per_image": 20,
+        "clusters_per_caption": 20,
     }
     assert results["settings"]["visual_threshold"] == -1000
 
@@ -171,7 +171,8 @@ def test_captions_alone_train_and_evaluate(demo_data, tmp_path):
     for path in (data / "COCO" / "annotations").glob("instances_*"):
         path.unlink()
     places = [f"--datasets_dir={data}", f"--models_dir={tmp_path}", f"--results_dir={tmp_path}"]
-    assert main([*TINY, "--epochs=1", *places]) == 0
+    # an even share of 20 clusters: one epoch hardly lifts a word above it
+    assert main([*TINY, "--epochs=1", "--text_threshold=0.05", *places]) == 0
     assert main(["--utility=text_evaluation", *places]) == 0
     results = json.loads((tmp_path / "text_evaluation_model1.json").read_text())
     assert results["metrics"]["categorization"] is None

@@ -125,7 +125,7 @@ def test_one_pattern_for_everything_is_a_collapse(demo_data, tmp_path, caplog):
     train(demo_data, tmp_path, "--text_threshold=0", "--epochs=1", "--random_start_steps=0",
           "--visual_threshold=-50")  # fmt: skip
     (warning,) = warnings_in(caplog)
-    assert "collapsed: only 0 of 12 clusters" in warning
+    assert "collapsed: only 0 of 20 clusters" in warning
 
 
 def test_every_epoch_and_report_tell_what_is_alive(demo_data, tmp_path, caplog):
@@ -137,7 +137,7 @@ def test_every_epoch_and_report_tell_what_is_alive(demo_data, tmp_path, caplog):
             "images_without_cluster", "captions_without_cluster"} <= set(names)  # fmt: skip
     reports = [record.getMessage() for record in caplog.records if "alive" in record.getMessage()]
     assert len(reports) == 2
-    assert all("of 12 clusters" in report for report in reports)
+    assert all("of 20 clusters" in report for report in reports)
 
 
 def test_a_run_too_short_for_its_random_start_is_told_at_once(demo_data, tmp_path, caplog):

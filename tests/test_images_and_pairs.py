@@ -206,14 +206,40 @@ def test_normalise_follows_the_formula_of_each_channel():
     ],
 )
 def test_batches_hold_all_pairs_once(pairs, size, lengths):
-    batches = pair_batches(pairs, size, seed=1, epoch=0)
-    assert [len(batch) for batch in batches] == lengths
-    assert sorted(np.concatenate(batches).tolist()) == list(range(pairs))
+    caption_image = np.arange(pairs) // 3
+    batches = pair_batches(caption_image, size, seed=1, epoch=0, group_captions=False)
+    assert [len(batch.captions) for batch in batches] == lengths
+    assert sorted(np.concatenate([b.captions for b in batches]).tolist()) == list(range(pairs))
+    for batch in batches:
+        np.testing.assert_array_equal(batch.images, caption_image[batch.captions])
+        np.testing.assert_array_equal(batch.image_of_caption, np.arange(len(batch.captions)))
 
 
-def test_order_of_pairs_is_that_of_seed_and_epoch():
+@pytest.mark.parametrize(
+    ("images", "size", "lengths"),
+    [(12, 5, [5, 5, 2]), (11, 5, [5, 6]), (6, 5, [6]), (1, 5, [1]), (3, 2, [3])],
+)
+def test_grouped_batches_hold_all_captions_of_their_images(images, size, lengths):
+    rng = np.random.default_rng(4)
+    # one to seven captions an image, in any order; images with even index have none
+    caption_image = np.repeat(2 * np.arange(images) + 1, rng.integers(1, 8, size=images))
+    rng.shuffle(caption_image)
+    batches = pair_batches(caption_image, size, seed=1, epoch=0, group_captions=True)
+    assert [len(batch.images) for batch in batches] == lengths
+    captions = np.concatenate([batch.captions for batch in batches])
+    assert sorted(captions.tolist()) == list(range(len(caption_image)))
+    for batch in batches:
+        assert len(set(batch.images)) == len(batch.images)
+        np.testing.assert_array_equal(
+            batch.images[batch.image_of_caption], caption_image[batch.captions]
+        )
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_order_of_pairs_is_that_of_seed_and_epoch(grouped):
     def order(seed, epoch):
-        return tuple(np.concatenate(pair_batches(40, 7, seed, epoch)).tolist())
+        batches = pair_batches(np.arange(40), 7, seed, epoch, group_captions=grouped)
+        return tuple(np.concatenate([batch.captions for batch in batches]).tolist())
 
     choices = [(seed, epoch) for seed in range(4) for epoch in range(4)]
     assert [order(*choice) for choice in choices] == [order(*choice) for choice in choices]
@@ -225,7 +251,7 @@ def test_order_of_pairs_leaves_the_global_random_state_alone():
     np.random.seed(3)
     expected = np.random.random()
     np.random.seed(3)
-    pair_batches(40, 7, seed=0, epoch=0)
+    pair_batches(np.arange(40), 7, seed=0, epoch=0, group_captions=False)
     assert np.random.random() == expected
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models_src.groups import balanced_winners, group_cross_entropy
 from models_src.joint import joint_step
 from models_src.text_encoders.count import CountTextEncoder
 from models_src.text_encoders.interface import Reading
@@ -26,6 +27,7 @@ class RecordingText:
     """A text encoder that changes its scores when it learns, and records what it was taught."""
 
     cluster_num = C
+    group_size = 1
 
     def __init__(self, scores):
         self.scores = scores
@@ -57,7 +59,9 @@ def test_each_side_learns_the_other_ones_bits_from_before_the_updates():
     expected.backward()
     twin_optimizer.step()
 
-    result = joint_step(visual, optimizer, text, images, torch.zeros(B, 1).long(), 0.1, 0.5)
+    result = joint_step(
+        visual, optimizer, text, images, torch.arange(B), torch.zeros(B, 1).long(), 0.1, 0.5
+    )
 
     assert torch.equal(text.taught, logits_before >= 0.1)
     assert torch.equal(result.image_bits, logits_before >= 0.1)
@@ -69,6 +73,27 @@ def test_each_side_learns_the_other_ones_bits_from_before_the_updates():
     assert not torch.equal(visual(images), logits_before)
 
 
+def test_an_image_encoded_once_teaches_as_one_encoded_for_each_caption():
+    torch.manual_seed(0)
+    visual, twin = LinearVisual(), LinearVisual()
+    twin.load_state_dict(visual.state_dict())
+    images, of_caption = torch.randn(3, 3, 2, 2), torch.tensor([2, 0, 0, 1, 2, 0])
+    scores = torch.rand(B, C)
+    results = []
+    for network, given, positions in (
+        (visual, images, of_caption),
+        (twin, images[of_caption], torch.arange(B)),
+    ):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+        text = RecordingText(scores.clone())
+        tokens = torch.zeros(B, 1).long()
+        results.append(joint_step(network, optimizer, text, given, positions, tokens, 0.1, 0.5))
+    assert torch.equal(results[0].image_bits, results[1].image_bits)
+    torch.testing.assert_close(results[0].visual_loss, results[1].visual_loss)
+    for own, other in zip(visual.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own, other)
+
+
 def test_thresholds_are_reached_by_equality():
     visual = LinearVisual()
     nn.init.zeros_(visual.linear.weight)
@@ -76,7 +101,7 @@ def test_thresholds_are_reached_by_equality():
     text = RecordingText(torch.full((B, C), 0.08))
     optimizer = torch.optim.Adam(visual.parameters())
     images, tokens = torch.randn(B, 3, 2, 2), torch.zeros(B, 1).long()
-    result = joint_step(visual, optimizer, text, images, tokens, 0.5, 0.08)
+    result = joint_step(visual, optimizer, text, images, torch.arange(B), tokens, 0.5, 0.08)
     assert result.image_bits.all()
     assert result.caption_bits.all()
 
@@ -87,12 +112,56 @@ def test_random_start_teaches_random_votes_and_spares_the_text_encoder():
     optimizer = torch.optim.Adam(visual.parameters())
     images, tokens = torch.randn(B, 3, 2, 2), torch.arange(B)[:, None]
     result = joint_step(
-        visual, optimizer, text, images, tokens, 0.5, 0.08, random_votes=True, teach_text=False
+        visual,
+        optimizer,
+        text,
+        images,
+        torch.arange(B),
+        tokens,
+        0.5,
+        0.08,
+        random_votes=True,
+        teach_text=False,
     )
     assert torch.equal(result.caption_bits, torch.eye(C, dtype=torch.bool)[torch.arange(B) % C])
     assert text.taught is None
-    joint_step(visual, optimizer, text, images, tokens, 0.5, 0.08, random_votes=True)
+    joint_step(
+        visual, optimizer, text, images, torch.arange(B), tokens, 0.5, 0.08, random_votes=True
+    )
     assert text.taught is not None
+
+
+class GroupedText(RecordingText):
+    """The same with groups of two clusters; its scores before softmax are their logarithms."""
+
+    group_size = 2
+
+    def read(self, tokens):
+        return Reading(tokens, self.scores, self.scores.log())
+
+
+def test_groups_are_taught_the_balanced_winners_of_the_other_side():
+    torch.manual_seed(0)
+    visual, twin = LinearVisual(), LinearVisual()
+    twin.load_state_dict(visual.state_dict())
+    images, of_caption = torch.randn(3, 3, 2, 2), torch.tensor([0, 0, 1, 1, 2, 2])
+    tokens = torch.zeros(B, 1).long()
+    tokens[4] = -1  # a caption without known words teaches nothing
+    text = GroupedText(torch.rand(B, C) + 0.01)
+    image_winners = balanced_winners(visual(images), 2)[of_caption]
+    caption_winners = balanced_winners(text.scores.log(), 2)
+    caption_winners[4] = False
+    expected = group_cross_entropy(twin(images)[of_caption], caption_winners, 2)
+    optimizer, twin_optimizer = (
+        torch.optim.Adam(network.parameters(), lr=0.5) for network in (visual, twin)
+    )
+    expected.backward()
+    twin_optimizer.step()
+    result = joint_step(visual, optimizer, text, images, of_caption, tokens, 0.1, 0.5)
+    assert torch.equal(text.taught, image_winners)
+    torch.testing.assert_close(result.visual_loss, expected.detach())
+    for own, other in zip(visual.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own, other)
 
 
 def test_two_untrained_encoders_agree_in_the_end():
@@ -104,6 +173,8 @@ def test_two_untrained_encoders_agree_in_the_end():
     kinds = torch.arange(4).repeat(8)
     images = torch.eye(12)[kinds].view(-1, 3, 2, 2) * 4
     for _ in range(200):
-        result = joint_step(visual, optimizer, text, images, kinds[:, None], 0.5, 0.08)
+        result = joint_step(
+            visual, optimizer, text, images, torch.arange(32), kinds[:, None], 0.5, 0.08
+        )
     assert torch.equal(result.image_bits, result.caption_bits)
     assert len({tuple(row.tolist()) for row in result.image_bits}) > 1

@@ -906,7 +906,7 @@ def test_text_evaluation_equals_that_of_the_same_counts(published, demo_data, tm
         "step": None,
         "seed": None,
         "data_fingerprint": None,
-        "cluster_num": 12,
+        "cluster_num": 20,
     }
 
 
@@ -991,7 +991,7 @@ def test_conversion_does_not_replace_a_model_unasked(own_published, capsys):
     )
     assert (own_published / "text" / "generative.cfg").read_bytes() == before
     assert convert(own_published, *arguments, "--overwrite") == 0
-    assert load_text_model(own_published, "generative")[2] == published_origin(12)
+    assert load_text_model(own_published, "generative")[2] == published_origin(20)
 
 
 @pytest.mark.parametrize("half", ["text", "visual"])
@@ -1040,14 +1040,14 @@ def test_a_damaged_half_converts_nothing(own_published, capsys):
 def test_halves_of_different_cluster_numbers_are_noticed(
     own_published, demo_data, tmp_path, capsys
 ):
-    write_text(own_published)  # of 3 clusters, the visual half has 12
+    write_text(own_published)  # of 3 clusters, the visual half has 20
     where = [f"--models_dir={own_published}", "--model_name=old"]
     data = [f"--datasets_dir={demo_data}", f"--results_dir={tmp_path / 'results'}"]
     for arguments in (
         ["--utility=visual_evaluation", "--workers=0", *where, *data],
         ["--utility=convert_published_model", *where],
     ):
-        fails(capsys, *arguments, mentions=("3 clusters", "12 clusters"))
+        fails(capsys, *arguments, mentions=("3 clusters", "20 clusters"))
 
 
 def test_a_published_half_does_not_go_with_one_of_ours(own_published, demo_data, tmp_path, capsys):
@@ -1062,7 +1062,7 @@ def test_a_published_half_does_not_go_with_one_of_ours(own_published, demo_data,
         f"--datasets_dir={demo_data}",
         f"--results_dir={tmp_path / 'results'}",
         "--workers=0",
-        mentions=("different trainings", "published with 12 clusters"),
+        mentions=("different trainings", "published with 20 clusters"),
     )
 
 

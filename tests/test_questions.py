@@ -244,7 +244,7 @@ def test_describe_clusters_counts_words_tokens_and_images(
     assert results["data"]["test_images"] == len(split.image_ids)
     assert results["settings"]["visual_threshold"] == -0.4
     rows = results["clusters"]
-    assert [row["cluster"] for row in rows] == list(range(12))
+    assert [row["cluster"] for row in rows] == list(range(20))
 
     train, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
     vocabulary, _ = build_vocabulary(train.captions)
@@ -309,7 +309,7 @@ def test_predictions_equal_the_evaluation_and_do_not_depend_on_company(
     )
     assert [answer.get("image", answer.get("caption")) for answer in together] == images + CAPTIONS
     for answer in together:
-        assert len(answer["bits"]) == 12
+        assert len(answer["bits"]) == 20
         assert answer["clusters"] == [k for k, bit in enumerate(answer["bits"]) if bit == 1]
     alone = [
         *(predicted(capsys, trained, model, *thresholds, "--images", image) for image in images),
@@ -354,7 +354,7 @@ def test_thresholds_of_a_prediction_can_be_given(trained, demo_data, capsys):
     inputs = ["--model_name=lstm", "--images", image, "--captions", "a dog"]
     low = predicted(capsys, trained, *inputs, "--visual_threshold=-1000", "--text_threshold=0")
     high = predicted(capsys, trained, *inputs, "--visual_threshold=1000", "--text_threshold=1")
-    assert [len(answer["clusters"]) for answer in low] == [12, 12]
+    assert [len(answer["clusters"]) for answer in low] == [20, 20]
     assert [len(answer["clusters"]) for answer in high] == [0, 0]
 
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from models_src.settings import (
 )
 from models_src.text_encoders import TEXT_ENCODERS
 from tests.test_coco import refusal_of
+from utils.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "models_src" / "configs").glob("*.yaml"))
 
@@ -36,25 +38,52 @@ def test_defaults_are_those_of_the_published_program_but_for_the_text_encoder():
         "visual_threshold": 0.5,
         "visual_learning_rate": 1e-4,
         "text_encoder": "lstm",
-        "text_threshold": 0.03,
         "cluster_num": 100,
         "epochs": 2,
         "batch_size": 50,
         "image_size": 224,
     }
     assert {name: settings[name] for name in published} == published
+    assert TrainingSettings(text_encoder="generative").text_threshold == 0.03
 
 
 def test_published_settings_file_gives_the_published_model():
     (path,) = [path for path in CONFIGS if path.name == "published.yaml"]
-    expected = replace(
-        TrainingSettings(),
-        text_encoder="generative",
-        text_threshold=0.08,
-        cluster_num=150,
-        random_start_steps=0,
+    expected = TrainingSettings(
+        text_encoder="generative", text_threshold=0.08, cluster_num=150, random_start_steps=0
     )
     assert settings_from_sources(path, {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "threshold"),
+    [
+        ({}, 10, math.exp(0.5) / 100),
+        ({"text_encoder": "gru", "cluster_num": 40}, 10, math.exp(0.5) / 40),
+        ({"cluster_group_size": 5, "text_threshold": 0.5}, 5, 0.5),
+        ({"text_encoder": "generative", "cluster_num": 7}, 1, 0.03),
+        ({"text_encoder": "discriminative", "cluster_group_size": 1}, 1, 0.03),
+    ],
+)
+def test_group_size_and_text_threshold_follow_the_text_encoder(given, size, threshold):
+    settings = TrainingSettings(**given)
+    assert settings.cluster_group_size == size
+    assert settings.text_threshold == pytest.approx(threshold)
+    assert TrainingSettings(**settings.as_dict()) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"cluster_num": 41}, r"41 is no multiple of --cluster_group_size 10; give 40 clusters"),
+        ({"cluster_num": 6}, r"6 is no multiple of --cluster_group_size 10; give 10 clusters"),
+        ({"cluster_group_size": 1}, "at least 2 for lstm and gru"),
+        ({"text_encoder": "generative", "cluster_group_size": 10}, "and 1 for the others"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(given, complaint):
+    with pytest.raises(UserError, match=complaint):
+        TrainingSettings(**given)
 
 
 def test_option_wins_over_file_and_file_over_default(config):
@@ -118,7 +147,7 @@ ALLOWED = [
     ("batch_size", 2),
     ("image_size", 32),
     ("image_size", 1024),
-    ("cluster_num", 1),
+    ("cluster_num", 10),
     ("seed", 0),
     ("pretrained_visual", "weights.pth"),
     ("pretrained_visual", None),

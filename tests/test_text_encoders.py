@@ -7,22 +7,25 @@ import pytest
 import torch
 
 from datasets_src.captions import PADDING, UNKNOWN
-from models_src.settings import TrainingSettings
+from models_src.groups import group_posteriors
+from models_src.settings import RECURRENT, TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
 from models_src.text_encoders.count import CountTextEncoder
 from models_src.text_encoders.interface import caption_scores, random_start_scores
 
 WORDS = tuple(f"w{index}" for index in range(9))
-C = 5
+C = 6
+K = 3  # clusters of a group, for recurrent encoders
 
 
 def settings(**values) -> TrainingSettings:
+    recurrent = values.get("text_encoder", "lstm") in RECURRENT
     small = {
+        "cluster_group_size": K if recurrent else 1,
         "embedding_dim": 6,
         "hidden_dim": 7,
         "cluster_num": C,
         "text_learning_rate": 0.01,
-        "memory_steps": 0,
     }
     return TrainingSettings(**(small | values))
 
@@ -101,8 +104,8 @@ def test_count_model_equals_dictionary_transcription(mode, seed):
 def test_count_model_ties_go_to_the_lowest_cluster():
     encoder = CountTextEncoder("discriminative", WORDS, C)
     tokens = padded([[0]])
-    encoder.learn(encoder.read(tokens), torch.tensor([[False, True, False, True, False]]))
-    assert encoder.read(tokens).scores.tolist() == [[0, 0.5, 0, 0, 0]]
+    encoder.learn(encoder.read(tokens), torch.tensor([[False, True, False, True, False, False]]))
+    assert encoder.read(tokens).scores.tolist() == [[0, 0.5, 0, 0, 0, 0]]
 
 
 def test_a_cluster_that_fires_for_everything_is_divided_by_its_size():
@@ -144,114 +147,79 @@ def test_recurrent_scores_do_not_depend_on_the_batch(kind, layers):
     together = encoder.read(padded(captions)).scores
     alone = torch.cat([encoder.read(padded([caption])).scores for caption in captions])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-7)
-    assert together.sum() > 0
     assert alone[12].sum() == 0  # the empty caption
+    torch.testing.assert_close(together[13:].sum(dim=1), torch.ones(2))
 
 
 def softmax(z):
     return np.exp(z) / np.exp(z).sum()
 
 
+def grouped_softmax(z):
+    """Softmax within each group, all groups together summing to 1."""
+    return np.concatenate([softmax(z[start : start + K]) for start in range(0, C, K)]) / (C // K)
+
+
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_recurrent_scores_are_votes_of_posteriors_under_a_uniform_prior(kind):
+def test_recurrent_scores_are_posteriors_of_the_tokens_mean_scores(kind):
     torch.manual_seed(0)
     encoder = build_text_encoder(settings(text_encoder=kind), WORDS)
     train_steps(encoder, 0, 30)
     captions = [[0, 1, 2], [3, UNKNOWN, 4], [5]]
-    expected = np.zeros((3, C))
-    for row, caption in enumerate(captions):
-        logits = iter(encoder.teacher(torch.tensor([caption])).double().numpy())
-        for word in caption:
-            if word == UNKNOWN:
-                continue
-            ratio = (softmax(next(logits)) + 0.5 / C) / (encoder.marginal.numpy() + 0.5 / C)
-            posterior = ratio / ratio.sum()
-            best = posterior.argmax()
-            expected[row, best] = max(expected[row, best], posterior[best])
+    expected = []
+    for caption in captions:
+        by_token = encoder.network(torch.tensor([caption])).detach().double().numpy()
+        expected.append(grouped_softmax(by_token.mean(axis=0)))
     scores = encoder.read(padded(captions)).scores
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_recurrent_loss_is_the_cross_entropy_of_normalised_bits(kind):
+def test_recurrent_loss_is_the_cross_entropy_within_groups(kind):
     torch.manual_seed(0)
     encoder = build_text_encoder(settings(text_encoder=kind), WORDS)
     captions = [[0, 1, 2], [3], [4, 5], []]
-    bits = torch.tensor(
-        [[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]], dtype=torch.bool
-    )
-    targets = {0: np.array([0.5, 0, 0.5, 0, 0]), 2: np.array([0, 1.0, 0, 0, 0])}
-    losses = []
-    for caption, target in targets.items():
-        for logits in encoder.network(torch.tensor([captions[caption]])).detach().numpy():
-            losses.append(-(target * np.log(softmax(logits.astype(float)))).sum())
-    loss = encoder.learn(encoder.read(padded(captions)), bits)
-    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+    winners = [(0, 4), (2, 3), (1, 5), (0, 3)]
+    targets = torch.zeros(4, C, dtype=torch.bool)
+    for row, pair in enumerate(winners):
+        targets[row, list(pair)] = True
+    reading = encoder.read(padded(captions))
+    losses = [
+        -np.log(reading.scores[row, cluster].item() * (C // K))
+        for row in range(3)
+        for cluster in winners[row]
+    ]
+    loss = encoder.learn(reading, targets)
+    # the empty caption teaches nothing, but counts
+    assert loss.item() == pytest.approx(sum(losses) / (4 * C // K), rel=1e-5)
 
 
-def test_teacher_and_marginal_follow_slowly():
-    torch.manual_seed(0)
-    encoder = build_text_encoder(settings(), WORDS)
-    start = {name: value.clone() for name, value in encoder.teacher.state_dict().items()}
-    tokens = padded([[0, 1], [2, 3]])
-    encoder.learn(encoder.read(tokens), torch.eye(C, dtype=torch.bool)[:2])
-    for name, value in encoder.network.state_dict().items():
-        expected = 0.99 * start[name] + 0.01 * value
-        torch.testing.assert_close(encoder.teacher.state_dict()[name], expected)
-    mean = torch.softmax(encoder.teacher(tokens).double(), dim=1).mean(dim=0)
-    torch.testing.assert_close(encoder.marginal, 0.99 / C + 0.01 * mean)
-
-
-def test_recurrent_passes_over_captions_whose_image_has_no_bit():
+def test_recurrent_learns_nothing_from_empty_captions():
     torch.manual_seed(0)
     encoder = build_text_encoder(settings(), WORDS)
     before = {name: value.clone() for name, value in encoder.network.state_dict().items()}
-    reading = encoder.read(padded([[0, 1], [2]]))
-    assert encoder.learn(reading, torch.zeros(2, C, dtype=torch.bool)).item() == 0
+    reading = encoder.read(padded([[], [UNKNOWN]]))
+    assert encoder.learn(reading, torch.ones(2, C, dtype=torch.bool)).item() == 0
     for name, value in encoder.network.state_dict().items():
         assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_recurrent_learns_which_word_belongs_to_which_cluster(kind):
-    """Word w < C stands for cluster w, the others for none."""
+    """Word w < K stands for cluster w of either group, the others for none."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     encoder = build_text_encoder(settings(text_encoder=kind), WORDS)
-    for _ in range(400):
-        topics = rng.integers(C, size=16)
-        captions = [[int(rng.integers(C, 9)), int(topic)] for topic in topics]
-        bits = torch.eye(C, dtype=torch.bool)[topics]
-        encoder.learn(encoder.read(padded(captions)), bits)
-    encoder.summarise([padded([[5, 0], [6, 1], [7, 2], [8, 3], [5, 4]])])
+    for _ in range(300):
+        topics = rng.integers(K, size=16)
+        captions = [[int(rng.integers(K, 9)), int(topic)] for topic in topics]
+        targets = torch.eye(K, dtype=torch.bool)[topics].repeat(1, C // K)
+        encoder.learn(encoder.read(padded(captions)), targets)
+    encoder.summarise([padded([[5, 0], [6, 1], [7, 2]])])
     table = encoder.word_posteriors()
-    assert table[:C].argmax(dim=1).tolist() == list(range(C))
-    assert table[:C].max(dim=1).values.min() > 0.5
-    assert table[5:].max() < 0.4
-
-
-def test_votes_pass_from_the_counts_to_the_network():
-    torch.manual_seed(0)
-    encoder = build_text_encoder(settings(memory_steps=102), WORDS)
-    counts = CountTextEncoder("generative", WORDS, C)
-    tokens = padded([[0, 1], [2, 3], [4, 5]])
-    bits = torch.eye(C, dtype=torch.bool)[:3]
-    shares = []
-    for step in range(105):
-        shares.append(encoder.own_share)
-        if step == 2:
-            assert torch.equal(encoder.read(tokens).scores, counts.read(tokens).scores)
-        encoder.learn(encoder.read(tokens), bits)
-        counts.learn(counts.read(tokens), bits)
-        if step == 51:
-            mixed = encoder.read(tokens).scores
-    assert shares[:4] == pytest.approx([0, 0, 0, 0.01])
-    assert shares[-4:] == pytest.approx([0.99, 1, 1, 1])
-    assert not torch.equal(mixed, counts.read(tokens).scores)
-    state = encoder.state()
-    assert "memory" not in state
-    encoder.memory.counts.zero_()  # the network votes alone now
-    assert encoder.read(tokens).scores.max() > 0
+    assert table[:K, :K].argmax(dim=1).tolist() == list(range(K))
+    assert table[:K].max(dim=1).values.min() > 0.45  # of at most 1 / groups
+    assert table[5:8].max() < 0.4
 
 
 def test_word_table_is_the_mean_over_occurrences():
@@ -263,10 +231,9 @@ def test_word_table_is_the_mean_over_occurrences():
     found = defaultdict(list)
     for caption in captions:
         known = [word for word in caption if word >= 0]
-        logits = encoder.teacher(torch.tensor([caption])).double().numpy()
-        for word, row in zip(known, logits, strict=True):
-            ratio = (softmax(row) + 0.5 / C) / (encoder.marginal.numpy() + 0.5 / C)
-            found[word].append(ratio / ratio.sum())
+        rows = group_posteriors(encoder.network(torch.tensor([caption])), K).detach().numpy()
+        for word, row in zip(known, rows, strict=True):
+            found[word].append(row)
     for word in range(len(WORDS)):
         expected = np.mean(found[word], axis=0) if word in found else np.zeros(C)
         np.testing.assert_allclose(encoder.word_posteriors()[word].numpy(), expected, rtol=1e-4)
@@ -284,7 +251,7 @@ def test_random_start_gives_each_word_a_fixed_cluster():
 def test_state_and_training_state_continue_exactly(kind, tmp_path):
     def fresh(seed):
         torch.manual_seed(seed)
-        return build_text_encoder(settings(text_encoder=kind, memory_steps=103), WORDS)
+        return build_text_encoder(settings(text_encoder=kind), WORDS)
 
     straight = fresh(0)
     train_steps(straight, 1, 2)

@@ -19,13 +19,12 @@ from utils.errors import UserError
 SMALL = {
     "visual_encoder": "resnet18",
     "image_size": 32,
-    "cluster_num": 8,
+    "cluster_num": 10,
     "batch_size": 40,
     "epochs": 2,
     "embedding_dim": 8,
     "hidden_dim": 8,
     "random_start_steps": 4,
-    "memory_steps": 6,
 }
 
 
@@ -96,17 +95,18 @@ def test_same_seed_same_model_and_another_seed_another(pairs, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "step", "visual"),
+    ("kind", "step", "others"),
     [
-        ("lstm", 2, "resnet18"),
-        ("lstm", 7, "resnet18"),
-        ("generative", 5, "resnet18"),
-        ("gru", 6, "googlenet"),  # which has dropout
+        ("lstm", 2, {}),
+        ("lstm", 7, {}),
+        ("generative", 5, {}),
+        ("gru", 6, {"visual_encoder": "googlenet"}),  # which has dropout
+        ("lstm", 7, {"group_captions": True, "flip_images": True, "batch_size": 8}),
     ],
 )
-def test_an_interrupted_run_ends_bit_identical(pairs, tmp_path, monkeypatch, kind, step, visual):
+def test_an_interrupted_run_ends_bit_identical(pairs, tmp_path, monkeypatch, kind, step, others):
     histories = {"straight": [], "resumed": []}
-    settings = {"text_encoder": kind, "visual_encoder": visual}
+    settings = {"text_encoder": kind} | others
 
     def keep(name):
         return lambda history: histories[name].append([dict(row) for row in history])
@@ -133,7 +133,7 @@ def test_resume_refuses_other_settings_and_other_data(pairs, demo_data, tmp_path
     with pytest.raises(KeyboardInterrupt):
         run(pairs, tmp_path)
     with pytest.raises(UserError, match=r"epochs was 2, is 3; cluster_num|cluster_num.*epochs"):
-        run(pairs, tmp_path, settings={"epochs": 3, "cluster_num": 9}, resume=True)
+        run(pairs, tmp_path, settings={"epochs": 3, "cluster_num": 20}, resume=True)
     unfiltered = load_training_pairs(demo_data, use_all_images=True)
     with pytest.raises(UserError, match="other data"):
         run(unfiltered, tmp_path, resume=True)
@@ -257,7 +257,7 @@ def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, monkeypatch)
 )
 def test_random_start_by_default(kind, chosen, expected):
     settings = TrainingSettings(
-        text_encoder=kind, random_start_steps=chosen, epochs=3, cluster_num=2
+        text_encoder=kind, random_start_steps=chosen, epochs=3, cluster_num=20
     )
     encoder = build_text_encoder(settings, ("a",))
     assert training.random_start_steps(settings, encoder.starts_at_random, 10) == expected
@@ -279,6 +279,44 @@ def test_votes_are_random_at_the_start_only(pairs, tmp_path, monkeypatch):
     run(pairs, tmp_path)
     assert seen[:6] == [(True, False)] + [(True, True)] * 3 + [(False, True)] * 2
     assert set(seen[6:]) == {(False, True)}
+
+
+def test_grouped_captions_are_trained_once_an_epoch_each_with_its_image(
+    pairs, tmp_path, monkeypatch
+):
+    seen = []
+    plain = training.joint_step
+
+    def recorded(*arguments, **options):
+        images, image_of_caption, tokens = arguments[3:6]
+        seen.append((images, image_of_caption, tokens))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(training, "joint_step", recorded)
+    run(pairs, tmp_path, settings={"group_captions": True, "batch_size": 8, "epochs": 1})
+    captioned = len(set(pairs.split.caption_image.tolist()))
+    assert sum(len(images) for images, _, _ in seen) == captioned
+    assert sum(len(tokens) for _, _, tokens in seen) == len(pairs)
+    assert all(len(of_caption) == len(tokens) for _, of_caption, tokens in seen)
+
+
+def test_flipped_images_are_mirrored_or_as_they_are(pairs, tmp_path, monkeypatch):
+    seen = {}
+    plain = training.joint_step
+    for flip in (False, True):
+
+        def kept(*arguments, flip=flip, **options):
+            seen.setdefault(flip, []).append(arguments[3])
+            return plain(*arguments, **options)
+
+        monkeypatch.setattr(training, "joint_step", kept)
+        run(pairs, tmp_path / str(flip), settings={"flip_images": flip, "epochs": 1})
+    mirrored = []
+    for images, flipped in zip(seen[False], seen[True], strict=True):
+        for image, other in zip(images, flipped, strict=True):
+            mirrored.append(not torch.equal(image, other))
+            assert torch.equal(other, image.flip(-1) if mirrored[-1] else image)
+    assert 0.3 < sum(mirrored) / len(mirrored) < 0.7
 
 
 def test_csv_has_a_row_per_metric_and_a_column_per_epoch(trained):

@@ -376,7 +376,7 @@ def test_one_training_is_scored_as_the_evaluations_score_it(demo_data, tmp_path,
     settings = TrainingSettings(
         **{name: results["settings"][name] for name in TrainingSettings().as_dict()}
     )
-    assert (settings.seed, settings.epochs, settings.cluster_num) == (3, 1, 12)
+    assert (settings.seed, settings.epochs, settings.cluster_num) == (3, 1, 20)
     train(settings, data.pairs, RunOptions("m", tmp_path), None, no_report)
     options = Namespace(models_dir=tmp_path, model_name="m", device="cpu", workers=0, given={})
     model = common.load_both_halves(options)
@@ -407,11 +407,11 @@ def test_a_search_writes_a_ranked_table_and_all_results(searched):
     assert [run["rank"] for run in runs] == [1, 2]
     assert {run["settings"]["batch_size"] for run in runs} == {47, 70}
     assert all(run["settings"]["text_threshold"] == 0.05 for run in runs)
-    assert all(run["settings"]["cluster_num"] == 12 for run in runs)
+    assert all(run["settings"]["cluster_num"] == 20 for run in runs)
     scores = [run["metrics"]["class_name_classification"]["f1"] for run in runs]
     assert scores == sorted(scores, reverse=True)
     assert results["settings"]["grid"] == {"batch_size": [47, 70], "text_threshold": [0.05]}
-    assert results["settings"]["cluster_num"] == 12
+    assert results["settings"]["cluster_num"] == 20
     assert results["settings"]["held_out_seed"] == 0
     assert "batch_size" not in results["settings"]
     rows = list(csv.DictReader(table.splitlines()))

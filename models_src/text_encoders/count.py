@@ -22,6 +22,7 @@ class CountTextEncoder:
     """
 
     starts_at_random = False  # as published
+    group_size = 1
 
     def __init__(self, mode: str, words: tuple[str, ...], cluster_num: int, device: str = "cpu"):
         self.mode = mode
@@ -46,13 +47,13 @@ class CountTextEncoder:
         scores = caption_scores(token_posteriors, captions, len(tokens))
         return Reading(tokens, scores)
 
-    def learn(self, reading: Reading, image_bits: Tensor) -> Tensor:
-        """Add a batch to the counts: N += TᵀL for token counts T (B, V) and image bits L (B, C)."""
+    def learn(self, reading: Reading, targets: Tensor) -> Tensor:
+        """Add a batch to the counts: N += TᵀL for token counts T (B, V) and bits L (B, C)."""
         loss = functional.binary_cross_entropy(
-            reading.scores.clamp(max=1), image_bits.to(reading.scores)
+            reading.scores.clamp(max=1), targets.to(reading.scores)
         )
         captions, positions = torch.nonzero(reading.tokens >= 0, as_tuple=True)  # (T,), (T,)
-        added = image_bits[captions].long()  # (T, C)
+        added = targets[captions].long()  # (T, C)
         self.counts.index_add_(0, reading.tokens[captions, positions], added)
         self.totals += added.sum(dim=0)
         return loss

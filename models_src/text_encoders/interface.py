@@ -19,6 +19,8 @@ class Reading:
 
     tokens: Tensor  # (B, L) int64
     scores: Tensor  # (B, C) in 0..1, without gradient; bits are scores >= text_threshold
+    # (B, C) of encoders that learn by gradient: what the scores are computed from, with gradient
+    raw_scores: Tensor | None = None
 
 
 class TextEncoder(Protocol):
@@ -26,13 +28,14 @@ class TextEncoder(Protocol):
 
     words: tuple[str, ...]
     cluster_num: int
+    group_size: int  # clusters that compete with each other (see ``groups.py``), 1 where none do
     starts_at_random: bool  # whether training begins with random votes unless told otherwise
 
     def read(self, tokens: Tensor) -> Reading:
         """Return the scores of captions ``tokens`` (B, L); nothing in the encoder changes."""
 
-    def learn(self, reading: Reading, image_bits: Tensor) -> Tensor:
-        """Learn the bits (B, C) of the images that ``reading``'s captions describe.
+    def learn(self, reading: Reading, targets: Tensor) -> Tensor:
+        """Learn the clusters (B, C) bool of the images that ``reading``'s captions describe.
 
         Returns the loss of the reading against these bits, a scalar without gradient.
         """

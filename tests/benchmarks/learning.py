@@ -1,0 +1,180 @@
+"""Repeats the tables of BENCHMARKS.md: trains variants over seeds and prints mean ± spread.
+
+    python -m tests.benchmarks.learning --datasets_dir DIR --out DIR [--variants lstm ...]
+        [--seeds 0 1 2] [--images demo|real]
+
+Every run is a call of ``main.py`` in a process of its own, on one CPU thread. Finished runs are
+kept in ``--out`` and not repeated, so that an interrupted measurement goes on with the same call.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+# what all variants share, by kind of data
+PROTOCOLS = {
+    "real": [
+        "--use_all_images", "--visual_encoder=resnet18", "--visual_learning_rate=1e-3",
+        "--image_size=32", "--batch_size=50", "--epochs=10", "--group_captions", "--flip_images",
+    ],
+    "demo": ["--config=models_src/configs/demo.yaml"],
+}  # fmt: skip
+COUNTS = ["--text_encoder=generative", "--text_threshold=0.08", "--random_start_steps=0"]
+
+# variant -> options beside the protocol's
+VARIANTS = {
+    "lstm": [],
+    "lstm_groups_of_5": ["--cluster_group_size=5"],
+    "lstm_no_random_start": ["--random_start_steps=0"],
+    "gru": ["--text_encoder=gru"],
+    "generative": COUNTS,
+}
+TEXT_ONLY = "text_only"
+
+# column -> (utility whose results hold it, path of the metric)
+COLUMNS = {
+    "AMI": ("text_evaluation", "categorization.known_words.adjusted_mutual_info"),
+    "F": ("text_evaluation", "categorization.known_words.f_score"),
+    "F chance": ("text_evaluation", "categorization_chance.known_words.f_score"),
+    "V": ("text_evaluation", "categorization.known_words.v_measure"),
+    "V chance": ("text_evaluation", "categorization_chance.known_words.v_measure"),
+    "r": ("text_evaluation", "concreteness.pearson_by_min_count.0.r"),
+    "r>20": ("text_evaluation", "concreteness.pearson_by_min_count.20.r"),
+    "frequency r>20": (
+        "text_evaluation", "concreteness.frequency_baseline_by_min_count.20.r",
+    ),
+    "matching": ("visual_evaluation", "sentence_image_matching.accuracy"),
+    "with ties": ("visual_evaluation", "sentence_image_matching.accuracy_with_ties"),
+    "clusters/image": ("visual_evaluation", "activation.clusters_per_image"),
+    "clusters/caption": ("visual_evaluation", "activation.clusters_per_caption"),
+    "name f1": ("visual_evaluation", "class_name_classification.f1"),
+    "heatmap f1": ("visual_evaluation", "heatmap.f1"),
+    "heatmap chance": ("visual_evaluation", "heatmap_chance.f1"),
+    "box f1": ("visual_evaluation", "bounding_box.f1"),
+    "box chance": ("visual_evaluation", "bounding_box_chance.f1"),
+}  # fmt: skip
+# the last epoch of training, from evaluation_by_epoch.csv
+TRAINING_COLUMNS = {
+    "alive image clusters": "alive_image_clusters",
+    "alive caption clusters": "alive_caption_clusters",
+    "images without": "images_without_cluster",
+    "captions without": "captions_without_cluster",
+    "agreement": "agreement",
+}
+
+
+def call(out: Path, datasets_dir: Path, *arguments: str) -> None:
+    """Run ``main.py`` on one thread; its output goes to the end of ``out/log.txt``."""
+    places = [
+        f"--datasets_dir={datasets_dir}", f"--models_dir={out / 'models'}",
+        f"--results_dir={out / 'results'}",
+    ]  # fmt: skip
+    with (out / "log.txt").open("a") as log:
+        subprocess.run(
+            [sys.executable, "main.py", *places, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+            stdout=log,
+            stderr=log,
+            check=True,
+        )
+
+
+def measure(out: Path, datasets_dir: Path, kind: str, variant: str, seed: int) -> dict[str, Any]:
+    """Train and evaluate one variant with one seed, as far as that is not done; return figures."""
+    name = f"{kind}_{variant}_{seed}"
+    results = {
+        utility: out / "results" / f"{utility}_{name}.json"
+        for utility in ("text_evaluation", "visual_evaluation")
+    }
+    everything = ["--use_all_images"] if kind == "real" else []
+    if not (out / "models" / "text" / f"{name}.cfg").exists():
+        call(
+            out, datasets_dir, *PROTOCOLS[kind], *VARIANTS[variant], f"--seed={seed}",
+            f"--model_name={name}", "--workers=0", "--device=cpu", "--resume",
+        )  # fmt: skip
+    for utility, path in results.items():
+        if not path.exists():
+            call(out, datasets_dir, f"--utility={utility}", f"--model_name={name}", *everything)
+    figures: dict[str, Any] = {}
+    for column, (utility, metric) in COLUMNS.items():
+        value: Any = json.loads(results[utility].read_text())["metrics"]
+        for key in metric.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        figures[column] = value
+    rows = (out / "results" / name / "evaluation_by_epoch.csv").read_text().splitlines()
+    last = {row.split(",")[0]: row.split(",")[-1] for row in rows}
+    for column, row in TRAINING_COLUMNS.items():
+        figures[column] = float(last[row]) if last.get(row) else None
+    return figures
+
+
+def text_only(out: Path, datasets_dir: Path, kind: str, seed: int) -> dict[str, Any]:
+    """Cluster words by co-occurrence into as many clusters as the models have."""
+    name = f"{kind}_{TEXT_ONLY}_{seed}"
+    common = ["--use_all_images"] if kind == "real" else []
+    path = out / "results" / f"train_text_only_baseline_{name}.json"
+    if not path.exists():
+        call(
+            out, datasets_dir, "--utility=train_text_only_baseline", f"--model_name={name}",
+            "--baseline_cluster_num=100", f"--seed={seed}", "--overwrite", *common,
+        )  # fmt: skip
+    metrics = json.loads(path.read_text())["metrics"]
+    known = metrics["categorization"]["known_words"]
+    chance = metrics["categorization_chance"]["known_words"]
+    by_count = metrics["concreteness"]["pearson_by_min_count"]
+    return {
+        "AMI": known["adjusted_mutual_info"],
+        "F": known["f_score"],
+        "F chance": chance["f_score"],
+        "V": known["v_measure"],
+        "V chance": chance["v_measure"],
+        "r": by_count["0"]["r"],
+        "r>20": by_count["20"]["r"],
+    }
+
+
+def shown(values: list[float | None]) -> str:
+    """Return the mean and standard deviation over seeds; '-' where a figure is undefined."""
+    if any(value is None for value in values):
+        return "-"
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {spread:.3f}"
+
+
+def main() -> None:
+    """Measure what the options name and print a Markdown table, a column for each variant."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets_dir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for models and results")
+    parser.add_argument("--images", choices=tuple(PROTOCOLS), default="real")
+    parser.add_argument("--variants", nargs="+", choices=(*VARIANTS, TEXT_ONLY), required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    out, datasets_dir = options.out.resolve(), options.datasets_dir.resolve()
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for variant in options.variants:
+        columns[variant] = [
+            text_only(out, datasets_dir, options.images, seed)
+            if variant == TEXT_ONLY
+            else measure(out, datasets_dir, options.images, variant, seed)
+            for seed in options.seeds
+        ]
+    print("| | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for row in [*COLUMNS, *TRAINING_COLUMNS]:
+        cells = [shown([figures.get(row) for figures in runs]) for runs in columns.values()]
+        if set(cells) != {"-"}:
+            print(f"| {row} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
