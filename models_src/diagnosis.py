@@ -110,16 +110,16 @@ def bit_agreement(
 def trouble(seen: Activity, cluster_num: int) -> str | None:
     """Return in plain words what is wrong with a training that starves or has collapsed, or None.
 
-    It starves when most images or captions activate no cluster, and so teach nothing; it has
-    collapsed when hardly any cluster is left that tells inputs apart.
+    It starves when most images or captions activate no cluster; it has collapsed when hardly any
+    cluster is left that tells inputs apart.
     """
     shares = {"images": seen.images_without_cluster, "captions": seen.captions_without_cluster}
     worst = max(shares, key=lambda side: shares[side])
     if shares[worst] > STARVING_FROM:
         option = "--visual_threshold" if worst == "images" else "--text_threshold"
         return (
-            f"training is starving: {shares[worst]:.0%} of the {worst} activate no cluster and "
-            f"teach nothing; try a lower {option}, a longer --random_start_steps, more epochs, or "
+            f"training is starving: {shares[worst]:.0%} of the {worst} activate no cluster; "
+            f"try a lower {option}, a longer --random_start_steps, more epochs, or "
             "fewer clusters (--cluster_num)"
         )
     alive = {"images": seen.alive_image_clusters, "captions": seen.alive_caption_clusters}

@@ -136,7 +136,7 @@ class TrainingSettings:
         False,
         "training",
         "put all captions of an image into one joint step, which encodes the image once for all "
-        "of them: an epoch over COCO's five captions an image costs about a fifth",
+        "of them: with COCO's five captions an image, a fifth of the CNN's work in an epoch",
     )
     flip_images: bool = _setting(
         False, "training", "mirror half of the training images at random, anew in each epoch"

@@ -87,6 +87,20 @@ def call(out: Path, datasets_dir: Path, *arguments: str) -> None:
         )
 
 
+def evaluated(results: dict[str, Path]) -> dict[str, Any]:
+    """Return the columns' figures from results files by utility; None for what they lack."""
+    metrics = {
+        utility: json.loads(path.read_text())["metrics"] for utility, path in results.items()
+    }
+    figures: dict[str, Any] = {}
+    for column, (utility, metric) in COLUMNS.items():
+        value: Any = metrics.get(utility)
+        for key in metric.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        figures[column] = value
+    return figures
+
+
 def measure(out: Path, datasets_dir: Path, kind: str, variant: str, seed: int) -> dict[str, Any]:
     """Train and evaluate one variant with one seed, as far as that is not done; return figures."""
     name = f"{kind}_{variant}_{seed}"
@@ -103,12 +117,7 @@ def measure(out: Path, datasets_dir: Path, kind: str, variant: str, seed: int) -
     for utility, path in results.items():
         if not path.exists():
             call(out, datasets_dir, f"--utility={utility}", f"--model_name={name}", *everything)
-    figures: dict[str, Any] = {}
-    for column, (utility, metric) in COLUMNS.items():
-        value: Any = json.loads(results[utility].read_text())["metrics"]
-        for key in metric.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        figures[column] = value
+    figures = evaluated(results)
     rows = (out / "results" / name / "evaluation_by_epoch.csv").read_text().splitlines()
     last = {row.split(",")[0]: row.split(",")[-1] for row in rows}
     for column, row in TRAINING_COLUMNS.items():
@@ -126,19 +135,7 @@ def text_only(out: Path, datasets_dir: Path, kind: str, seed: int) -> dict[str, 
             out, datasets_dir, "--utility=train_text_only_baseline", f"--model_name={name}",
             "--baseline_cluster_num=100", f"--seed={seed}", "--overwrite", *common,
         )  # fmt: skip
-    metrics = json.loads(path.read_text())["metrics"]
-    known = metrics["categorization"]["known_words"]
-    chance = metrics["categorization_chance"]["known_words"]
-    by_count = metrics["concreteness"]["pearson_by_min_count"]
-    return {
-        "AMI": known["adjusted_mutual_info"],
-        "F": known["f_score"],
-        "F chance": chance["f_score"],
-        "V": known["v_measure"],
-        "V chance": chance["v_measure"],
-        "r": by_count["0"]["r"],
-        "r>20": by_count["20"]["r"],
-    }
+    return evaluated({"text_evaluation": path})
 
 
 def shown(values: list[float | None]) -> str:
