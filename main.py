@@ -65,6 +65,12 @@ def _model_name(text: str) -> str:
     return text
 
 
+def _model_pattern(text: str) -> str:
+    """Read a model's name in which ``*``, ``?`` and ``[...]`` may stand for other characters."""
+    _model_name(re.sub(r"[*?\[\]]", "x", text))
+    return text
+
+
 def _folder_name(text: str) -> str:
     """Read the name of a folder inside another."""
     if text in ("", ".", "..") or "/" in text or "\\" in text or "\0" in text:
@@ -99,7 +105,13 @@ MODEL_TYPES = (JOINT_MODEL, "text_only", "random", "w2v", "bert", "clip", "super
 
 OPTIONS: dict[str, Option] = {
     "model_name": Option(
-        "files", "model1", "name of the model to train or evaluate", _model_name, metavar="NAME"
+        "files",
+        "model1",
+        "name of the model to train or evaluate; compare_models takes several, and patterns such "
+        "as 'lstm_*'",
+        _model_pattern,
+        metavar="NAME",
+        several=True,
     ),
     "datasets_dir": Option("files", Path("datasets"), "folder of the data", Path, metavar="DIR"),
     "models_dir": Option("files", Path("models"), "folder of trained models", Path, metavar="DIR"),
@@ -285,6 +297,7 @@ class Utility:
     module: str  # of evaluation.utilities, with a function of the utility's name
     reads: frozenset[str]  # the options that have an effect on it
     default_name: str | None = None  # of --model_name, where it is not the usual one
+    several_models: bool = False  # whether --model_name takes several names and patterns
 
 
 class _Parser(argparse.ArgumentParser):
@@ -374,6 +387,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     for option, value in given.items():
         if option in SETTINGS:
             check_setting(SETTINGS[option], value)
+    model_names = given.get("model_name", [OPTIONS["model_name"].default])
+    if "model_name" in given and not UTILITIES[name].several_models:
+        given["model_name"] = _single_model_name(model_names, name)
     if given.get("resume") and given.get("overwrite"):
         raise UserError("--resume continues a training, --overwrite starts it anew; give one")
     defaults: dict[str, Any] = {option: OPTIONS[option].default for option in OPTIONS}
@@ -383,7 +399,23 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     own_name = UTILITIES[name].default_name or (model_type if model_type != JOINT_MODEL else None)
     if own_name is not None:
         defaults["model_name"] = own_name
-    return argparse.Namespace(**(defaults | given), utility=name, given=given)
+    several = {"model_names": model_names} if UTILITIES[name].several_models else {}
+    return argparse.Namespace(**(defaults | given), **several, utility=name, given=given)
+
+
+def _single_model_name(names: Sequence[str], utility: str) -> str:
+    """Return the one model name of a utility that takes one.
+
+    Raises:
+        UserError: there are several, or it is a pattern.
+    """
+    try:
+        (name,) = names
+        return _model_name(name)
+    except ValueError:
+        raise UserError(f"--utility {utility} takes one --model_name, not {len(names)}") from None
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--model_name {error}") from None
 
 
 # the places are accepted where they have no effect, too, so that one list serves a whole script
@@ -510,6 +542,12 @@ UTILITIES: dict[str, Utility] = {
         "questions",
         _BOTH_HALVES - {"seed"} | {"num_items"},
     ),
+    "compare_models": Utility(
+        "compare models over seeds in one table: text, CSV, Markdown and LaTeX",
+        "comparison",
+        _FILES | {"seed"},
+        several_models=True,
+    ),
     "predict": Utility(
         "print the clusters that given images and captions activate, as JSON lines",
         "questions",
@@ -548,7 +586,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         utility = UTILITIES[options.utility]
         logs = options.write_to_log or options.utility in LOGGED
         has_results = {"model_name", "results_dir"} <= utility.reads
-        log_name = options.utility + (f"_{options.model_name}" if has_results else "") + ".log"
+        of_one_model = has_results and not utility.several_models
+        log_name = options.utility + (f"_{options.model_name}" if of_one_model else "") + ".log"
         if has_results:
             require_writable_folder(options.results_dir)
         start_logging(options.results_dir / log_name if logs else None)

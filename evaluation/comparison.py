@@ -1,0 +1,447 @@
+"""Several models' stored results beside each other, as a paper's table.
+
+Models whose names differ only in a number at the end (``lstm_0``, ``lstm_1``) are the seeds of one
+setting. Everything here works on results files that other utilities wrote.
+
+Axes: R rows, a metric or its chance level each; S settings; W words.
+"""
+
+import csv
+import fnmatch
+import io
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.categorization import categorization_scores
+from evaluation.concreteness import concreteness_scores
+from evaluation.reports import CHANCE_SUFFIX, flatten
+from utils.errors import UserError
+from utils.files import read_lines, read_text
+
+# utilities whose results hold metrics of a model; where two hold the same, the first one counts
+SOURCES = (
+    "text_evaluation",
+    "visual_evaluation",
+    "train_text_only_baseline",
+    "categorization_evaluation",
+    "association_evaluation",
+    "concreteness_evaluation",
+    "clip_classification_evaluation",
+)
+
+# row of the table -> (section of the results, metric in it)
+METRICS = {
+    "words: adjusted mutual information": (
+        "categorization", "known_words.adjusted_mutual_info",
+    ),
+    "words: F-score": ("categorization", "known_words.f_score"),
+    "words: V-measure": ("categorization", "known_words.v_measure"),
+    "concreteness r": ("concreteness", "pearson_by_min_count.0.r"),
+    "concreteness r, count > 20": ("concreteness", "pearson_by_min_count.20.r"),
+    "log frequency r, count > 20": ("concreteness", "frequency_baseline_by_min_count.20.r"),
+    "word association": ("word_association", "mean_association_strength"),
+    "class names f1": ("class_name_classification", "f1"),
+    "classes by co-occurrence f1": ("cluster_classification_co_occurrence", "f1"),
+    "boxes f1": ("bounding_box", "f1"),
+    "heatmaps f1": ("heatmap", "f1"),
+    "sentence-image matching": ("sentence_image_matching", "accuracy"),
+}  # fmt: skip
+# what must be alike for two models' figures of one utility to be comparable
+SAME = ("test_images", "train_images", "train_captions", "filtered")
+# settings in which the seeds of one setting differ
+OF_ONE_RUN = frozenset({"seed", "evaluation_seed", "origin"})
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """What the results files of one model hold."""
+
+    name: str
+    metrics: dict[str, float | None]  # flattened, see ``flatten``
+    settings: dict[str, dict[str, Any]]  # by utility
+    conditions: dict[str, dict[str, Any]]  # by utility: data and word list
+
+    @property
+    def setting(self) -> str:
+        """The name without the seed at its end."""
+        return re.sub(r"_\d+$", "", self.name)
+
+
+def matching_models(results_dir: Path, patterns: Sequence[str]) -> list[str]:
+    """Return the names of the models with results that match, each once, pattern by pattern.
+
+    Args:
+        results_dir: The folder of the results files.
+        patterns: Names, or patterns with ``*``, ``?`` and ``[...]`` as in a shell; the matches of
+            a pattern are sorted, numbers by size.
+
+    Raises:
+        UserError: nothing matches one of them.
+    """
+    present = {
+        path.stem.removeprefix(f"{utility}_")
+        for utility in SOURCES
+        for path in results_dir.glob(f"{utility}_*.json")
+    }
+    by_number = sorted(
+        present, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
+    )
+    chosen: dict[str, None] = {}
+    for pattern in patterns:
+        found = [name for name in by_number if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise UserError(
+                f"no results of a model '{pattern}' in {results_dir}; run --utility "
+                "text_evaluation and visual_evaluation for it, or check --results_dir"
+            )
+        chosen |= dict.fromkeys(found)
+    return list(chosen)
+
+
+def read_results(results_dir: Path, name: str) -> ModelResults:
+    """Read all results files of a model.
+
+    Raises:
+        UserError: a file is not one that this program wrote.
+    """
+    metrics: dict[str, float | None] = {}
+    settings, conditions = {}, {}
+    for utility in SOURCES:
+        path = results_dir / f"{utility}_{name}.json"
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(read_text(path, "the results file"))
+            found = flatten(content["metrics"])
+            settings[utility] = dict(content["settings"])
+            data = content["data"]
+            conditions[utility] = {key: data[key] for key in SAME if key in data} | {
+                key: settings[utility].get(key) for key in ("dataset", "word_list_sha256")
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path} is no results file of --utility {utility}; remove it and evaluate again"
+            ) from None
+        metrics = found | metrics
+    return ModelResults(name, metrics, settings, conditions)
+
+
+def require_comparable(models: Sequence[ModelResults]) -> None:
+    """See that all models were evaluated alike, and that a setting's seeds are of one setting.
+
+    Raises:
+        UserError: they were not, or are not; the first difference is named.
+    """
+    asked: dict[str, ModelResults] = {}
+    for model in models:
+        for utility, conditions in model.conditions.items():
+            first = asked.setdefault(utility, model)
+            difference = _difference(first.conditions[utility], conditions)
+            if difference is not None:
+                raise UserError(
+                    f"{utility} of '{model.name}' was on other data than that of '{first.name}' "
+                    f"({difference}); evaluate both alike, then compare"
+                )
+    for members in by_setting(models).values():
+        first = members[0]
+        for model in members[1:]:
+            for utility in first.settings.keys() & model.settings.keys():
+                difference = _difference(
+                    first.settings[utility], model.settings[utility], OF_ONE_RUN
+                )
+                if difference is not None:
+                    raise UserError(
+                        f"'{first.name}' and '{model.name}' would be averaged as seeds of one "
+                        f"setting, but differ ({difference}); evaluate them alike, or train under "
+                        "names that differ in more than the number at the end"
+                    )
+
+
+def _difference(
+    first: Mapping[str, Any], second: Mapping[str, Any], besides: frozenset[str] = frozenset()
+) -> str | None:
+    """Return the first entry in which two dicts differ, in words, or None."""
+    for key in dict.fromkeys([*first, *second]):
+        if key not in besides and first.get(key) != second.get(key):
+            return f"{key} {first.get(key)!r} and {second.get(key)!r}"
+    return None
+
+
+def by_setting(models: Sequence[ModelResults]) -> dict[str, list[ModelResults]]:
+    """Group models by setting, in order of first appearance."""
+    groups: dict[str, list[ModelResults]] = {}
+    for model in models:
+        groups.setdefault(model.setting, []).append(model)
+    return groups
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of one setting: its mean and standard deviation over seeds."""
+
+    mean: float
+    deviation: float | None  # sample standard deviation; None of a single seed
+    seeds: int
+
+
+Table = dict[str, dict[str, Cell | None]]  # row -> setting -> cell; None where it is undefined
+
+
+def comparison_table(models: Sequence[ModelResults]) -> Table:
+    """Return every metric of ``METRICS`` that a model has, with the chance level below it.
+
+    A cell is None unless all seeds of the setting have the figure: a mean over those that happen
+    to be defined would be another quantity.
+    """
+    groups = by_setting(models)
+    rows: Table = {}
+    for label, (section, metric) in METRICS.items():
+        for row, path in (
+            (label, f"{section}.{metric}"),
+            (f"{label} (random)", f"{section}{CHANCE_SUFFIX}.{metric}"),
+        ):
+            cells = {
+                setting: _cell([model.metrics.get(path) for model in members])
+                for setting, members in groups.items()
+            }
+            if any(cell is not None for cell in cells.values()):
+                rows[row] = cells
+    return rows
+
+
+def _cell(values: Sequence[float | None]) -> Cell | None:
+    """Return mean and deviation of values, None when one is missing."""
+    if any(value is None for value in values):
+        return None
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Cell(statistics.mean(values), deviation, len(values))
+
+
+@dataclass(frozen=True)
+class WordAnswers:
+    """A model's words as ``word_clusters`` wrote them, those with a norm."""
+
+    words: tuple[str, ...]
+    counts: np.ndarray  # (W,) int64
+    clusters: np.ndarray  # (W,) int64, -1 for words the model does not know
+    concreteness: np.ndarray  # (W,) float64, the model's
+    ratings: np.ndarray  # (W,) float64, NaN without a rating
+    categories: np.ndarray  # (W,) int64, -1 without a category
+
+
+def read_word_answers(path: Path) -> WordAnswers | None:
+    """Read a CSV of the ``word_clusters`` utility; None where there is no such file.
+
+    Raises:
+        UserError: it is malformed.
+    """
+    if not path.is_file():
+        return None
+    rows = list(csv.DictReader(read_lines(path, "the table of words")))
+    try:
+        kept = [row for row in rows if row["concreteness_rating"] or row["category"]]
+        categories = sorted({row["category"] for row in kept} - {""})
+        return WordAnswers(
+            tuple(row["word"] for row in kept),
+            np.array([int(row["count"]) for row in kept], dtype=np.int64),
+            np.array([int(row["cluster"] or -1) for row in kept], dtype=np.int64),
+            np.array([float(row["concreteness"]) for row in kept], dtype=np.float64),
+            np.array([float(row["concreteness_rating"] or "nan") for row in kept]),
+            np.array(
+                [categories.index(row["category"]) if row["category"] else -1 for row in kept],
+                dtype=np.int64,
+            ),
+        )
+    except (KeyError, ValueError, TypeError):
+        raise UserError(
+            f"{path} is no table of --utility word_clusters; write it again with that"
+        ) from None
+
+
+def word_scores(answers: WordAnswers, drawn: np.ndarray) -> dict[str, float | None]:
+    """Return the rows of ``METRICS`` that can be resampled over words, for drawn words.
+
+    Args:
+        answers: About W words.
+        drawn: Positions of words, any number, with repetitions.
+
+    Returns:
+        Values as in the definitions of ``categorization`` (of known words) and ``concreteness``;
+        None where they are undefined.
+    """
+    known = drawn[(answers.categories[drawn] >= 0) & (answers.clusters[drawn] >= 0)]
+    scores = categorization_scores(answers.categories[known], answers.clusters[known])
+    rated = drawn[~np.isnan(answers.ratings[drawn])]
+    concreteness = concreteness_scores(
+        answers.concreteness[rated], answers.ratings[rated], answers.counts[rated], [20]
+    )
+    return {
+        "words: adjusted mutual information": scores["adjusted_mutual_info"],
+        "words: F-score": scores["f_score"],
+        "concreteness r, count > 20": concreteness["pearson_by_min_count"]["20"]["r"],
+    }
+
+
+def agrees(model: ModelResults, answers: WordAnswers) -> bool:
+    """Say whether a table of words scores as the model's results do, so is of the same training."""
+    f_score = word_scores(answers, np.arange(len(answers.words)))["words: F-score"]
+    stored = model.metrics.get("categorization.known_words.f_score")
+    if f_score is None or stored is None:
+        return f_score == stored
+    return math.isclose(f_score, stored, abs_tol=1e-9)  # sums may run in another order
+
+
+def significance(
+    answers: Mapping[str, Sequence[WordAnswers]], *, draws: int, seed: int
+) -> dict[str, dict[str, float | None]]:
+    """Return how easily a setting's difference from the first could come from the choice of words.
+
+    A paired bootstrap (Efron and Tibshirani 1993): each draw takes W words with replacement, the
+    same for all models, and a setting's score is the mean over its seeds. It says nothing of other
+    data, nor of the choice of seeds.
+
+    Args:
+        answers: By setting, of each of its seeds; at least one setting, all about the same words.
+        draws: Number of draws.
+        seed: Of the draws.
+
+    Returns:
+        ``bootstrap_p`` by row (see ``word_scores``) and setting, without the first setting.
+
+    Raises:
+        ValueError: the answers are about different words.
+    """
+    (reference, first), *_ = answers.items()
+    words = first[0].words
+    if any(one.words != words for members in answers.values() for one in members):
+        raise ValueError("answers about different words cannot be paired")
+    rng = np.random.default_rng(seed)
+    differences: dict[str, dict[str, list[float]]] = {}
+    for _ in range(draws):
+        drawn = rng.integers(len(words), size=len(words)) if words else np.zeros(0, dtype=int)
+        drawn_scores = {
+            setting: [word_scores(one, drawn) for one in members]
+            for setting, members in answers.items()
+        }
+        for row in drawn_scores[reference][0]:
+            means = {
+                setting: _cell([scores[row] for scores in members])
+                for setting, members in drawn_scores.items()
+            }
+            for setting, mean in means.items():
+                if setting == reference:
+                    continue
+                kept = differences.setdefault(row, {}).setdefault(setting, [])
+                if mean is not None and means[reference] is not None:
+                    kept.append(means[reference].mean - mean.mean)
+    return {
+        row: {setting: bootstrap_p(np.array(values)) for setting, values in by_setting_.items()}
+        for row, by_setting_ in differences.items()
+    }
+
+
+def bootstrap_p(differences: np.ndarray) -> float | None:
+    """Return the two-sided p-value of a difference of 0 from bootstrap draws (D,) of it.
+
+    Twice the share of draws on the rarer side of 0, at most 1; draws of exactly 0 count half on
+    either side, and one draw is added to each side, so that it is never 0. None without draws.
+    """
+    if not len(differences):
+        return None
+    zero = 0.5 * (differences == 0).sum()
+    rarer = 1 + zero + min((differences > 0).sum(), (differences < 0).sum())
+    return float(min(1.0, 2 * rarer / (len(differences) + 2)))
+
+
+def table_cells(
+    table: Table, p_values: Mapping[str, Mapping[str, float | None]], pm: str
+) -> list[list[str]]:
+    """Return the table as text: a heading, then a row for each metric.
+
+    Args:
+        table: Of ``comparison_table``.
+        p_values: By row and setting; a row of them follows the row they are of.
+        pm: What stands between mean and deviation.
+    """
+    settings = list(next(iter(table.values()))) if table else []
+    lines = [["", *settings]]
+    for row, cells in table.items():
+        lines.append([row, *(_shown(cells[setting], pm) for setting in settings)])
+        if row in p_values:
+            values = [p_values[row].get(setting) for setting in settings]
+            shown = ["-" if value is None else f"{value:.3f}" for value in values]
+            lines.append([f"  p against {settings[0]}", *shown])
+    return lines
+
+
+def _shown(cell: Cell | None, pm: str) -> str:
+    """Return a cell as text."""
+    if cell is None:
+        return "-"
+    return f"{cell.mean:.3f}" + ("" if cell.deviation is None else f"{pm}{cell.deviation:.3f}")
+
+
+def as_text(lines: Sequence[Sequence[str]]) -> str:
+    """Return cells as aligned columns, the first to the left and the others to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Return cells as a Markdown table."""
+    heading, *rows = [[cell.strip().replace("|", "\\|") for cell in line] for line in lines]
+    rule = ["---", *("---:" for _ in heading[1:])]
+    return "".join("| " + " | ".join(line) + " |\n" for line in [heading, rule, *rows])
+
+
+def as_latex(lines: Sequence[Sequence[str]]) -> str:
+    """Return cells as a LaTeX tabular in the style of booktabs."""
+    heading, *rows = [" & ".join(_latex_cell(cell) for cell in line) + r" \\" for line in lines]
+    columns = "l" + "r" * (len(lines[0]) - 1)
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            heading,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(cell: str) -> str:
+    """Return text for LaTeX: its own characters escaped, signs in mathematical mode."""
+    indented = r"\quad " if cell.startswith("  ") else ""
+    escaped = re.sub(r"([_%&#])", r"\\\1", cell.strip())
+    return indented + escaped.replace(" ± ", r" $\pm$ ").replace(">", "$>$").replace("-0.", "$-$0.")
+
+
+def as_csv(table: Table, p_values: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Return the table in full precision, a line for each metric and setting."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["metric", "setting", "mean", "standard_deviation", "seeds", "p_value"])
+    for row, cells in table.items():
+        for setting, cell in cells.items():
+            p = p_values.get(row, {}).get(setting)
+            figures = [None] * 3 if cell is None else [cell.mean, cell.deviation, cell.seeds]
+            writer.writerow(["" if x is None else x for x in [row, setting, *figures, p]])
+    return text.getvalue()
