@@ -161,6 +161,14 @@ OPTIONS: dict[str, Option] = {
         "replace a model, or an unfinished training or tuning, of this name",
         bool,
     ),
+    "seeds": Option(
+        "training",
+        None,
+        "train one model for each of these seeds, one after another, named <model_name>_<seed>",
+        _whole_number(0),
+        metavar="N",
+        several=True,
+    ),
     "checkpoint_minutes": Option(
         "training",
         30.0,
@@ -448,7 +456,7 @@ _CLIP = _FILES | _DATA | {"device", "workers", "batch_size", "clip_dir"}
 
 UTILITIES: dict[str, Utility] = {
     "train_joint_model": Utility(
-        "train both encoders on image-caption pairs", "training", _TRAINING
+        "train both encoders on image-caption pairs", "training", _TRAINING | {"seeds"}
     ),
     "tune_joint_model_parameters": Utility(
         "train on four fifths of the images, evaluate on the rest; --grid searches settings",

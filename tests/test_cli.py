@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
@@ -411,3 +412,31 @@ def test_make_demo_dataset_and_filter_through_the_command_line(tmp_path, capsys)
     assert "train2014: " in printed
     assert "grayscale" in printed
     assert (tmp_path / "world" / "filtered_images.json").exists()
+
+
+def test_seeds_are_trained_one_after_another_and_compared(demo_data, tmp_path, capsys):
+    call = [
+        *TINY,
+        "--epochs=1",
+        "--model_name=lstm",
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={tmp_path / 'models'}",
+        f"--results_dir={tmp_path}",
+    ]
+    assert main([*call, "--seeds", "3", "1"]) == 0
+    single = [option for option in call if not option.startswith("--model_name")]
+    assert main([*single, "--model_name=alone", "--seed=1"]) == 0
+    text = tmp_path / "models" / "text"
+    weights = {
+        name: torch.load(text / f"{name}.mdl", weights_only=True)["state"]["word_table"]
+        for name in ("lstm_3", "lstm_1", "alone")
+    }
+    assert torch.equal(weights["lstm_1"], weights["alone"])
+    assert not torch.equal(weights["lstm_1"], weights["lstm_3"])
+    assert (tmp_path / "lstm_3" / "evaluation_by_epoch.csv").is_file()
+    assert not (text / "lstm.mdl").exists()
+    # what is finished is not trained again
+    assert main([*call, "--seeds", "3", "1", "--resume"]) == 0
+    capsys.readouterr()
+    fails(capsys, *call, "--seeds", "1", "1", mentions="names a seed twice")
+    fails(capsys, *call, "--seeds", "1", "--seed=1", mentions="leave one out")

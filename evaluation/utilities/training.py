@@ -8,13 +8,38 @@ from typing import Any
 
 from evaluation.utilities.common import choose_device, training_pairs
 from models_src.settings import TrainingSettings, settings_from_sources
+from utils.errors import UserError
 from utils.files import require_writable_folder
 
 logger = logging.getLogger(__name__)
 
 
 def train_joint_model(options: argparse.Namespace) -> None:
-    """Train both encoders and write the model, its best epoch, the metrics by epoch and curves."""
+    """Train both encoders and write the model, its best epoch, the metrics by epoch and curves.
+
+    With ``--seeds``, one model after another is trained, each under a name that ends in its seed.
+    """
+    if options.seeds is None:
+        _train_one(options)
+        return
+    if "seed" in options.given:
+        raise UserError("--seed and --seeds are both given; leave one out")
+    if len(set(options.seeds)) < len(options.seeds):
+        raise UserError(f"--seeds {' '.join(map(str, options.seeds))} names a seed twice")
+    for seed in options.seeds:
+        logger.info("seed %d", seed)
+        given = options.given | {"seed": seed}
+        name = f"{options.model_name}_{seed}"
+        if _train_one(
+            argparse.Namespace(
+                **vars(options) | {"model_name": name, "seed": seed, "given": given}
+            )
+        ):
+            raise KeyboardInterrupt  # the signal came when this seed had no step left
+
+
+def _train_one(options: argparse.Namespace) -> bool:
+    """Train one model; return whether a signal asked to stop when there was no step left."""
     settings = chosen_settings(options)
 
     from datasets_src.norms import load_norms
@@ -53,8 +78,9 @@ def train_joint_model(options: argparse.Namespace) -> None:
         draw_learning_curves(folder / "learning_curves.png", history, options.model_name)
         logger.info("epoch %d: %s", len(history), _epoch_line(history[-1]))
 
-    train(settings, pairs, run, evaluate, report)
+    stopped = train(settings, pairs, run, evaluate, report)
     logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
+    return stopped
 
 
 def chosen_settings(options: argparse.Namespace) -> TrainingSettings:
