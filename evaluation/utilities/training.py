@@ -31,9 +31,7 @@ def train_joint_model(options: argparse.Namespace) -> None:
         given = options.given | {"seed": seed}
         name = f"{options.model_name}_{seed}"
         if _train_one(
-            argparse.Namespace(
-                **vars(options) | {"model_name": name, "seed": seed, "given": given}
-            )
+            argparse.Namespace(**vars(options) | {"model_name": name, "seed": seed, "given": given})
         ):
             raise KeyboardInterrupt  # the signal came when this seed had no step left
 
