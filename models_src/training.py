@@ -8,7 +8,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
+from utils.files import only_process
 
 CHECKPOINT_VERSION = 2
 SHOW_EVERY_STEPS = 10  # in the progress bar
@@ -141,10 +142,26 @@ def train(
         Whether a signal asked to stop when there was no step left, so that training ended as usual.
 
     Raises:
-        UserError: a finished or unfinished run of that name is in the way, the checkpoint does not
-            belong to these settings or data, an image is unreadable, or the loss is not finite.
+        UserError: a finished or unfinished run of that name is in the way, or one under way in
+            another process; the checkpoint does not belong to these settings or data, an image is
+            unreadable, or the loss is not finite.
         KeyboardInterrupt: a signal ended training; a checkpoint was saved.
     """
+    with ExitStack() as locks:
+        for name in (options.name, f"{options.name}_best"):  # all names that are written
+            place = options.models_dir / f"{name}.lock"
+            locks.enter_context(only_process(place, f"the training of '{name}'"))
+        return _train_alone(settings, pairs, options, evaluate, report)
+
+
+def _train_alone(
+    settings: TrainingSettings,
+    pairs: TrainingPairs,
+    options: RunOptions,
+    evaluate: Callable[[TextEncoder], Metrics] | None,
+    report: Callable[[list[Metrics]], None],
+) -> bool:
+    """Do what ``train`` does, while no other process trains a model of these names."""
     checkpoint = _find_checkpoint(options)
     if checkpoint is None and options.resume and model_exists(options.models_dir, options.name):
         logger.info("'%s' is finished: there is nothing to continue", options.name)

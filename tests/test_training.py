@@ -1,14 +1,18 @@
 """The training loop: determinism, checkpoints and continuation, what it writes, what it refuses."""
 
+import contextlib
 import csv
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from datasets_src.pairs import TrainingPairs, load_training_pairs
+from main import main
 from models_src import training
 from models_src.model_files import load_text_model, load_visual_model, require_same_origin
 from models_src.settings import TrainingSettings
@@ -16,6 +20,7 @@ from models_src.text_encoders import build_text_encoder
 from models_src.training import RunOptions, train
 from utils.errors import UserError
 
+ROOT = Path(__file__).parent.parent
 SMALL = {
     "visual_encoder": "resnet18",
     "image_size": 32,
@@ -167,6 +172,54 @@ def test_a_finished_model_is_not_overwritten(pairs, tmp_path):
     assert_same(before, weights(tmp_path))
     run(pairs, tmp_path, settings={"epochs": 1, "seed": 1}, overwrite=True)
     assert not torch.equal(before[0]["conv1.weight"], weights(tmp_path)[0]["conv1.weight"])
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from utils.files import only_process
+with only_process(Path(sys.argv[1]), "it"):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def locked_by_another_process(path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        yield
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+@pytest.mark.parametrize("locked", ["m", "m_best"])
+def test_a_name_that_another_process_trains_is_refused_until_it_is_killed(pairs, tmp_path, locked):
+    lock = tmp_path / f"{locked}.lock"
+    with locked_by_another_process(lock):
+        with pytest.raises(
+            UserError, match=rf"'{locked}' is under way in another process"
+        ) as error:
+            run(pairs, tmp_path, settings={"epochs": 1}, overwrite=True)
+        assert "\n" not in str(error.value)
+        assert [path.name for path in tmp_path.iterdir()] == [lock.name]
+    assert lock.exists()  # left behind, and in nobody's way
+    run(pairs, tmp_path, settings={"epochs": 1})
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_tuning_that_another_process_does_is_refused(places, trained, tmp_path, capsys):
+    lock = tmp_path / "models" / "tuning" / "t.lock"
+    lock.parent.mkdir(parents=True)
+    options = [*places, f"--models_dir={tmp_path / 'models'}", "--model_name=t", "--workers=0"]
+    with locked_by_another_process(lock):
+        status = main(["--utility=tune_joint_model_parameters", "--overwrite", *options])
+    assert status == 2
+    assert "the tuning of 't' is under way in another process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """Files that are either written whole or not at all, and their identity."""
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -60,6 +65,67 @@ def require_writable_folder(path: Path) -> None:
             f"cannot write in the folder {path}: {error.strerror or error}; check the path and its "
             "permissions"
         ) from None
+
+
+@contextmanager
+def only_process(path: Path, what: str) -> Iterator[None]:
+    """Be the only process that does something, as long as the ``with`` block lasts.
+
+    The lock is the kernel's, on the file ``path``: it ends with the process, however that ends.
+    A file that a killed process left behind stands in nobody's way.
+
+    Args:
+        path: The lock file; its folder is created where it is missing.
+        what: What is done, for the error message ("the training of 'model1'").
+
+    Raises:
+        UserError: another process holds the lock, or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked_file(path)
+    except BlockingIOError:
+        raise UserError(
+            f"{what} is under way in another process ({path} is locked); wait for its end, stop "
+            "it, or give another --model_name"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; check the folder's permissions"
+        ) from None
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked_file(path: Path) -> IO[bytes]:
+    """Open and lock a file, created where it is missing.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    while True:
+        file = path.open("ab")
+        try:
+            # not flock: its locks pass on to child processes, which may outlive a killed parent
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except PermissionError as error:  # some systems say this of a lock that is held
+            file.close()
+            raise BlockingIOError from error
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError as error:
+            logger.warning("%s: no locks on this file system (%s)", path, error.strerror)
+            return file
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()  # its holder removed it between our two calls
 
 
 def write_text(path: Path, text: str) -> None:

@@ -36,7 +36,13 @@ from evaluation.utilities.common import (
 )
 from models_src.settings import SETTINGS, TrainingSettings, read_config, setting_type
 from utils.errors import UserError
-from utils.files import require_writable_folder, sha256_of_file, write_json, write_text
+from utils.files import (
+    only_process,
+    require_writable_folder,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from datasets_src.holdout import DividedData
@@ -75,9 +81,11 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     rank_by = ranking_metric(
         options.rank_by, measured_metrics(task.norms, task.data.held_out), not_measured
     )
-    if options.overwrite:
-        _discard(task)
-    runs = _run_all(options, task, combinations)
+    lock = options.models_dir / "tuning" / f"{options.model_name}.lock"
+    with only_process(lock, f"the tuning of '{options.model_name}'"):
+        if options.overwrite:
+            _discard(task)
+        runs = _run_all(options, task, combinations)
     for folder in (task.models / "text", task.models / "visual", task.models, task.models.parent):
         with contextlib.suppress(OSError):  # other trainings are left there
             folder.rmdir()
