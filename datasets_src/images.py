@@ -22,12 +22,18 @@ CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def open_rgb(path: Path) -> "PillowImage":
-    """Read an image file whole, as RGB.
+    """Read an image file whole, as RGB, its pixels as they are stored.
+
+    An EXIF orientation is not applied: COCO's boxes count stored pixels.
 
     Raises:
         UserError: the file is missing or no image that Pillow reads whole.
     """
+    from PIL import Image
+
     with _opened(path) as image:
+        if image.mode.startswith("I;16"):  # whose bright pixels convert() would cut off at 255
+            return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
 
 

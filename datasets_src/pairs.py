@@ -76,6 +76,14 @@ class PairBatch:
     images: np.ndarray  # (I,) int64 indices of the images to encode
     image_of_caption: np.ndarray  # (B,) int64 positions in ``images``
 
+    def only(self, kept: np.ndarray) -> "PairBatch":
+        """Return the batch without the images where ``kept`` (I,) bool is False, or their pairs."""
+        stays = kept[self.image_of_caption]  # (B,)
+        positions = np.cumsum(kept) - 1  # (I,) of what is kept
+        return PairBatch(
+            self.captions[stays], self.images[kept], positions[self.image_of_caption[stays]]
+        )
+
 
 def pair_batches(
     caption_image: np.ndarray, batch_size: int, seed: int, epoch: int, *, group_captions: bool
@@ -136,6 +144,14 @@ class ImageFiles:
         return self.files[image]
 
 
+@dataclass(frozen=True)
+class LoadedImages:
+    """The images of a batch, as far as they can be read."""
+
+    pixels: "Tensor | None"  # (G, ...) those that can, in order; None without any
+    errors: dict[int, UserError]  # position in the batch -> why that image cannot
+
+
 class _ImageBatches:
     """Whole batches of images by index, as torch's DataLoader wants them."""
 
@@ -152,14 +168,16 @@ class _ImageBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> "Tensor | UserError":
+    def __getitem__(self, index: int) -> LoadedImages:
         import torch
 
-        try:
-            pixels = [self.read(self.source.path(i)) for i in self.batches[index]]
-        except UserError as error:  # raised in the parent, where it is one line
-            return error
-        return torch.from_numpy(np.stack(pixels))
+        pixels, errors = [], {}
+        for position, image in enumerate(self.batches[index]):
+            try:
+                pixels.append(self.read(self.source.path(image)))
+            except UserError as error:  # for the parent, which can say it in one line
+                errors[position] = error
+        return LoadedImages(torch.from_numpy(np.stack(pixels)) if pixels else None, errors)
 
 
 def load_images(
@@ -196,10 +214,30 @@ def load_batches(
     Raises:
         UserError: an image is missing or unreadable.
     """
+    for loaded in _load(source, batches, read, workers):
+        for error in loaded.errors.values():
+            raise error
+        yield loaded.pixels
+
+
+def load_readable_images(
+    source: ImageSource, batches: Sequence[np.ndarray], size: int, workers: int
+) -> Iterator[LoadedImages]:
+    """Yield what ``load_images`` does, but leave out images that are missing or unreadable."""
+    return _load(source, batches, partial(read_image, size=size), workers)
+
+
+def _load(
+    source: ImageSource,
+    batches: Sequence[np.ndarray],
+    read: Callable[[Path], np.ndarray],
+    workers: int,
+) -> Iterator[LoadedImages]:
+    """Yield the images of each batch of indices, in order (see ``load_batches``)."""
     import torch
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(
+    yield from DataLoader(
         _ImageBatches(source, batches, read),
         batch_size=None,
         num_workers=workers,
@@ -207,10 +245,6 @@ def load_batches(
         # a generator of its own: torch's must not depend on how often loading starts
         generator=torch.Generator(),
     )
-    for images in loader:
-        if isinstance(images, UserError):
-            raise images
-        yield images
 
 
 def _leave_signals_to_parent(_worker: int) -> None:

@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets_src.images import normalise
-from datasets_src.pairs import PairBatch, TrainingPairs, load_images, pair_batches
+from datasets_src.pairs import PairBatch, TrainingPairs, load_readable_images, pair_batches
 from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
 from models_src.joint import joint_step
 from models_src.model_files import (
@@ -43,6 +43,8 @@ SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
 RANDOM_START_STEPS = 450  # by default, for encoders that learn by gradient
+# unreadable images: a few, or this share of those seen, are left out; with more, training stops
+FEW_BAD_IMAGES, BAD_IMAGES_SHARE = 3, 0.01
 BEST_METRIC = "categorization.all_words.f_score"
 
 logger = logging.getLogger(__name__)
@@ -83,10 +85,11 @@ class _Run:
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the current epoch finished
-    step: int = 0  # joint steps taken
+    step: int = 0  # joint steps taken, those that unreadable images left nothing of included
     totals: Tensor | None = None  # sums over the current epoch, see diagnosis.step_sums
     warned: bool = False  # of starving or collapse: once is enough
     history: list[dict[str, float | None]] = field(default_factory=list)
+    bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
 
     def state(self) -> dict[str, Any]:
         """Return the run as tensors and plain values."""
@@ -103,6 +106,7 @@ class _Run:
             "totals": self.totals,
             "warned": self.warned,
             "history": self.history,
+            "bad_images": sorted(self.bad_images),
         }
 
     def load_state(self, state: dict[str, Any], device: str) -> None:
@@ -116,6 +120,7 @@ class _Run:
         for name in ("run_id", "epoch", "batch", "step", "warned", "history"):
             setattr(self, name, state[name])
         self.totals = state["totals"].to(device)
+        self.bad_images = set(state.get("bad_images", ()))  # older checkpoints have none
 
 
 def train(
@@ -143,8 +148,8 @@ def train(
 
     Raises:
         UserError: a finished or unfinished run of that name is in the way, or one under way in
-            another process; the checkpoint does not belong to these settings or data, an image is
-            unreadable, or the loss is not finite.
+            another process; the checkpoint does not belong to these settings or data, more than 1 %
+            of the images are unreadable, or the loss is not finite.
         KeyboardInterrupt: a signal ended training; a checkpoint was saved.
     """
     with ExitStack() as locks:
@@ -202,7 +207,7 @@ def _train_alone(
         origin = Origin(run.run_id, run.step, settings.seed, fingerprint)
         save_model(options.models_dir, name, settings, origin, run.visual, run.text)
 
-    with _stop_requests() as stop, _progress(run, settings, len(pairs)) as progress:
+    with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:
             _train_epoch(
                 run, settings, pairs, options, random_start, stop, progress, save_checkpoint
@@ -222,6 +227,12 @@ def _train_alone(
             report(run.history)
     save(options.name)
     options.checkpoint_file.unlink(missing_ok=True)
+    if run.bad_images:
+        logger.warning(
+            "%d of %d images were left out: missing or unreadable, see above",
+            len(run.bad_images),
+            len(pairs.split.image_ids),
+        )
     if evaluate is not None and _score(run.history[-1]) == float("-inf"):
         logger.info("'%s_best' is not written: no epoch has a %s", options.name, BEST_METRIC)
     return stop()
@@ -275,48 +286,61 @@ def _train_epoch(
     """
     batches = _batches(settings, pairs, run.epoch)
     left = batches[run.batch :]
-    image_batches = [batch.images for batch in left]
+    pairs_done = _pair_count(batches[: run.batch])  # of this epoch
     started = last_saved = time.monotonic()
     pairs_seen = 0
     reported = run.totals.clone()  # the sums at the last report
     run.visual.train()
-    for batch, pixels in zip(
+    for whole_batch, loaded in zip(
         left,
-        load_images(pairs.split, image_batches, settings.image_size, options.workers),
+        load_readable_images(
+            pairs.split, [batch.images for batch in left], settings.image_size, options.workers
+        ),
         strict=True,
     ):
-        if settings.flip_images:
-            # from the place in the run, so that a continued run draws the same
-            rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
-            mirrored = torch.from_numpy(rng.random(len(pixels)) < 0.5)  # (I,)
-            pixels[mirrored] = pixels[mirrored].flip(-1)
-        result = joint_step(
-            run.visual,
-            run.optimizer,
-            run.text,
-            normalise(pixels.to(options.device, non_blocking=True)),
-            torch.from_numpy(batch.image_of_caption).to(options.device),
-            torch.from_numpy(pairs.captions.padded(batch.captions)).to(options.device),
-            settings.visual_threshold,
-            settings.text_threshold,
-            random_votes=run.step < random_start,
-            # at first the image bits mean nothing yet
-            teach_text=run.step >= random_start // 3,
-        )
-        run.totals += step_sums(result)
+        if loaded.errors:
+            seen_images = _image_count(batches[: run.batch + 1], pairs, run.epoch)
+            _note_bad_images(run, whole_batch, loaded.errors, seen_images)
+        kept = np.array([place not in loaded.errors for place in range(len(whole_batch.images))])
+        batch = whole_batch.only(kept)
+        # batch normalisation needs two images
+        if loaded.errors and len(batch.images) < 2:
+            sums = empty_sums(settings.cluster_num, options.device)
+        else:
+            pixels = loaded.pixels
+            if settings.flip_images:
+                # from the place in the run, so that a continued run draws the same
+                rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
+                mirrored = torch.from_numpy(rng.random(len(kept))[kept] < 0.5)  # (I,)
+                pixels[mirrored] = pixels[mirrored].flip(-1)
+            result = joint_step(
+                run.visual,
+                run.optimizer,
+                run.text,
+                normalise(pixels.to(options.device, non_blocking=True)),
+                torch.from_numpy(batch.image_of_caption).to(options.device),
+                torch.from_numpy(pairs.captions.padded(batch.captions)).to(options.device),
+                settings.visual_threshold,
+                settings.text_threshold,
+                random_votes=run.step < random_start,
+                # at first the image bits mean nothing yet
+                teach_text=run.step >= random_start // 3,
+            )
+            sums = step_sums(result)
+        run.totals += sums
         run.batch += 1
         run.step += 1
-        pairs_seen += len(batch.captions)
-        progress.update(len(batch.captions))
+        pairs_seen += len(whole_batch.captions)
+        progress.update(len(whole_batch.captions))
         if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
-            progress.set_postfix(_shown(activity(step_sums(result)), run.step))
+            progress.set_postfix(_shown(activity(sums), run.step))
         if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
             since = run.totals - reported
             reported.copy_(run.totals)
             seen = activity(since)
             speed = pairs_seen / (time.monotonic() - started)
-            left = (settings.epochs - run.epoch) * len(pairs) - run.totals[0].item()
-            _log_activity(run, seen, settings.cluster_num, speed, left / speed)
+            pairs_left = (settings.epochs - run.epoch) * len(pairs) - pairs_done - pairs_seen
+            _log_activity(run, seen, settings.cluster_num, speed, pairs_left / speed)
             enough = since[0].item() > LOG_EVERY_STEPS / 2 * settings.batch_size
             if enough and run.step >= random_start + SETTLING_STEPS:
                 _warn_once(run, seen, settings.cluster_num)
@@ -327,6 +351,45 @@ def _train_epoch(
         if time.monotonic() - last_saved > 60 * options.checkpoint_minutes:
             save_checkpoint()
             last_saved = time.monotonic()
+
+
+def _pair_count(batches: Sequence[PairBatch]) -> int:
+    """Return how many pairs some batches have."""
+    return sum(len(batch.captions) for batch in batches)
+
+
+def _image_count(batches: Sequence[PairBatch], pairs: TrainingPairs, epoch: int) -> int:
+    """Return how many images a run has seen after these first batches of an epoch."""
+    if epoch > 0:
+        return len(np.unique(pairs.split.caption_image))
+    return len(np.unique(np.concatenate([batch.images for batch in batches])))
+
+
+def _note_bad_images(
+    run: _Run, batch: PairBatch, errors: Mapping[int, UserError], seen_images: int
+) -> None:
+    """Log each image of a batch that cannot be read, the first time only.
+
+    Args:
+        run: Whose images they are.
+        batch: The whole batch.
+        errors: Position in ``batch.images`` -> why that image cannot be read.
+        seen_images: Images that the run has tried to read so far.
+
+    Raises:
+        UserError: there are too many.
+    """
+    for place, error in errors.items():
+        image = int(batch.images[place])
+        if image in run.bad_images:
+            continue
+        run.bad_images.add(image)
+        logger.warning("left out of training: %s", error)
+        if len(run.bad_images) > max(FEW_BAD_IMAGES, BAD_IMAGES_SHARE * seen_images):
+            raise UserError(
+                f"{len(run.bad_images)} of the first {seen_images} images cannot be read, more "
+                f"than {BAD_IMAGES_SHARE:.0%}; the last: {error}"
+            )
 
 
 def _shown(seen: Activity, step: int) -> dict[str, str]:
@@ -475,13 +538,12 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress(run: _Run, settings: TrainingSettings, pair_count: int) -> Iterator[tqdm]:
+def _progress(run: _Run, settings: TrainingSettings, pairs: TrainingPairs) -> Iterator[tqdm]:
     """Yield a bar over all pairs of all epochs; it is silent where there is no terminal."""
-    done = run.epoch * pair_count + int(run.totals[0].item())
+    total = settings.epochs * len(pairs)
+    done = run.epoch * len(pairs) + _pair_count(_batches(settings, pairs, run.epoch)[: run.batch])
     with (
         logging_redirect_tqdm(),
-        tqdm(
-            total=settings.epochs * pair_count, initial=done, unit="pair", disable=None
-        ) as progress,
+        tqdm(total=total, initial=done, unit="pair", disable=None) as progress,
     ):
         yield progress

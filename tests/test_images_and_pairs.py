@@ -11,7 +11,13 @@ from datasets_src.captions import build_vocabulary
 from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, load_filtered_split
 from datasets_src.images import normalise, read_image, read_mode
-from datasets_src.pairs import load_images, load_training_pairs, pair_batches
+from datasets_src.pairs import (
+    PairBatch,
+    load_images,
+    load_readable_images,
+    load_training_pairs,
+    pair_batches,
+)
 from tests.test_coco import change, edit_json, file_name, refusal_of, write_split
 
 
@@ -50,6 +56,8 @@ def test_image_of_any_mode_is_read_as_rgb_and_resized_bilinearly(tmp_path, mode,
     random_picture(mode).save(path, kind)
     with Image.open(path) as image:
         assert image.mode == mode
+        if mode == "I;16":  # the brighter of two bytes
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         expected = np.asarray(image.convert("RGB").resize((size, size), Image.BILINEAR))
     pixels = read_image(path, size)
     assert pixels.dtype == np.uint8
@@ -98,6 +106,22 @@ def test_grayscale_gives_three_equal_channels_and_palette_its_colours(tmp_path):
     palette.save(tmp_path / "palette.png")
     pixels = read_image(tmp_path / "palette.png", 16)
     assert [set(channel.ravel().tolist()) for channel in pixels] == [{200}, {100}, {50}]
+
+
+def test_sixteen_bits_keep_their_shades(tmp_path):
+    shades = np.array([[0, 255, 256, 32_768, 65_535]], dtype=np.uint16)
+    Image.fromarray(np.repeat(shades, 5, axis=0)).save(tmp_path / "x.png")
+    pixels = read_image(tmp_path / "x.png", 5)
+    np.testing.assert_array_equal(pixels, np.tile([0, 0, 1, 128, 255], (3, 5, 1)))
+
+
+def test_orientation_of_exif_is_not_applied_as_boxes_count_stored_pixels(tmp_path):
+    picture = random_picture(width=16, height=16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    picture.save(tmp_path / "x.png", exif=exif)
+    pixels = read_image(tmp_path / "x.png", 16)
+    np.testing.assert_array_equal(pixels, np.moveaxis(np.asarray(picture), 2, 0))
 
 
 def picture_bytes(tmp_path, kind):
@@ -288,6 +312,30 @@ def test_unreadable_image_is_refused_in_one_line_whatever_the_number_of_workers(
     images = load_images(split, batches, 16, workers)
     assert next(images).shape == (2, 3, 16, 16)  # the batch before comes
     assert str(path) in refusal_of(next, images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_readable_images_of_a_batch_come_without_the_others(tmp_path, workers):
+    split = load_split(small_data(tmp_path), "train2014")
+    for image in (4, 15):
+        (tmp_path / "COCO" / "train2014" / file_name(image)).unlink()
+    batches = [np.array([0, 1, 2, 1]), np.array([0, 2])]
+    loaded = list(load_readable_images(split, batches, 16, workers))
+    good = read_image(split.path(1), 16)
+    np.testing.assert_array_equal(loaded[0].pixels.numpy(), [good, good])
+    assert loaded[1].pixels is None
+    assert [sorted(each.errors) for each in loaded] == [[0, 2], [0, 1]]
+    assert file_name(15) in str(loaded[1].errors[1])
+
+
+def test_a_batch_without_some_images_keeps_the_other_pairs():
+    batch = PairBatch(
+        np.array([10, 11, 12, 13, 14]), np.array([7, 8, 9]), np.array([0, 1, 2, 2, 0])
+    )
+    rest = batch.only(np.array([False, True, True]))
+    assert rest.captions.tolist() == [11, 12, 13]
+    assert rest.images[rest.image_of_caption].tolist() == [8, 9, 9]
+    assert batch.only(np.zeros(3, dtype=bool)).captions.tolist() == []
 
 
 def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data):

@@ -3,11 +3,15 @@
 import contextlib
 import csv
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -295,6 +299,122 @@ def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, monkeypatch)
     }
     for name, value in expected.items():
         assert rows[0][name] == pytest.approx(value, rel=1e-5), name
+
+
+def damaged_copy(demo_data, folder, damage):
+    """Copy the demo data, with training images damaged; returns its pairs and the bad files.
+
+    ``damage`` is how many images, by kind of damage, in the order of ``pairs``.
+    """
+    shutil.copytree(demo_data, folder)
+    pairs = load_training_pairs(folder, use_all_images=False)
+    kinds = [kind for kind, count in damage.items() for _ in range(count)]
+    images = np.unique(pairs.split.caption_image)[: len(kinds)]
+    bad = [pairs.split.path(image) for image in images]
+    for kind, path in zip(kinds, bad, strict=True):
+        if kind == "missing":
+            path.unlink()
+        elif kind == "truncated":
+            path.write_bytes(path.read_bytes()[:300])
+        else:
+            path.write_bytes(BOMB)
+    return pairs, bad
+
+
+def png_chunk(name, data):
+    check = struct.pack(">I", zlib.crc32(name + data))
+    return struct.pack(">I", len(data)) + name + data + check
+
+
+BOMB = b"\x89PNG\r\n\x1a\n" + b"".join(
+    png_chunk(name, data)
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)),
+        (b"IDAT", b""),
+        (b"IEND", b""),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("workers", "others"), [(0, {}), (2, {"flip_images": True, "group_captions": True})]
+)
+def test_a_few_bad_images_are_named_once_and_left_out(
+    demo_data, tmp_path, monkeypatch, caplog, workers, others
+):
+    pairs, bad = damaged_copy(
+        demo_data, tmp_path / "data", {"truncated": 1, "missing": 1, "bomb": 1}
+    )
+    bad_images = np.unique(pairs.split.caption_image)[: len(bad)]
+    good_pairs = (~np.isin(pairs.split.caption_image, bad_images)).sum()
+    seen = []
+    plain = training.joint_step
+
+    def counted(*arguments, **options):
+        seen.append((arguments[3], arguments[5]))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(training, "joint_step", counted)
+    settings = {"batch_size": 8} | others
+    run(pairs, tmp_path / "straight", settings=settings, workers=workers)
+    assert sum(len(tokens) for _, tokens in seen) == 2 * good_pairs
+    named = [line for line in caplog.messages if line.startswith("left out of training: ")]
+    assert len(named) == 3
+    assert all(any(str(path) in line for line in named) for path in bad)
+    assert f"3 of {len(pairs.split.image_ids)} images were left out" in caplog.text
+
+    caplog.clear()
+    StopAt(monkeypatch, len(seen) // 2 + 3)  # after all are known
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path / "stopped", settings=settings)
+    run(pairs, tmp_path / "stopped", settings=settings, resume=True)
+    assert_same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
+    assert caplog.text.count("left out of training") == 3  # before and after, all in all
+    assert "3 of" in caplog.text
+
+
+def test_flips_of_good_images_do_not_depend_on_bad_ones(pairs, demo_data, tmp_path, monkeypatch):
+    damaged, _ = damaged_copy(demo_data, tmp_path / "data", {"missing": 2})
+    plain = training.joint_step
+    seen = {"whole": [], "damaged": []}
+    settings = {"flip_images": True, "epochs": 1}
+    for name, data in (("whole", pairs), ("damaged", damaged)):
+
+        def kept(*arguments, name=name, **options):
+            seen[name] += list(arguments[3])
+            return plain(*arguments, **options)
+
+        monkeypatch.setattr(training, "joint_step", kept)
+        run(data, tmp_path / name, settings=settings)
+    whole = iter(seen["whole"])  # the others come in the same order, mirrored alike
+    assert all(any(torch.equal(image, other) for other in whole) for image in seen["damaged"])
+    assert len(seen["damaged"]) < len(seen["whole"])
+
+
+def test_a_batch_of_which_one_image_is_left_is_passed_over(demo_data, tmp_path, monkeypatch):
+    data, _ = damaged_copy(demo_data, tmp_path / "data", {"missing": 3})
+    sizes = []
+    plain = training.joint_step
+
+    def counted(*arguments, **options):
+        sizes.append(len(arguments[3]))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(training, "joint_step", counted)
+    settings = {"batch_size": 2, "epochs": 1, "random_start_steps": 0, "group_captions": True}
+    run(data, tmp_path / "models", settings=settings)
+    batches = len(training._batches(TrainingSettings(**SMALL | settings), data, 0))
+    assert min(sizes) == 2
+    assert batches - 3 <= len(sizes) < batches
+    assert load_text_model(tmp_path / "models", "m")[2].step == batches
+
+
+def test_too_many_bad_images_stop_training_in_one_line(demo_data, tmp_path):
+    data, _ = damaged_copy(demo_data, tmp_path / "data", {"truncated": 2, "missing": 2})
+    with pytest.raises(UserError, match=r"^4 of the first \d+ images cannot be read") as error:
+        run(data, tmp_path / "models")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "models" / "visual" / "m.mdl").exists()
 
 
 @pytest.mark.parametrize(
