@@ -180,6 +180,8 @@ def _train_alone(
         _require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
         run.load_state(checkpoint["run"], options.device)
         logger.info("continuing after %d joint steps", run.step)
+        if run.history and run.batch == 0:
+            report(run.history)  # what stopped it may have come before this
     elif options.resume:
         logger.info("there is no checkpoint of '%s': training starts anew", options.name)
 

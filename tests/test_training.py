@@ -131,6 +131,19 @@ def test_an_interrupted_run_ends_bit_identical(pairs, tmp_path, monkeypatch, kin
     assert not (tmp_path / "stopped" / "m.checkpoint").exists()
 
 
+def test_a_run_killed_before_its_last_report_reports_when_it_is_continued(pairs, tmp_path):
+    histories = []
+
+    def killed(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, report=killed)
+    run(pairs, tmp_path, report=histories.append, resume=True)
+    assert [len(history) for history in histories] == [2]
+
+
 def test_signal_handlers_come_back(pairs, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     run(pairs, tmp_path, settings={"epochs": 1})
