@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import write_atomically, write_json, write_text
+from utils.provenance import provenance
 
 CHANCE_SUFFIX = "_chance"
 
@@ -98,12 +99,15 @@ def write_results(
 ) -> Path:
     """Write a utility's results as JSON and return the file.
 
+    ``provenance`` tells the program and libraries (see ``utils/provenance.py``) and, as ``model``,
+    the training that an evaluated model comes from.
+
     Args:
         results_dir: The folder.
         utility: Its name.
         model_name: The model's name.
         metrics: Nested scores; None for what is undefined or not measured.
-        settings: What the results depend on.
+        settings: What the results depend on; ``origin`` among them is that of the model.
         data: Counts of the images and captions read, and whether they were filtered.
         not_measured: Metric -> reason, for metrics whose data is absent.
         extra: More top-level entries.
@@ -116,6 +120,7 @@ def write_results(
         "settings": settings,
         "data": data,
         "not_measured": not_measured,
+        "provenance": provenance() | {"model": settings.get("origin")},
         **(extra or {}),
     }
     write_json(path, content)
