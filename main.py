@@ -191,7 +191,8 @@ OPTIONS: dict[str, Option] = {
     "num_items": Option(
         "demonstrations",
         10,
-        "number of test images to draw, or of example images for each cluster",
+        "number of test images to draw, of example images for each cluster, or of clusters with "
+        "pictures in the report",
         _whole_number(1),
         metavar="N",
     ),
@@ -555,6 +556,11 @@ UTILITIES: dict[str, Utility] = {
         "comparison",
         _FILES | {"seed"},
         several_models=True,
+    ),
+    "report": Utility(
+        "write one HTML page about a model: numbers, curves, clusters, words, pictures",
+        "report",
+        _BOTH_HALVES | {"word_list", "num_items"},
     ),
     "predict": Utility(
         "print the clusters that given images and captions activate, as JSON lines",

@@ -184,7 +184,7 @@ def draw_learning_curves(
         axes = figure.add_subplot((len(panels) + 1) // 2, 2, position)
         for name in names:
             values = [float("nan") if row.get(name) is None else row[name] for row in history]
-            axes.plot(epochs, values, marker="o", markersize=3, label=_curve_label(name))
+            axes.plot(epochs, values, marker="o", markersize=3, label=curve_label(name))
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, len(history) + 0.5)
@@ -194,7 +194,7 @@ def draw_learning_curves(
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def _curve_label(name: str) -> str:
+def curve_label(name: str) -> str:
     """Return a metric's label in a legend."""
     if name.startswith("concreteness.pearson_by_min_count."):
         return f"words with count > {name.split('.')[2]}"

@@ -101,7 +101,7 @@ def word_metrics(
     return metrics
 
 
-def _known_evaluated_words(
+def known_evaluated_words(
     predictions: WordPredictions, norms: Norms
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of the known evaluated words in the category file and in predictions."""
@@ -119,7 +119,7 @@ def _known_evaluated_words(
 def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int) -> dict[str, Any]:
     """Return the scores of the known words and of all words of the category file, with chance."""
     categories = norms.categories
-    in_file, in_predictions = _known_evaluated_words(predictions, norms)
+    in_file, in_predictions = known_evaluated_words(predictions, norms)
     # every word the encoder cannot place goes into one extra cluster, NO_CLUSTER
     all_clusters = np.full(len(categories.words), NO_CLUSTER)
     all_clusters[in_file] = predictions.clusters[in_predictions]
@@ -189,7 +189,7 @@ def text_only_concreteness_metrics(
 
 def association_metrics(predictions: WordPredictions, norms: Norms) -> dict[str, Any]:
     """Return the association scores of the known evaluated words."""
-    _, known = _known_evaluated_words(predictions, norms)
+    _, known = known_evaluated_words(predictions, norms)
     words = [predictions.words[position] for position in known]
     return association_scores(
         predictions.clusters[known], *load_associations(norms.association_file, words)

@@ -198,7 +198,7 @@ def single_word_classes(split: "Split") -> list[str]:
     return names[split.instances.is_single_word()].tolist()
 
 
-def _word_list(options: argparse.Namespace) -> dict[str, str]:
+def word_list_settings(options: argparse.Namespace) -> dict[str, str]:
     """Return the word list that restricts an evaluation, where there is one."""
     if options.word_list is None:
         return {}
@@ -224,7 +224,7 @@ def finish(
         options.utility,
         options.model_name,
         metrics=metrics,
-        settings={**settings, "dataset": options.dataset} | _word_list(options),
+        settings={**settings, "dataset": options.dataset} | word_list_settings(options),
         data=data,
         not_measured=not_measured,
         extra=extra,

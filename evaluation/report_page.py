@@ -1,0 +1,430 @@
+"""What the report shows of a model, computed from its results and answers, and the page itself.
+
+Axes: W words, K categories, C clusters, N inputs, E epochs, P predicted and G gold boxes.
+"""
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.reports import CHANCE_SUFFIX, CURVES, curve_label, flatten, format_value
+from utils.errors import UserError
+from utils.files import read_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+TEMPLATES = Path(__file__).parent / "templates"
+BY_COUNT = "_by_min_count"  # metrics with a row for each minimum count of words
+GUESSING = {"sentence_image_matching.accuracy": 0.5}  # chance levels that need no measurement
+MAX_BARS = 40  # of a histogram
+MAX_CURVE_MARKS = 60  # epochs with a mark of their own
+JPEG_QUALITY = 80
+MAP_SHARE = 0.55  # of a class activation map laid over an image
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The frame of a plot, in units of its SVG; y grows downwards."""
+
+    width: int
+    height: int
+    left: int  # edges of the area that data is drawn in
+    right: int
+    top: int
+    bottom: int
+    x_ticks: tuple[tuple[float, str], ...]  # place and label
+    y_ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over epochs."""
+
+    label: str
+    lines: tuple[str, ...]  # points of polylines, one for each stretch without a gap
+    marks: tuple[tuple[float, float, str], ...]  # x, y and what to say of it
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Metrics that share a plot over epochs."""
+
+    title: str
+    axes: Axes
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Points or bars in a frame: x, y and what to say of each."""
+
+    axes: Axes
+    marks: tuple[tuple[float, float, str], ...]
+    bar_width: float = 0.0  # of a histogram
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """How many words of each category each cluster has, ordered to show blocks."""
+
+    rows: tuple[str, ...]  # category names
+    columns: tuple[int, ...]  # clusters
+    cells: tuple[tuple[int, int, int, float], ...]  # row, column, words, share of the category
+
+
+# ---- numbers
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each single metric, with its chance level where it has one.
+
+    Metrics by minimum count have a table of their own (``concreteness_rows``).
+    """
+    flat = flatten(metrics)
+    rows = []
+    for name, value in flat.items():
+        section, _, rest = name.partition(".")
+        if section.endswith(CHANCE_SUFFIX) or BY_COUNT in name:
+            continue
+        chance = GUESSING.get(name, flat.get(f"{section}{CHANCE_SUFFIX}.{rest}"))
+        shown = name.replace("_", " ").replace(".", ", ")
+        is_count = isinstance(value, int)
+        rows.append({"metric": shown, "value": value, "chance": chance, "is_count": is_count})
+    return rows
+
+
+def concreteness_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each minimum count of words; none where concreteness was not measured."""
+    scores = metrics.get("concreteness") or {}
+    return [
+        {
+            "min_count": int(count),
+            "word_count": pearson["word_count"],
+            "pearson": pearson["r"],
+            "spearman": scores[f"spearman{BY_COUNT}"][count]["r"],
+            "frequency": scores[f"frequency_baseline{BY_COUNT}"][count]["r"],
+        }
+        for count, pearson in scores.get(f"pearson{BY_COUNT}", {}).items()
+    ]
+
+
+def difference_from_stored(
+    stored: Any,
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    unmeasured: Mapping[str, str],
+) -> str | None:
+    """Return in what stored results differ from what would be measured now; None for nothing.
+
+    Args:
+        stored: The content of a results file; whatever it holds.
+        settings: What the evaluation would record, as far as results depend on it; None for a
+            setting that would not be recorded.
+        data: What it would record of its data.
+        unmeasured: The metrics that it could not measure, with reasons.
+    """
+    try:
+        for name, value in settings.items():
+            if stored["settings"].get(name) != value:
+                return "another model run" if name == "origin" else f"another {name}"
+        if stored["data"] != data:
+            return "other data"
+        # the reasons name folders, which may be given in several ways
+        if set(stored["not_measured"]) != set(unmeasured):
+            return "other norms or instances"
+        if not isinstance(stored["metrics"], dict):
+            return "no metrics"
+    except (KeyError, TypeError, AttributeError):
+        return "no results of this version"
+    return None
+
+
+# ---- plots
+
+
+def _axes(
+    x: tuple[float, float],
+    y: tuple[float, float],
+    *,
+    width: int,
+    height: int,
+    whole_x: bool = False,
+) -> Axes:
+    """Return a frame for data in two ranges, with round numbers at its ticks."""
+    left, right, top, bottom = 42, width - 10, 10, height - 24
+    x_ticks = _ticks(*x, width // 60, whole=whole_x)
+    y_ticks = _ticks(*y, 4)
+    return Axes(
+        width, height, left, right, top, bottom,
+        tuple((_place(tick, *x, left, right), f"{tick:g}") for tick in x_ticks),
+        tuple((_place(tick, *y, bottom, top), f"{tick:g}") for tick in y_ticks),
+    )  # fmt: skip
+
+
+def _ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
+    """Return about ``count`` round numbers between two."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = MaxNLocator(nbins=count, integer=whole, min_n_ticks=1).tick_values(low, high)
+    slack = (high - low) * 1e-9
+    return [float(f"{tick:.6g}") for tick in found if low - slack <= tick <= high + slack]
+
+
+def _place(value: float, low: float, high: float, start: float, end: float) -> float:
+    """Return where a value of a range lies between the places of the range's ends."""
+    return round(start + (value - low) / (high - low) * (end - start), 1)
+
+
+def _widened(values: Sequence[float]) -> tuple[float, float]:
+    """Return a range around values that is never empty."""
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.05 or abs(low) * 0.1 or 0.5
+    # what cannot be negative gets no negative ticks
+    return (max(low - margin, 0) if low >= 0 else low - margin), high + margin
+
+
+def read_history(path: Path) -> dict[str, list[float | None]]:
+    """Read ``evaluation_by_epoch.csv``: E values of each metric, None for empty cells.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    rows = list(csv.reader(io.StringIO(read_text(path, "the table of metrics by epoch"))))
+    try:
+        if rows[0][0] != "metric":
+            raise ValueError("header")
+        history = {
+            name: [float(cell) if cell else None for cell in cells] for name, *cells in rows[1:]
+        }
+        if any(len(values) != len(rows[0]) - 1 for values in history.values()):
+            raise ValueError("cells")
+    except (IndexError, ValueError):
+        raise UserError(
+            f"{path} is no table of metrics by epoch; delete it, or train the model again"
+        ) from None
+    return history
+
+
+def curve_panels(history: Mapping[str, Sequence[float | None]]) -> list[Panel]:
+    """Return the panels of ``CURVES`` that have values, over epochs from 1 on."""
+    panels = []
+    for title, names in CURVES.items():
+        drawn = {name: history[name] for name in names if name in history}
+        drawn = {
+            name: [v if v is not None and math.isfinite(v) else None for v in values]
+            for name, values in drawn.items()
+        }
+        found = [v for values in drawn.values() for v in values if v is not None]
+        if found:
+            epochs = max(len(values) for values in drawn.values())
+            x, y = (0.5, epochs + 0.5), _widened(found)
+            axes = _axes(x, y, width=300, height=180, whole_x=True)
+            curves = [_curve(curve_label(name), drawn[name], axes, x, y) for name in drawn]
+            panels.append(Panel(title, axes, tuple(curves)))
+    return panels
+
+
+def _curve(
+    label: str,
+    values: Sequence[float | None],
+    axes: Axes,
+    x: tuple[float, float],
+    y: tuple[float, float],
+) -> Curve:
+    """Draw values over epochs in a frame of these ranges; None is a gap."""
+    lines: list[list[str]] = [[]]
+    marks = []
+    for epoch, value in enumerate(values, start=1):
+        if value is None:
+            lines.append([])
+            continue
+        left = _place(epoch, *x, axes.left, axes.right)
+        top = _place(value, *y, axes.bottom, axes.top)
+        lines[-1].append(f"{left},{top}")
+        marks.append((left, top, f"{label}, epoch {epoch}: {format_value(value)}"))
+    polylines = tuple(" ".join(points) for points in lines if len(points) > 1)
+    # without a line, a mark is all there is to see
+    shown = marks if len(values) <= MAX_CURVE_MARKS or not polylines else []
+    return Curve(label, polylines, tuple(shown))
+
+
+def scatter(
+    words: Sequence[str], counts: np.ndarray, ratings: np.ndarray, predicted: np.ndarray
+) -> Marks:
+    """Draw a model's concreteness of words (W,), 0..1, over human ratings (W,), 1..5."""
+    x, y = (0.9, 5.1), _widened([0.0, *predicted.tolist()])
+    axes = _axes(x, y, width=640, height=360)
+    marks = [
+        (
+            _place(rating, *x, axes.left, axes.right),
+            _place(value, *y, axes.bottom, axes.top),
+            f"{word}: rated {rating:.2f}, predicted {value:.3f}, count {count}",
+        )
+        for word, count, rating, value in zip(
+            words, counts.tolist(), ratings.tolist(), predicted.tolist(), strict=True
+        )
+    ]
+    return Marks(axes, tuple(marks))
+
+
+def histogram(numbers: np.ndarray, what: str) -> Marks:
+    """Draw how many inputs have how many clusters.
+
+    Args:
+        numbers: (N,) int64 clusters of each input, at least one input.
+        what: The inputs' name in the plural.
+    """
+    step = math.ceil((int(numbers.max()) + 1) / MAX_BARS)  # numbers in one bar
+    heights = np.bincount(numbers // step)
+    x, y = (0.0, float(len(heights))), (0.0, heights.max() * 1.05)
+    axes = _axes(x, y, width=320, height=200, whole_x=True)
+    # the numbers stand below the bars' middles
+    every = math.ceil(len(heights) / 8)
+    ticks = [
+        (_place(bar + 0.5, *x, axes.left, axes.right), str(bar * step))
+        for bar in range(0, len(heights), every)
+    ]
+    axes = Axes(**vars(axes) | {"x_ticks": tuple(ticks)})
+    marks = []
+    for bar, height in enumerate(heights.tolist()):
+        first, last = bar * step, (bar + 1) * step - 1
+        clusters = str(first) if step == 1 else f"{first} to {last}"
+        place = _place(bar, *x, axes.left, axes.right), _place(height, *y, axes.bottom, axes.top)
+        marks.append((*place, f"{height} {what} with {clusters} clusters"))
+    return Marks(axes, tuple(marks), bar_width=(axes.right - axes.left) / len(heights))
+
+
+# ---- words
+
+
+def heat_map(categories: np.ndarray, clusters: np.ndarray, names: Sequence[str]) -> HeatMap:
+    """Count the words of each category in each cluster.
+
+    Categories stand by falling number of words (ties: the order of the names); a cluster stands
+    with the category it has most words of (ties: the first in the order above), the largest first,
+    so that blocks lie along the diagonal. Categories without words and empty clusters stay out.
+
+    Args:
+        categories: (W,) index of each word's category in ``names``.
+        clusters: (W,) cluster of each word.
+        names: K names.
+    """
+    rows, row_of = np.unique(categories, return_inverse=True)
+    columns, column_of = np.unique(clusters, return_inverse=True)
+    overlap = np.zeros((len(rows), len(columns)), dtype=np.int64)
+    np.add.at(overlap, (row_of, column_of), 1)
+    sizes = overlap.sum(axis=1)
+    row_order = np.argsort(-sizes, kind="stable")
+    overlap = overlap[row_order]
+    if len(columns):
+        column_order = np.lexsort((columns, -overlap.max(axis=0), overlap.argmax(axis=0)))
+        overlap, columns = overlap[:, column_order], columns[column_order]
+    cells = [
+        (int(row), int(column), int(overlap[row, column]), overlap[row, column] / of_row)
+        for row, of_row in enumerate(sizes[row_order].tolist())
+        for column in np.flatnonzero(overlap[row])
+    ]
+    return HeatMap(
+        tuple(names[row] for row in rows[row_order]), tuple(columns.tolist()), tuple(cells)
+    )
+
+
+def category_fit(categories: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Return for each word (W,) the F1 of its category and its cluster, as sets of these words."""
+    together = (categories[:, None] == categories) & (clusters[:, None] == clusters)  # (W, W)
+    of_category = (categories[:, None] == categories).sum(axis=1)
+    of_cluster = (clusters[:, None] == clusters).sum(axis=1)
+    return 2 * together.sum(axis=1) / (of_category + of_cluster)
+
+
+def rank_differences(predicted: np.ndarray, ratings: np.ndarray) -> np.ndarray:
+    """Return how much higher a model ranks each word (W,) than people do, in -1..1.
+
+    Both ranks are shares of the words, 0 for the lowest and 1 for the highest; equal values share
+    their mean rank. A single word has the difference 0.
+    """
+    from scipy.stats import rankdata
+
+    return (rankdata(predicted) - rankdata(ratings)) / max(len(ratings) - 1, 1)
+
+
+def extremes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions of the highest and of the lowest scores, ``count`` each, ties in order.
+
+    With less than twice as many scores, each side has half of them: no position stands in both.
+    """
+    count = min(count, len(scores) // 2)
+    return np.argsort(-scores, kind="stable")[:count], np.argsort(scores, kind="stable")[:count]
+
+
+# ---- pictures
+
+
+def data_uri(picture: "PillowImage") -> str:
+    """Return a picture as a JPEG that stands in the page itself."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def with_map(picture: "PillowImage", map_: np.ndarray) -> "PillowImage":
+    """Return an RGB picture with a class activation map (S, S) of the whole of it laid over it."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    colours = colormaps["inferno"](np.clip(map_, 0, 1), bytes=True)[..., :3]  # (S, S, 3) uint8
+    heat = Image.fromarray(np.ascontiguousarray(colours)).resize(picture.size)
+    return Image.blend(picture, heat, MAP_SHARE)
+
+
+def match_boxes(compatible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Say which predictions and which gold boxes are matched, as many as possible, one to one.
+
+    Args:
+        compatible: (P, G) bool, which prediction may be matched with which gold box.
+
+    Returns:
+        (P,) and (G,) bool, with equally many True.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    row, column = linear_sum_assignment(compatible, maximize=True)
+    chosen = compatible[row, column]
+    predicted, gold = (np.zeros(size, dtype=bool) for size in compatible.shape)
+    predicted[row[chosen]], gold[column[chosen]] = True, True
+    return predicted, gold
+
+
+# ---- the page
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it stands in the page's tables."""
+    return "\N{EN DASH}" if value is None else format_value(value)
+
+
+def render_page(page: Mapping[str, Any]) -> str:
+    """Return the HTML of a report; every text in it is escaped.
+
+    Args:
+        page: The names that the template reads; one that is missing is an error.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _shown
+    return environment.get_template("report.html").render(page)

@@ -1,0 +1,483 @@
+"""One page that shows a model: its numbers, its clusters, its words and its pictures."""
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.utilities.common import (
+    Model,
+    load_both_halves,
+    note_other_data,
+    single_word_classes,
+    test_split,
+    training_data,
+    training_pairs,
+    unmeasured_on_images,
+    word_list_settings,
+)
+from evaluation.utilities.evaluations import text_evaluation, visual_evaluation
+from utils.files import write_text
+
+if TYPE_CHECKING:
+    from datasets_src.coco import Split
+    from datasets_src.norms import Norms
+    from datasets_src.pairs import TrainingPairs
+    from evaluation.demonstrations import ClusterLabel
+    from evaluation.word_evaluation import WordPredictions
+
+# the page's size is bounded by these and by --num_items, on full COCO, too
+SHOWN_WORDS = 2000  # the most frequent ones, in the table and in the scatter
+EXTREME_WORDS = 15  # best and worst ones
+EXAMPLES = 5  # images of a cluster in the gallery
+LOCALIZED = 8  # images with boxes, at most
+CLUSTER_SIDE, LOCALIZED_SIDE = 120, 220  # pixels of the longer side
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What the report is about, and all that is read for it."""
+
+    options: argparse.Namespace
+    model: Model
+    pairs: "TrainingPairs"
+    split: "Split"
+    filtered: bool
+    norms: "Norms"
+    words: "WordPredictions"
+    logits: np.ndarray  # (N, C) of the test images
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write one HTML page about a model, from stored results where they are of this model.
+
+    Raises:
+        UserError: the model, the data or an image is missing or malformed.
+    """
+    from datasets_src.norms import load_norms
+    from evaluation.image_evaluation import image_logits
+    from evaluation.report_page import render_page
+    from evaluation.word_evaluation import predict_words
+
+    model = load_both_halves(options)
+    pairs = training_pairs(options)
+    note_other_data(model.recorded_settings["origin"]["data_fingerprint"], pairs)
+    split, filtered = test_split(options)
+    norms = load_norms(options.datasets_dir, options.word_list)
+    results = _results(options, model, pairs, split, filtered, norms)
+    subject = _Subject(
+        options,
+        model,
+        pairs,
+        split,
+        filtered,
+        norms,
+        predict_words(model.text, pairs.vocabulary),
+        image_logits(model.visual, split, len(split.image_ids)),
+    )
+    path = options.results_dir / f"report_{options.model_name}.html"
+    write_text(path, render_page(_page(subject, results)))
+    logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
+
+
+def _results(
+    options: argparse.Namespace,
+    model: Model,
+    pairs: "TrainingPairs",
+    split: "Split",
+    filtered: bool,
+    norms: "Norms",
+) -> dict[str, dict[str, Any]]:
+    """Return the results of both evaluations, which are run where they are not there."""
+    shared = {
+        "origin": model.recorded_settings["origin"],
+        "text_threshold": model.text_threshold,
+        "evaluation_seed": options.seed,
+        "dataset": options.dataset,
+    }
+    on_test_split = {"test_images": len(split.image_ids), "filtered": filtered}
+    return {
+        "text_evaluation": _stored_or_measured(
+            options,
+            text_evaluation,
+            {**shared, "word_list_sha256": None, **_without_path(word_list_settings(options))},
+            training_data(pairs),
+            norms.absent,
+        ),
+        "visual_evaluation": _stored_or_measured(
+            # the word list is not among its options
+            argparse.Namespace(**vars(options) | {"word_list": None}),
+            visual_evaluation,
+            {**shared, "visual_threshold": model.visual.threshold},
+            on_test_split,
+            unmeasured_on_images(split, options.datasets_dir),
+        ),
+    }
+
+
+def _without_path(word_list: Mapping[str, str]) -> dict[str, str]:
+    """Return what is recorded of a word list without its path: a moved list is the same one."""
+    return {name: value for name, value in word_list.items() if name != "word_list"}
+
+
+def _stored_or_measured(
+    options: argparse.Namespace,
+    evaluate: Callable[[argparse.Namespace], None],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    unmeasured: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return an evaluation's stored results where they are what it would find now, or run it."""
+    from evaluation.report_page import difference_from_stored
+
+    utility = evaluate.__name__
+    path = options.results_dir / f"{utility}_{options.model_name}.json"
+    if path.is_file():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            stored = None
+        difference = difference_from_stored(stored, settings, data, unmeasured)
+        if difference is None:
+            logger.info("%s: stored results are used: %s", utility, path)
+            return stored
+        logger.info("%s: %s holds those of %s; measured anew", utility, path, difference)
+    evaluate(argparse.Namespace(**vars(options) | {"utility": utility}))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the template reads; sections without data are None, with a reason in absent."""
+    from evaluation.report_page import concreteness_rows, metric_rows
+
+    text, visual = results["text_evaluation"], results["visual_evaluation"]
+    page: dict[str, Any] = {
+        "model_name": subject.options.model_name,
+        "card": _card(subject, results),
+        "metrics": metric_rows(text["metrics"]) + metric_rows(visual["metrics"]),
+        "not_measured": {**text["not_measured"], **visual["not_measured"]},
+        "concreteness_rows": concreteness_rows(text["metrics"]),
+        "absent": {},
+    }
+    labels = _labels(subject)
+    page |= _curves(subject)
+    page |= _clusters(subject, labels)
+    page |= _categories(subject)
+    page |= _concreteness(subject)
+    page |= _words(subject)
+    page |= _localization(subject, labels)
+    page |= {"histograms": _histograms(subject)}
+    page["absent"] = {name: value.why for name, value in page.items() if isinstance(value, _Absent)}
+    return page
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """In place of a section without data."""
+
+    why: str
+
+
+def _card(
+    subject: _Subject, results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[tuple[str, Any]]]:
+    """Return what is known of the model: where it comes from, its data, its settings."""
+    settings = dict(subject.model.recorded_settings)
+    origin = settings.pop("origin")
+    data = results["text_evaluation"]["data"] | results["visual_evaluation"]["data"]
+    return {
+        "Training run": [
+            ("run id", origin["run"]),
+            ("joint steps", origin["step"]),
+            ("seed", origin["seed"]),
+            ("fingerprint of its captions", origin["data_fingerprint"]),
+            ("commit and training time", "not recorded in its files"),
+        ],
+        "Data of this report": [
+            ("data set", subject.options.dataset),
+            *((name.replace("_", " "), value) for name, value in data.items()),
+            (
+                "captions",
+                "those of the training"
+                if origin["data_fingerprint"] == subject.pairs.fingerprint()
+                else "not known to be those of the training",
+            ),
+            ("seed of chance levels and samples", subject.options.seed),
+        ],
+        "Settings": [(name.replace("_", " "), value) for name, value in settings.items()],
+    }
+
+
+def _curves(subject: _Subject) -> dict[str, Any]:
+    """Return the learning curves, from the table that training wrote."""
+    from evaluation.report_page import curve_panels, read_history
+
+    options = subject.options
+    # a training's best epoch is kept as a model of its own, the table under the training's name
+    names = (options.model_name, options.model_name.removesuffix("_best"))
+    paths = [options.results_dir / name / "evaluation_by_epoch.csv" for name in names]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return {"curves": _Absent(f"there is no {paths[0]}; training writes it")}
+    panels = curve_panels(read_history(path))
+    return {"curves": panels or _Absent(f"{path} has no values")}
+
+
+def _labels(subject: _Subject) -> list["ClusterLabel"]:
+    """Return what each cluster is called: by class names and frequent words."""
+    from evaluation.cluster_tables import MIN_WORD_COUNT, top_words
+    from evaluation.demonstrations import cluster_labels
+    from evaluation.word_evaluation import words_to_clusters
+
+    words, text = subject.words, subject.model.text
+    frequent = words.counts >= MIN_WORD_COUNT
+    names = single_word_classes(subject.split)
+    return cluster_labels(
+        top_words(words.words, words.clusters, words.probabilities, frequent, text.cluster_num),
+        names,
+        words_to_clusters(text, names)[0],
+    )
+
+
+def _clusters(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, Any]:
+    """Return the table of clusters, and the gallery of the first of them."""
+    from evaluation.cluster_tables import cluster_rows, living_clusters
+
+    model, split = subject.model, subject.split
+    files = [split.path(image) for image in range(len(split.image_ids))]
+    rows = cluster_rows(
+        subject.words,
+        [label.class_names for label in labels],
+        subject.logits,
+        files,
+        text_threshold=model.text_threshold,
+        visual_threshold=model.visual.threshold,
+        image_count=EXAMPLES,
+    )
+    alive = living_clusters(rows)
+    if not alive:
+        reason = _Absent("no cluster has words or test images")
+        return {"clusters": reason, "gallery": reason}
+    shown = [row for row in alive if row["test_image_count"]]
+    # what has a name is what people look for first
+    shown.sort(key=lambda row: not row["class_names"])
+    image_of = {str(file): image for image, file in enumerate(files)}
+    wanted = {
+        row["cluster"]: [
+            image_of[example["image"]] for example in row["example_images"] if example["activates"]
+        ]
+        for row in shown[: subject.options.num_items]
+    }
+    pictures = _cluster_pictures(subject, wanted)
+    gallery = [
+        {**rows[cluster], "pictures": [pictures[image, cluster] for image in images]}
+        for cluster, images in wanted.items()
+    ]
+    absent = _Absent("no test image activates a cluster")
+    return {"clusters": alive, "gallery": gallery or absent}
+
+
+def _cluster_pictures(
+    subject: _Subject, wanted: Mapping[int, Sequence[int]]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Draw images, and the class activation maps of clusters that they activate over them.
+
+    Args:
+        subject: The model and its test images.
+        wanted: Cluster -> images.
+
+    Returns:
+        (image, cluster) -> the two pictures and the image's id.
+    """
+    from datasets_src.images import open_rgb
+    from evaluation.image_evaluation import activated_maps
+    from evaluation.report_page import data_uri, with_map
+
+    model, split = subject.model.visual, subject.split
+    pairs = {(image, cluster) for cluster, images in wanted.items() for image in images}
+    images = np.unique(np.array([image for image, _ in pairs], dtype=np.int64))
+    pictures = {}
+    start = 0
+    for logits, offset, cluster, maps in activated_maps(model, split, images):
+        positions = (images[start + offset]).tolist()
+        for number, pair in enumerate(zip(positions, cluster.tolist(), strict=True)):
+            if pair in pairs:
+                picture = open_rgb(split.path(pair[0]))
+                picture.thumbnail((CLUSTER_SIDE, CLUSTER_SIDE))
+                pictures[pair] = {
+                    "id": int(split.image_ids[pair[0]]),
+                    "image": data_uri(picture),
+                    "map": data_uri(with_map(picture, maps[number].cpu().numpy())),
+                }
+        start += len(logits)
+    return pictures
+
+
+def _categories(subject: _Subject) -> dict[str, Any]:
+    """Return how clusters and categories of words meet, and which words fit best and worst."""
+    from evaluation.report_page import category_fit, extremes, heat_map
+    from evaluation.word_evaluation import known_evaluated_words
+
+    norms, words = subject.norms, subject.words
+    sections = ("heat_map", "category_words")
+    if norms.categories is None:
+        return dict.fromkeys(sections, _Absent(norms.absent["categorization"]))
+    in_file, known = known_evaluated_words(words, norms)
+    if not len(known):
+        return dict.fromkeys(sections, _Absent("the model knows no word of the category file"))
+    names = norms.categories.names
+    categories, clusters = norms.categories.category[in_file], words.clusters[known]
+    fit = category_fit(categories, clusters)
+
+    def rows(positions: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {
+                "word": words.words[known[at]],
+                "category": names[categories[at]],
+                "cluster": int(clusters[at]),
+                "fit": float(fit[at]),
+                "count": int(words.counts[known[at]]),
+            }
+            for at in positions
+        ]
+
+    best, worst = extremes(fit, EXTREME_WORDS)
+    return {
+        "heat_map": heat_map(categories, clusters, names),
+        "category_words": {"best": rows(best), "worst": rows(worst)},
+    }
+
+
+def _concreteness(subject: _Subject) -> dict[str, Any]:
+    """Return predicted against human concreteness, and the words where they differ least and most.
+
+    Only frequent words: rarer ones get extreme probabilities by accident.
+    """
+    from evaluation.cluster_tables import MIN_WORD_COUNT
+    from evaluation.report_page import extremes, rank_differences, scatter
+
+    norms, words = subject.norms, subject.words
+    sections = ("scatter", "concreteness_words")
+    if norms.concreteness is None:
+        return dict.fromkeys(sections, _Absent(norms.absent["concreteness"]))
+    rated = [
+        position
+        for position, word in enumerate(words.words)
+        if word in norms.concreteness and words.counts[position] >= MIN_WORD_COUNT
+    ]
+    if not rated:
+        return dict.fromkeys(sections, _Absent("no frequent training word has a rating"))
+    ratings = np.array([norms.concreteness[words.words[position]] for position in rated])
+    predicted, counts = words.probabilities[rated], words.counts[rated]
+    differences = rank_differences(predicted, ratings)
+
+    def rows(positions: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {
+                "word": words.words[rated[at]],
+                "rating": float(ratings[at]),
+                "predicted": float(predicted[at]),
+                "difference": float(differences[at]),
+                "count": int(counts[at]),
+            }
+            for at in positions
+        ]
+
+    best, worst = extremes(-np.abs(differences), EXTREME_WORDS)
+    shown = slice(SHOWN_WORDS)  # words stand by falling count
+    names = [words.words[position] for position in rated[shown]]
+    return {
+        "scatter": scatter(names, counts[shown], ratings[shown], predicted[shown]),
+        "concreteness_words": {"best": rows(best), "worst": rows(worst)},
+    }
+
+
+def _words(subject: _Subject) -> dict[str, Any]:
+    """Return the table of the most frequent words."""
+    from evaluation.cluster_tables import word_rows
+    from evaluation.word_evaluation import posterior_rows
+
+    found, vocabulary = subject.norms.categories, subject.pairs.vocabulary
+    categories = {}
+    if found is not None:
+        categories = {
+            word: found.names[category]
+            for word, category in zip(found.words, found.category, strict=True)
+        }
+    shown = vocabulary.words[:SHOWN_WORDS]
+    rows = word_rows(
+        shown,
+        vocabulary.counts[:SHOWN_WORDS],
+        posterior_rows(subject.model.text, shown),
+        subject.norms.concreteness or {},
+        categories,
+    )
+    return {"words": rows, "word_total": len(vocabulary.words)}
+
+
+def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, Any]:
+    """Return test images, drawn at random, with hits, misses and false alarms among the boxes."""
+    from datasets_src.images import open_rgb
+    from evaluation.demonstrations import choose_images, gold_objects
+    from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
+    from evaluation.localization import box_iou, component_box
+    from evaluation.report_page import data_uri, match_boxes
+
+    options, split = subject.options, subject.split
+    page: dict[str, Any] = {"map_size": MAP_SIZE, "match_iou": MATCH_IOU}
+    if split.instances is None:
+        return page | {"localization": _Absent(f"no instances of {split.name}")}
+    images = choose_images(split, min(options.num_items, LOCALIZED), options.seed)
+    examples = []
+    for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
+        for position in range(len(logits)):
+            image = int(images[len(examples)])
+            gold = gold_objects(split, image)
+            chosen = np.flatnonzero(offset == position)
+            boxes = np.array([component_box(maps[at].cpu().numpy()) for at in chosen])
+            hit, found = match_boxes(box_iou(boxes, gold.boxes) >= MATCH_IOU)
+            picture = open_rgb(split.path(image))
+            picture.thumbnail((LOCALIZED_SIDE, LOCALIZED_SIDE))
+            examples.append(
+                {
+                    "id": int(split.image_ids[image]),
+                    "image": data_uri(picture),
+                    "predicted": [
+                        {"box": box.tolist(), "label": labels[c].full(), "hit": bool(is_hit)}
+                        for box, c, is_hit in zip(
+                            boxes.reshape(-1, 4), cluster[chosen], hit, strict=True
+                        )
+                    ],
+                    "gold": [
+                        {"box": box.tolist(), "label": name, "hit": bool(is_found)}
+                        for box, name, is_found in zip(
+                            gold.boxes, gold.class_names, found, strict=True
+                        )
+                    ],
+                }
+            )
+    return page | {"localization": examples}
+
+
+def _histograms(subject: _Subject) -> dict[str, Any]:
+    """Return how many clusters the test images and their first captions activate."""
+    from datasets_src.captions import encode_captions
+    from evaluation.image_evaluation import caption_bits
+    from evaluation.report_page import histogram
+
+    model, split = subject.model, subject.split
+    bits = subject.logits >= model.visual.threshold  # (N, C)
+    histograms = {"images": histogram(bits.sum(axis=1), "images")}
+    first = split.first_captions()
+    texts = [split.captions[caption] for caption in first[first >= 0]]
+    if texts:
+        tokens = encode_captions(texts, model.text.words).padded(np.arange(len(texts)))
+        bits = caption_bits(model.text, tokens, model.text_threshold, model.visual.device)
+        histograms["captions"] = histogram(bits.sum(axis=1), "captions")
+    return histograms

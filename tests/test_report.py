@@ -1,0 +1,406 @@
+"""The report: its numbers by hand, the page as HTML, stored results, and the page in a browser."""
+
+import base64
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets_src.pairs as pairs_module
+from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE
+from evaluation.localization import matched_pairs
+from evaluation.report_page import (
+    category_fit,
+    concreteness_rows,
+    curve_panels,
+    data_uri,
+    difference_from_stored,
+    extremes,
+    heat_map,
+    histogram,
+    match_boxes,
+    metric_rows,
+    rank_differences,
+    read_history,
+    scatter,
+    with_map,
+)
+from main import main
+from tests.test_cli import fails
+from utils.errors import UserError
+
+SECTIONS = (
+    "card", "metrics", "curves", "gallery", "clusters", "heat_map", "category_words", "scatter",
+    "concreteness_words", "words", "localization", "histograms",
+)  # fmt: skip
+
+
+# what the page shows, by hand
+
+
+def test_metric_rows_have_their_chance_level():
+    metrics = {
+        "bounding_box": {"f1": 0.5, "true_positives": 3},
+        "bounding_box_chance": {"f1": 0.1, "true_positives": 1},
+        "sentence_image_matching": {"accuracy": 0.9},
+        "concreteness": {"word_count": 2, "pearson_by_min_count": {"0": {"r": 1.0}}},
+        "heatmap": None,
+        "heatmap_chance": None,
+    }
+    rows = metric_rows(metrics)
+    assert [tuple(row.values()) for row in rows] == [
+        ("bounding box, f1", 0.5, 0.1, False),
+        ("bounding box, true positives", 3, 1, True),
+        ("sentence image matching, accuracy", 0.9, 0.5, False),
+        ("concreteness, word count", 2, None, True),
+        ("heatmap", None, None, False),
+    ]
+
+
+def test_concreteness_rows_by_hand():
+    by_count = {"0": {"r": 0.5, "word_count": 9}, "10": {"r": None, "word_count": 1}}
+    names = ("pearson", "spearman", "frequency_baseline")
+    rows = concreteness_rows({"concreteness": {f"{name}_by_min_count": by_count for name in names}})
+    assert [list(row.values()) for row in rows] == [
+        [0, 9, 0.5, 0.5, 0.5],
+        [10, 1, None, None, None],
+    ]
+    assert concreteness_rows({"concreteness": None}) == []
+
+
+def test_stored_results_are_compared_with_what_would_be_measured():
+    stored = {
+        "settings": {"origin": {"run": "a"}, "text_threshold": 0.5},
+        "data": {"test_images": 3},
+        "not_measured": {"concreteness": "no file in /a"},
+        "metrics": {},
+    }
+    now = {"origin": {"run": "a"}, "text_threshold": 0.5, "word_list_sha256": None}
+    absent = {"concreteness": "no file in /b"}
+    data = {"test_images": 3}
+    assert difference_from_stored(stored, now, data, absent) is None
+    other = now | {"origin": {"run": "b"}}
+    assert difference_from_stored(stored, other, data, absent) == "another model run"
+    other = now | {"word_list_sha256": "c"}
+    assert difference_from_stored(stored, other, data, absent) == "another word_list_sha256"
+    assert difference_from_stored(stored, now, {"test_images": 4}, absent) == "other data"
+    assert difference_from_stored(stored, now, data, {}) == "other norms or instances"
+    for broken in (None, [], {}, stored | {"settings": None}, stored | {"metrics": None}):
+        assert difference_from_stored(broken, now, data, absent) is not None
+
+
+def test_curves_have_gaps_where_values_are_missing():
+    history = {"visual_loss": [1.0, None, 0.5, 0.25], "text_loss": [None] * 4, "other": [1.0] * 4}
+    (panel,) = curve_panels(history)
+    assert panel.title == "visual loss"
+    (curve,) = panel.curves
+    assert len(curve.lines) == 1
+    assert len(curve.lines[0].split()) == 2  # epochs 3 and 4; epoch 1 is a mark alone
+    assert [text for _, _, text in curve.marks] == [
+        "visual loss, epoch 1: 1.0000",
+        "visual loss, epoch 3: 0.5000",
+        "visual loss, epoch 4: 0.2500",
+    ]
+    heights = [y for _, y, _ in curve.marks]
+    assert heights == sorted(heights)  # y grows downwards
+    assert curve_panels({}) == []
+    (panel,) = curve_panels({"visual_loss": [0.0]})  # one epoch, one value
+    assert len(panel.curves[0].marks) == 1
+
+
+def test_history_that_is_none_is_the_users_mistake(tmp_path):
+    path = tmp_path / "evaluation_by_epoch.csv"
+    path.write_text("metric,1,2\nvisual_loss,0.5,\n")
+    assert read_history(path) == {"visual_loss": [0.5, None]}
+    for broken in ("", "name,1\n", "metric,1\nvisual_loss,x\n", "metric,1\nvisual_loss,1,2\n"):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            read_history(path)
+
+
+def test_heat_map_puts_blocks_on_the_diagonal():
+    #                     b  b  b  c  c  a
+    categories = np.array([1, 1, 1, 2, 2, 0])
+    clusters = np.array([7, 7, 3, 5, 3, 3])
+    found = heat_map(categories, clusters, ("a", "b", "c", "empty"))
+    assert found.rows == ("b", "c", "a")
+    assert found.columns == (7, 3, 5)  # cluster 3 has one word of each: it stands with the first
+    assert found.cells == (
+        (0, 0, 2, 2 / 3), (0, 1, 1, 1 / 3), (1, 1, 1, 1 / 2), (1, 2, 1, 1 / 2), (2, 1, 1, 1.0),
+    )  # fmt: skip
+    empty = heat_map(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), ("a",))
+    assert (empty.rows, empty.columns, empty.cells) == ((), (), ())
+
+
+def test_category_fit_by_hand():
+    # word 0 and 1 make up category 0; cluster 4 holds 0, 1 and 2
+    fit = category_fit(np.array([0, 0, 1, 1]), np.array([4, 4, 4, 9]))
+    assert fit == pytest.approx([2 * 2 / 5, 2 * 2 / 5, 2 * 1 / 5, 2 * 1 / 3])
+
+
+def test_rank_differences_and_extremes():
+    differences = rank_differences(np.array([0.9, 0.2, 0.2]), np.array([1.0, 3.0, 5.0]))
+    assert differences == pytest.approx([1, -0.25, -0.75])
+    assert rank_differences(np.array([0.3]), np.array([2.0])).tolist() == [0]
+    best, worst = extremes(np.array([0.1, 0.9, 0.9, 0.0, 0.5]), 2)
+    assert (best.tolist(), worst.tolist()) == ([1, 2], [3, 0])
+    best, worst = extremes(np.array([0.1, 0.9, 0.5]), 2)
+    assert (best.tolist(), worst.tolist()) == ([1], [0])
+
+
+def test_scatter_and_histogram_stay_in_their_frames():
+    plot = scatter(["a", "b"], np.array([9, 7]), np.array([1.0, 5.0]), np.array([0.0, 1.0]))
+    assert [text.split(":")[0] for _, _, text in plot.marks] == ["a", "b"]
+    for x, y, _ in plot.marks:
+        assert plot.axes.left <= x <= plot.axes.right
+        assert plot.axes.top <= y <= plot.axes.bottom
+    plot = histogram(np.array([0, 2, 2]), "images")
+    assert [text for _, _, text in plot.marks] == [
+        "1 images with 0 clusters", "0 images with 1 clusters", "2 images with 2 clusters",
+    ]  # fmt: skip
+    assert len(histogram(np.array([0]), "images").marks) == 1
+    many = histogram(np.array([0, 149]), "images")
+    assert len(many.marks) <= 40
+    assert many.marks[-1][2].startswith("1 images with 148 to 151")
+
+
+def test_boxes_are_matched_one_to_one_and_as_many_as_possible():
+    rng = np.random.default_rng(0)
+    for size in [(0, 0), (0, 3), (4, 0), *([(5, 4)] * 20)]:
+        compatible = rng.random(size) < 0.3
+        predicted, gold = match_boxes(compatible)
+        assert (len(predicted), len(gold)) == size
+        assert predicted.sum() == gold.sum() == matched_pairs(compatible)
+
+
+def test_map_lies_over_the_picture():
+    picture = Image.new("RGB", (40, 20), (100, 100, 100))
+    map_ = np.zeros((8, 8))
+    map_[:, 4:] = 1.3  # bicubic maps overshoot
+    drawn = np.asarray(with_map(picture, map_)).astype(int)
+    assert drawn.shape == (20, 40, 3)
+    assert drawn[:, 30:].mean() > drawn[:, :10].mean() + 50
+    assert decoded(data_uri(picture)).size == (40, 20)
+
+
+# the page
+
+
+class Page(html.parser.HTMLParser):
+    """What a test asks of the page: tags with attributes, and each section's text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.sections: dict[str, str] = {}
+        self.current = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "section":
+            self.current = dict(attrs)["id"]
+            self.sections[self.current] = ""
+
+    def handle_data(self, data):
+        if self.current:
+            self.sections[self.current] += data
+
+
+def decoded(uri: str) -> Image.Image:
+    """Return the picture in a data URI."""
+    kind, _, content = uri.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
+    picture.load()
+    return picture
+
+
+def write_report(places, *extra: str, name: str = "lstm") -> str:
+    """Write a report and return the page."""
+    call = ["--utility=report", f"--model_name={name}", "--workers=0", "--num_items=2"]
+    assert main([*call, *extra, *places]) == 0
+    folder = next(place for place in reversed(places) if place.startswith("--results_dir="))
+    return (Path(folder.partition("=")[2]) / f"report_{name}.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def with_curves(places, trained, tmp_path):
+    """Places with the learning curves of both tiny trainings."""
+    for name in ("lstm", "generative"):
+        (tmp_path / name).mkdir()
+        shutil.copy(trained / "results" / name / "evaluation_by_epoch.csv", tmp_path / name)
+    return places
+
+
+@pytest.mark.parametrize("name", ["lstm", "generative", "lstm_best"])
+def test_page_is_whole_and_asks_nobody(with_curves, name):
+    # every image activates every cluster, so that there are pictures
+    text = write_report(with_curves, "--visual_threshold=-1000", name=name)
+    page = Page(text)
+    assert tuple(page.sections) == SECTIONS
+    assert "Left out" not in text
+    assert not re.search(r"https?:|url\(|@import|<link|<iframe", text)
+    for tag, attributes in page.tags:
+        assert tag not in ("base", "object", "embed")
+        for attribute in ("src", "href", "srcset", "action", "xlink:href"):
+            value = attributes.get(attribute, "#") or ""
+            assert value.startswith(("#", "data:image/jpeg;base64,")), value
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 2 * 5 * 2 + 2  # two clusters with their maps, two with boxes
+    for attributes in images:
+        assert attributes["alt"]
+        assert min(decoded(attributes["src"]).size) > 10
+    targets = {attributes.get("id") for _, attributes in page.tags}
+    links = [attributes["href"][1:] for tag, attributes in page.tags if tag == "a"]
+    assert links and targets.issuperset(links)
+
+
+def test_page_shows_the_stored_numbers(with_curves, tmp_path):
+    page = Page(write_report(with_curves))
+    for utility in ("text_evaluation", "visual_evaluation"):
+        stored = json.loads((tmp_path / f"{utility}_lstm.json").read_text())
+        assert stored["utility"] == utility
+        for row in metric_rows(stored["metrics"]):
+            assert row["metric"] in page.sections["metrics"]
+    assert stored["settings"]["origin"]["run"] in page.sections["card"]
+    assert "those of the training" in page.sections["card"]
+
+
+def test_stored_results_are_used_and_others_measured_anew(with_curves, tmp_path, capsys):
+    write_report(with_curves)
+    files = [tmp_path / f"{utility}_evaluation_lstm.json" for utility in ("text", "visual")]
+    before = [file.stat().st_mtime_ns for file in files]
+    write_report(with_curves)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert capsys.readouterr().out.count("stored results are used") == 2
+
+    stored = json.loads(files[0].read_text())
+    stored["settings"]["origin"]["run"] = "of another training"
+    files[0].write_text(json.dumps(stored))
+    files[1].write_text("{")
+    write_report(with_curves)
+    printed = capsys.readouterr().out
+    assert "another model run; measured anew" in printed
+    assert "no results of this version; measured anew" in printed
+    assert json.loads(files[0].read_text())["settings"]["origin"]["run"] != "of another training"
+    assert "metrics" in json.loads(files[1].read_text())
+
+
+def test_word_list_is_of_the_words_alone(with_curves, tmp_path, capsys):
+    words = tmp_path / "words.txt"
+    words.write_text("dog\ncat\n")
+    write_report(with_curves, f"--word_list={words}")
+    assert (
+        "word_list" in json.loads((tmp_path / "text_evaluation_lstm.json").read_text())["settings"]
+    )
+    visual = json.loads((tmp_path / "visual_evaluation_lstm.json").read_text())
+    assert "word_list" not in visual["settings"]
+    capsys.readouterr()
+    write_report(with_curves, f"--word_list={words}")
+    assert capsys.readouterr().out.count("stored results are used") == 2
+
+
+def test_sections_without_data_say_why(places, demo_data, tmp_path):
+    data = tmp_path / "datasets"
+    shutil.copytree(demo_data, data)
+    for file in (CATEGORY_FILE, CONCRETENESS_FILE):
+        (data / file).unlink()
+    for file in (data / "COCO" / "annotations").glob("instances_*"):
+        file.unlink()
+    page = Page(
+        write_report(
+            [*places, f"--datasets_dir={data}"], "--use_all_images", "--visual_threshold=1000"
+        )
+    )
+    assert tuple(page.sections) == SECTIONS
+    for name, reason in {
+        "curves": "evaluation_by_epoch.csv",
+        "gallery": "no test image activates a cluster",
+        "heat_map": CATEGORY_FILE,
+        "category_words": CATEGORY_FILE,
+        "scatter": CONCRETENESS_FILE,
+        "concreteness_words": CONCRETENESS_FILE,
+        "localization": "no instances",
+    }.items():
+        assert "Left out: " in page.sections[name], name
+        assert reason in page.sections[name], name
+    assert "Not measured: bounding box: no instances" in page.sections["metrics"]
+
+
+def test_words_are_text_and_no_markup(places, monkeypatch):
+    nasty = '<script>alert("1")</script>'
+    load = pairs_module.build_vocabulary
+
+    def with_markup(captions):
+        vocabulary, tokens = load(captions)
+        words = (nasty, *vocabulary.words[1:])
+        return type(vocabulary)(words, vocabulary.counts), tokens
+
+    monkeypatch.setattr(pairs_module, "build_vocabulary", with_markup)
+    text = write_report(places)
+    assert nasty not in text
+    assert text.count("<script>") == 1
+    assert nasty in Page(text).sections["words"]
+
+
+def test_report_of_no_model_is_one_line(places, tmp_path, capsys):
+    fails(capsys, "--utility=report", "--model_name=absent", *places, mentions="absent")
+    assert not list(tmp_path.glob("*.html"))
+
+
+# in a browser: what the page's script does, with errors told in the page itself
+PROBE = """<script>
+const errors = [];
+addEventListener("error", (event) => errors.push(event.message));
+addEventListener("securitypolicyviolation", (event) => errors.push(event.violatedDirective));
+addEventListener("load", () => {
+  const all = "#word_table tbody tr";
+  const column = (index) =>
+    Array.from(document.querySelectorAll(all), (row) => row.cells[index].textContent);
+  const buttons = document.querySelectorAll("th button");
+  for (const button of buttons) { button.click(); button.click(); }
+  const [word, count] = document.querySelectorAll("#word_table th button");
+  word.click();
+  const words = column(0);
+  const sorted = [...words].sort((a, b) => a.localeCompare(b));
+  if (String(words) !== String(sorted)) errors.push("unsorted words");
+  count.click();
+  const counts = column(1).map(Number);
+  if (counts.some((value, at) => at && value > counts[at - 1])) errors.push("unsorted counts");
+  if (count.parentElement.ariaSort !== "descending") errors.push("aria-sort");
+  const search = document.getElementById("search");
+  search.value = "DOG";
+  search.dispatchEvent(new Event("input"));
+  const rows = document.querySelectorAll(all + ":not([hidden])");
+  if (!rows.length || rows.length === words.length) errors.push("search shows " + rows.length);
+  for (const image of document.images)
+    if (!image.complete || !image.naturalWidth) errors.push("an image is not shown");
+  if (document.documentElement.scrollWidth > innerWidth) errors.push("wider than the window");
+  document.body.dataset.probe = errors.length ? errors.join("; ") : "passed";
+});
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_page_works_in_a_browser(with_curves, tmp_path, width):
+    text = write_report(with_curves, "--visual_threshold=-1000")
+    # before the page's own script, so that its errors are seen; the page itself is as it was
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("<body>", "<body>" + PROBE), encoding="utf-8")
+    call = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
+    places = [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    done = subprocess.run(
+        [*call, *places, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    found = re.search(r'<body data-probe="([^"]*)"', done.stdout)
+    assert found, done.stderr
+    assert found[1] == "passed"
