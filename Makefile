@@ -19,8 +19,10 @@ demo: $(VENV)/installed
 	$(RUN) $(MODEL) --utility visual_evaluation
 	$(RUN) $(MODEL) --utility heatmap_demonstration --num_items 6
 	$(RUN) $(MODEL) --utility bbox_demonstration --num_items 6
+	$(RUN) $(MODEL) --utility report
 	@echo
 	@echo "The demo is complete:"
+	@echo "  report               $(DEMO)/results/report_demo.html (open it in a browser)"
 	@echo "  data                 $(DEMO)/datasets"
 	@echo "  model                $(DEMO)/models/text/demo.*, $(DEMO)/models/visual/demo.*"
 	@echo "  word results         $(DEMO)/results/text_evaluation_demo.json"

@@ -83,37 +83,60 @@ class HeatMap:
 # ---- numbers
 
 
-def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def metric_rows(
+    metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Return a row for each single metric, with its chance level where it has one.
 
     Metrics by minimum count have a table of their own (``concreteness_rows``).
+
+    Args:
+        metrics: Of the model.
+        baselines: Name -> metrics, as far as they were measured; each name is a column.
     """
     flat = flatten(metrics)
+    others = {name: flatten(scores) for name, scores in baselines.items()}
     rows = []
     for name, value in flat.items():
         section, _, rest = name.partition(".")
         if section.endswith(CHANCE_SUFFIX) or BY_COUNT in name:
             continue
-        chance = GUESSING.get(name, flat.get(f"{section}{CHANCE_SUFFIX}.{rest}"))
-        shown = name.replace("_", " ").replace(".", ", ")
-        is_count = isinstance(value, int)
-        rows.append({"metric": shown, "value": value, "chance": chance, "is_count": is_count})
+        row = {
+            "metric": name.replace("_", " ").replace(".", ", "),
+            "value": value,
+            "chance": GUESSING.get(name, flat.get(f"{section}{CHANCE_SUFFIX}.{rest}")),
+            "is_count": isinstance(value, int),
+        }
+        rows.append(row | {baseline: scores.get(name) for baseline, scores in others.items()})
     return rows
 
 
-def concreteness_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each minimum count of words; none where concreteness was not measured."""
+def concreteness_rows(
+    metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return a row for each minimum count of words; none where concreteness was not measured.
+
+    Args:
+        metrics: Of the model.
+        baselines: Name -> metrics; the Pearson r of those that have one is a column of that name.
+    """
+    flat = flatten(metrics)
+    others = {name: flatten(scores) for name, scores in baselines.items()}
     scores = metrics.get("concreteness") or {}
-    return [
-        {
+    rows = []
+    for count, pearson in scores.get(f"pearson{BY_COUNT}", {}).items():
+        key = f"concreteness.{{}}{BY_COUNT}.{count}.r"
+        row = {
             "min_count": int(count),
             "word_count": pearson["word_count"],
             "pearson": pearson["r"],
-            "spearman": scores[f"spearman{BY_COUNT}"][count]["r"],
-            "frequency": scores[f"frequency_baseline{BY_COUNT}"][count]["r"],
+            "spearman": flat[key.format("spearman")],
+            "frequency": flat[key.format("frequency_baseline")],
         }
-        for count, pearson in scores.get(f"pearson{BY_COUNT}", {}).items()
-    ]
+        rows.append(
+            row | {name: other.get(key.format("pearson")) for name, other in others.items()}
+        )
+    return rows
 
 
 def difference_from_stored(

@@ -54,25 +54,24 @@ def test_metric_rows_have_their_chance_level():
         "heatmap": None,
         "heatmap_chance": None,
     }
-    rows = metric_rows(metrics)
+    rows = metric_rows(metrics, {"other": {"bounding_box": {"f1": 0.2}}})
     assert [tuple(row.values()) for row in rows] == [
-        ("bounding box, f1", 0.5, 0.1, False),
-        ("bounding box, true positives", 3, 1, True),
-        ("sentence image matching, accuracy", 0.9, 0.5, False),
-        ("concreteness, word count", 2, None, True),
-        ("heatmap", None, None, False),
+        ("bounding box, f1", 0.5, 0.1, False, 0.2),
+        ("bounding box, true positives", 3, 1, True, None),
+        ("sentence image matching, accuracy", 0.9, 0.5, False, None),
+        ("concreteness, word count", 2, None, True, None),
+        ("heatmap", None, None, False, None),
     ]
 
 
 def test_concreteness_rows_by_hand():
     by_count = {"0": {"r": 0.5, "word_count": 9}, "10": {"r": None, "word_count": 1}}
     names = ("pearson", "spearman", "frequency_baseline")
-    rows = concreteness_rows({"concreteness": {f"{name}_by_min_count": by_count for name in names}})
-    assert [list(row.values()) for row in rows] == [
-        [0, 9, 0.5, 0.5, 0.5],
-        [10, 1, None, None, None],
-    ]
-    assert concreteness_rows({"concreteness": None}) == []
+    scores = {"concreteness": {f"{name}_by_min_count": by_count for name in names}}
+    first, second = concreteness_rows(scores, {"a": scores, "b": {}})
+    assert list(first.values()) == [0, 9, 0.5, 0.5, 0.5, 0.5, None]
+    assert list(second.values()) == [10, 1, None, None, None, None, None]
+    assert concreteness_rows({"concreteness": None}, {}) == []
 
 
 def test_stored_results_are_compared_with_what_would_be_measured():
@@ -268,10 +267,10 @@ def test_page_shows_the_stored_numbers(with_curves, tmp_path):
     for utility in ("text_evaluation", "visual_evaluation"):
         stored = json.loads((tmp_path / f"{utility}_lstm.json").read_text())
         assert stored["utility"] == utility
-        for row in metric_rows(stored["metrics"]):
+        for row in metric_rows(stored["metrics"], {}):
             assert row["metric"] in page.sections["metrics"]
     assert stored["settings"]["origin"]["run"] in page.sections["card"]
-    assert "those of the training" in page.sections["card"]
+    assert re.search(r"trained on these captions\s*yes", page.sections["card"])
 
 
 def test_stored_results_are_used_and_others_measured_anew(with_curves, tmp_path, capsys):
@@ -292,6 +291,19 @@ def test_stored_results_are_used_and_others_measured_anew(with_curves, tmp_path,
     assert "no results of this version; measured anew" in printed
     assert json.loads(files[0].read_text())["settings"]["origin"]["run"] != "of another training"
     assert "metrics" in json.loads(files[1].read_text())
+
+
+def test_stored_baselines_of_the_same_data_are_columns(with_curves, tmp_path):
+    assert main(["--utility=categorization_evaluation", "--model_type=random", *with_curves]) == 0
+    path = tmp_path / "categorization_evaluation_random.json"
+    stored = json.loads(path.read_text())
+    score = f"{stored['metrics']['categorization']['all_words']['v_measure']:.4f}"
+    shown = Page(write_report(with_curves)).sections["metrics"]
+    assert "Baselines:" in shown
+    assert score in shown
+    stored["data"]["train_captions"] += 1
+    path.write_text(json.dumps(stored))
+    assert "Baselines:" not in Page(write_report(with_curves)).sections["metrics"]
 
 
 def test_word_list_is_of_the_words_alone(with_curves, tmp_path, capsys):
@@ -383,21 +395,23 @@ addEventListener("load", () => {
   if (!rows.length || rows.length === words.length) errors.push("search shows " + rows.length);
   for (const image of document.images)
     if (!image.complete || !image.naturalWidth) errors.push("an image is not shown");
-  if (document.documentElement.scrollWidth > innerWidth) errors.push("wider than the window");
+  for (const width of [1200, 390, 320]) {
+    document.body.style.maxWidth = width + "px";
+    if (document.body.scrollWidth > width) errors.push("wider than " + width + " pixels");
+  }
   document.body.dataset.probe = errors.length ? errors.join("; ") : "passed";
 });
 </script>"""
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [390, 1200])
-def test_page_works_in_a_browser(with_curves, tmp_path, width):
+def test_page_works_in_a_browser(with_curves, tmp_path):
     text = write_report(with_curves, "--visual_threshold=-1000")
     # before the page's own script, so that its errors are seen; the page itself is as it was
     page = tmp_path / "page.html"
     page.write_text(text.replace("<body>", "<body>" + PROBE), encoding="utf-8")
     call = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
-    places = [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    places = [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,900"]
     done = subprocess.run(
         [*call, *places, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
     )

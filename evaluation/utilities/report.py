@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,18 +25,30 @@ from evaluation.utilities.evaluations import text_evaluation, visual_evaluation
 from utils.files import write_text
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
     from datasets_src.coco import Split
     from datasets_src.norms import Norms
     from datasets_src.pairs import TrainingPairs
     from evaluation.demonstrations import ClusterLabel
     from evaluation.word_evaluation import WordPredictions
 
+# what is looked for among the stored results: the types of --model_type under their own names
+BASELINES = ("text_only", "random", "w2v", "bert", "clip", "supervised_concreteness")
+BASELINE_UTILITIES = {  # utility -> the model's evaluation that reads the same data
+    "categorization_evaluation": "text_evaluation",
+    "association_evaluation": "text_evaluation",
+    "concreteness_evaluation": "text_evaluation",
+    "clip_classification_evaluation": "visual_evaluation",
+}
+OF_WORD_LIST = ("categorization_evaluation", "association_evaluation")
+
 # the page's size is bounded by these and by --num_items, on full COCO, too
 SHOWN_WORDS = 2000  # the most frequent ones, in the table and in the scatter
 EXTREME_WORDS = 15  # best and worst ones
 EXAMPLES = 5  # images of a cluster in the gallery
 LOCALIZED = 8  # images with boxes, at most
-CLUSTER_SIDE, LOCALIZED_SIDE = 120, 220  # pixels of the longer side
+CLUSTER_SIDE, LOCALIZED_SIDE = 120, 240  # pixels of the longer side
 
 logger = logging.getLogger(__name__)
 
@@ -139,17 +152,42 @@ def _stored_or_measured(
     utility = evaluate.__name__
     path = options.results_dir / f"{utility}_{options.model_name}.json"
     if path.is_file():
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            stored = None
+        stored = _read(path)
         difference = difference_from_stored(stored, settings, data, unmeasured)
         if difference is None:
             logger.info("%s: stored results are used: %s", utility, path)
             return stored
         logger.info("%s: %s holds those of %s; measured anew", utility, path, difference)
     evaluate(argparse.Namespace(**vars(options) | {"utility": utility}))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read(path)
+
+
+def _read(path: Path) -> Any:
+    """Return the content of a results file, None where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _baselines(
+    options: argparse.Namespace, results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the stored metrics of baselines that were measured on the report's data, by name."""
+    from evaluation.report_page import difference_from_stored
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in BASELINES:
+        for utility, reference in BASELINE_UTILITIES.items():
+            measured = results[reference]
+            keys = ["dataset"]
+            if utility in OF_WORD_LIST:
+                keys.append("word_list_sha256")
+            settings = {key: measured["settings"].get(key) for key in keys}
+            stored = _read(options.results_dir / f"{utility}_{name}.json")
+            if difference_from_stored(stored, settings, measured["data"], {}) is None:
+                found[name] = found.get(name, {}) | stored["metrics"]
+    return found
 
 
 def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -157,12 +195,14 @@ def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[s
     from evaluation.report_page import concreteness_rows, metric_rows
 
     text, visual = results["text_evaluation"], results["visual_evaluation"]
+    baselines = _baselines(subject.options, results)
     page: dict[str, Any] = {
         "model_name": subject.options.model_name,
         "card": _card(subject, results),
-        "metrics": metric_rows(text["metrics"]) + metric_rows(visual["metrics"]),
+        "metrics": metric_rows({**text["metrics"], **visual["metrics"]}, baselines),
+        "baselines": list(baselines),
         "not_measured": {**text["not_measured"], **visual["not_measured"]},
-        "concreteness_rows": concreteness_rows(text["metrics"]),
+        "concreteness_rows": concreteness_rows(text["metrics"], baselines),
         "absent": {},
     }
     labels = _labels(subject)
@@ -202,16 +242,21 @@ def _card(
         "Data of this report": [
             ("data set", subject.options.dataset),
             *((name.replace("_", " "), value) for name, value in data.items()),
-            (
-                "captions",
-                "those of the training"
-                if origin["data_fingerprint"] == subject.pairs.fingerprint()
-                else "not known to be those of the training",
-            ),
+            ("trained on these captions", _trained_on(origin["data_fingerprint"], subject.pairs)),
             ("seed of chance levels and samples", subject.options.seed),
         ],
-        "Settings": [(name.replace("_", " "), value) for name, value in settings.items()],
+        "Settings": [
+            (name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else value)
+            for name, value in settings.items()
+        ],
     }
+
+
+def _trained_on(fingerprint: str | None, pairs: "TrainingPairs") -> str:
+    """Say whether a model was trained on some captions; None is a model that does not say."""
+    if fingerprint is None:
+        return "not known"
+    return "yes" if fingerprint == pairs.fingerprint() else "no"
 
 
 def _curves(subject: _Subject) -> dict[str, Any]:
@@ -295,7 +340,6 @@ def _cluster_pictures(
     Returns:
         (image, cluster) -> the two pictures and the image's id.
     """
-    from datasets_src.images import open_rgb
     from evaluation.image_evaluation import activated_maps
     from evaluation.report_page import data_uri, with_map
 
@@ -308,8 +352,7 @@ def _cluster_pictures(
         positions = (images[start + offset]).tolist()
         for number, pair in enumerate(zip(positions, cluster.tolist(), strict=True)):
             if pair in pairs:
-                picture = open_rgb(split.path(pair[0]))
-                picture.thumbnail((CLUSTER_SIDE, CLUSTER_SIDE))
+                picture = _scaled(split.path(pair[0]), CLUSTER_SIDE)
                 pictures[pair] = {
                     "id": int(split.image_ids[pair[0]]),
                     "image": data_uri(picture),
@@ -317,6 +360,15 @@ def _cluster_pictures(
                 }
         start += len(logits)
     return pictures
+
+
+def _scaled(path: Path, side: int) -> "PillowImage":
+    """Return an image in its own proportions, its longer side so many pixels."""
+    from PIL import ImageOps
+
+    from datasets_src.images import open_rgb
+
+    return ImageOps.contain(open_rgb(path), (side, side))
 
 
 def _categories(subject: _Subject) -> dict[str, Any]:
@@ -423,7 +475,6 @@ def _words(subject: _Subject) -> dict[str, Any]:
 
 def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, Any]:
     """Return test images, drawn at random, with hits, misses and false alarms among the boxes."""
-    from datasets_src.images import open_rgb
     from evaluation.demonstrations import choose_images, gold_objects
     from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
     from evaluation.localization import box_iou, component_box
@@ -442,12 +493,10 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
             chosen = np.flatnonzero(offset == position)
             boxes = np.array([component_box(maps[at].cpu().numpy()) for at in chosen])
             hit, found = match_boxes(box_iou(boxes, gold.boxes) >= MATCH_IOU)
-            picture = open_rgb(split.path(image))
-            picture.thumbnail((LOCALIZED_SIDE, LOCALIZED_SIDE))
             examples.append(
                 {
                     "id": int(split.image_ids[image]),
-                    "image": data_uri(picture),
+                    "image": data_uri(_scaled(split.path(image), LOCALIZED_SIDE)),
                     "predicted": [
                         {"box": box.tolist(), "label": labels[c].full(), "hit": bool(is_hit)}
                         for box, c, is_hit in zip(
