@@ -130,8 +130,8 @@ def concreteness_rows(
             "min_count": int(count),
             "word_count": pearson["word_count"],
             "pearson": pearson["r"],
-            "spearman": flat[key.format("spearman")],
-            "frequency": flat[key.format("frequency_baseline")],
+            "spearman": flat.get(key.format("spearman")),
+            "frequency": flat.get(key.format("frequency_baseline")),
         }
         rows.append(
             row | {name: other.get(key.format("pearson")) for name, other in others.items()}

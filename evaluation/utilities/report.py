@@ -82,8 +82,8 @@ def report(options: argparse.Namespace) -> None:
     pairs = training_pairs(options)
     note_other_data(model.recorded_settings["origin"]["data_fingerprint"], pairs)
     split, filtered = test_split(options)
-    norms = load_norms(options.datasets_dir, options.word_list)
-    results = _results(options, model, pairs, split, filtered, norms)
+    # what is absent stands in the page
+    norms = load_norms(options.datasets_dir, options.word_list, log_absent=False)
     subject = _Subject(
         options,
         model,
@@ -95,40 +95,33 @@ def report(options: argparse.Namespace) -> None:
         image_logits(model.visual, split, len(split.image_ids)),
     )
     path = options.results_dir / f"report_{options.model_name}.html"
-    write_text(path, render_page(_page(subject, results)))
+    write_text(path, render_page(_page(subject, _results(subject))))
     logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
 
 
-def _results(
-    options: argparse.Namespace,
-    model: Model,
-    pairs: "TrainingPairs",
-    split: "Split",
-    filtered: bool,
-    norms: "Norms",
-) -> dict[str, dict[str, Any]]:
+def _results(subject: _Subject) -> dict[str, dict[str, Any]]:
     """Return the results of both evaluations, which are run where they are not there."""
+    options, model, split = subject.options, subject.model, subject.split
     shared = {
         "origin": model.recorded_settings["origin"],
         "text_threshold": model.text_threshold,
         "evaluation_seed": options.seed,
         "dataset": options.dataset,
     }
-    on_test_split = {"test_images": len(split.image_ids), "filtered": filtered}
     return {
         "text_evaluation": _stored_or_measured(
             options,
             text_evaluation,
             {**shared, "word_list_sha256": None, **_without_path(word_list_settings(options))},
-            training_data(pairs),
-            norms.absent,
+            training_data(subject.pairs),
+            subject.norms.absent,
         ),
         "visual_evaluation": _stored_or_measured(
             # the word list is not among its options
             argparse.Namespace(**vars(options) | {"word_list": None}),
             visual_evaluation,
             {**shared, "visual_threshold": model.visual.threshold},
-            on_test_split,
+            {"test_images": len(split.image_ids), "filtered": subject.filtered},
             unmeasured_on_images(split, options.datasets_dir),
         ),
     }
@@ -191,7 +184,7 @@ def _baselines(
 
 
 def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the template reads; sections without data are None, with a reason in absent."""
+    """Return what the template reads; absent names the sections without data, with reasons."""
     from evaluation.report_page import concreteness_rows, metric_rows
 
     text, visual = results["text_evaluation"], results["visual_evaluation"]
@@ -203,7 +196,6 @@ def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[s
         "baselines": list(baselines),
         "not_measured": {**text["not_measured"], **visual["not_measured"]},
         "concreteness_rows": concreteness_rows(text["metrics"], baselines),
-        "absent": {},
     }
     labels = _labels(subject)
     page |= _curves(subject)
