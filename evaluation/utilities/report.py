@@ -312,9 +312,10 @@ def _clusters(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, 
         for row in shown[: subject.options.num_items]
     }
     pictures = _cluster_pictures(subject, wanted)
+    # a logit right at the threshold may fall on its other side in another batch: no map then
     gallery = [
-        {**rows[cluster], "pictures": [pictures[image, cluster] for image in images]}
-        for cluster, images in wanted.items()
+        {**rows[c], "pictures": [pictures[at, c] for at in images if (at, c) in pictures]}
+        for c, images in wanted.items()
     ]
     absent = _Absent("no test image activates a cluster")
     return {"clusters": alive, "gallery": gallery or absent}
