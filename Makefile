@@ -1,4 +1,5 @@
-# make demo: a small world from nothing to pictures; make test: lint and all tests
+# make demo: a small world from nothing to pictures; make test: lint and all tests;
+# make bench: how long things take, in about 10 minutes
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -9,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 RUN := $(VENV)/bin/python main.py --datasets_dir $(DEMO)/datasets --results_dir $(DEMO)/results
 MODEL := --models_dir $(DEMO)/models --model_name demo
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python main.py --utility make_demo_dataset --datasets_dir $(DEMO)/datasets
@@ -36,6 +37,9 @@ test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python -m tests.benchmarks.speed
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say make PYTHON=python3.11") if sys.version_info < (3, 11) else None'

@@ -16,7 +16,7 @@ from datasets_src.images import open_rgb
 from datasets_src.pairs import ImageSource
 from evaluation.cluster_tables import class_names_by_cluster
 from evaluation.image_evaluation import MAP_SIZE, VisualModel, activated_maps
-from evaluation.localization import component_box, gold_boxes, peak_point
+from evaluation.localization import component_box, gold_boxes, peak_point, upsampled_maps
 from utils.errors import UserError
 from utils.files import write_atomically
 
@@ -200,7 +200,7 @@ def draw_demonstrations(
         for offset in range(len(logits)):
             chosen = np.flatnonzero(image == offset)  # (A,)
             chosen = chosen[np.argsort(-logits[offset, cluster[chosen]], kind="stable")]
-            its_maps = maps[torch.from_numpy(chosen)].cpu().numpy()  # (A, MAP_SIZE, MAP_SIZE)
+            its_maps = upsampled_maps(maps[torch.from_numpy(chosen)], MAP_SIZE).cpu().numpy()
             its_labels = [labels[c] for c in cluster[chosen]]
             pixels = _original_pixels(source.path(int(images[position])))
             if kind == "heatmap":

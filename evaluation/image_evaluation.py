@@ -22,15 +22,13 @@ from evaluation.classification import (
 )
 from evaluation.localization import (
     box_iou,
+    boxes_and_peaks,
     class_activation_maps,
-    component_box,
     gold_boxes,
     localization_scores,
-    peak_point,
     points_in_boxes,
     random_boxes,
     random_points,
-    upsampled_maps,
 )
 
 if TYPE_CHECKING:
@@ -108,8 +106,8 @@ def activated_maps(
 
     Yields:
         For each batch its logits (B, C) and, for its activated clusters, the image's position in
-        the batch (A,), the cluster (A,), and the upsampled class activation maps
-        (A, MAP_SIZE, MAP_SIZE) on the model's device.
+        the batch (A,), the cluster (A,), and the class activation maps (A, h, w), neither
+        normalised nor upsampled, on the model's device.
     """
     import torch
     from tqdm import tqdm
@@ -123,12 +121,7 @@ def activated_maps(
             )  # (B, C), (B, D, h, w)
             image, cluster = torch.nonzero(logits >= model.threshold, as_tuple=True)  # (A,), (A,)
             maps = class_activation_maps(features, model.encoder.head.weight, image, cluster)
-            yield (
-                logits.cpu().numpy(),
-                image.cpu().numpy(),
-                cluster.cpu().numpy(),
-                upsampled_maps(maps, MAP_SIZE),
-            )
+            yield logits.cpu().numpy(), image.cpu().numpy(), cluster.cpu().numpy(), maps
             progress.update(len(pixels))
 
 
@@ -136,22 +129,24 @@ def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
     """Predict the bits of all images of a split, and a box and a peak per activated cluster."""
     count = len(split.image_ids)
     bits = np.zeros((count, model.encoder.cluster_num), dtype=bool)
-    image_parts, cluster_parts, boxes, peaks = [], [], [], []
+    # an empty part each, so that a split without images has predictions too
+    image_parts, cluster_parts = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    box_parts, peak_parts = [np.zeros((0, 4), np.int64)], [np.zeros((0, 2), np.int64)]
     start = 0
     for logits, image, cluster, maps in activated_maps(model, split, np.arange(count)):
         bits[start : start + len(logits)] = logits >= model.threshold
-        for map_ in maps.cpu().numpy():
-            boxes.append(component_box(map_))
-            peaks.append(peak_point(map_))
+        boxes, peaks = boxes_and_peaks(maps, MAP_SIZE)
         image_parts.append(image + start)
         cluster_parts.append(cluster)
+        box_parts.append(boxes)
+        peak_parts.append(peaks)
         start += len(logits)
     return ImagePredictions(
         bits=bits,
-        image=np.concatenate([np.zeros(0, dtype=np.int64), *image_parts]),
-        cluster=np.concatenate([np.zeros(0, dtype=np.int64), *cluster_parts]),
-        boxes=np.array(boxes, dtype=np.int64).reshape(-1, 4),
-        peaks=np.array(peaks, dtype=np.int64).reshape(-1, 2),
+        image=np.concatenate(image_parts),
+        cluster=np.concatenate(cluster_parts),
+        boxes=np.concatenate(box_parts),
+        peaks=np.concatenate(peak_parts),
     )
 
 

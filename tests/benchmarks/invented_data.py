@@ -1,0 +1,132 @@
+"""Data of any size for measurements: annotations in COCO's layout, norms, words.
+
+Nothing in it can be learned; only sizes and shapes are those of real data. Axes: V words.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
+
+CAPTION_WORDS = 10  # in the mean; COCO's captions have 10 or 11
+CLASSES = 80  # COCO's
+WORD_CATEGORIES, CATEGORY_WORDS = 41, 13  # of the category file, and words in each
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """How much a split holds."""
+
+    images: int
+    captions: int
+    instances: int
+
+
+def invented_words(count: int) -> list[str]:
+    """Return ``count`` distinct words of three syllables, 857,375 at most."""
+    syllables = [first + second for first, second in product("bcdfghjklmnprstvwxz", "aeiou")]
+    words = ("".join(three) for three in product(syllables, repeat=3))
+    return [word for word, _ in zip(words, range(count), strict=False)]
+
+
+def invented_captions(words: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+    """Return captions in which all words occur, if there is room, with Zipf's frequencies."""
+    lengths = rng.integers(CAPTION_WORDS - 3, CAPTION_WORDS + 4, size=count)
+    frequency = 1 / np.arange(1, len(words) + 1)
+    drawn = rng.choice(len(words), size=lengths.sum(), p=frequency / frequency.sum())
+    drawn[: len(words)] = np.arange(len(words))[: len(drawn)]
+    pieces = np.split(rng.permutation(drawn), np.cumsum(lengths)[:-1])
+    return [" ".join([words[word] for word in piece]) for piece in pieces]
+
+
+def invented_pictures(count: int, width: int, height: int, rng: np.random.Generator) -> list[bytes]:
+    """Return JPEG files of smooth coloured noise."""
+    files = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(256, size=(12, 16, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def write_split(
+    datasets_dir: Path,
+    split: str,
+    size: SplitSize,
+    words: Sequence[str],
+    pictures: Sequence[bytes],
+    rng: np.random.Generator,
+) -> None:
+    """Write a split of COCO 2014: both annotation files and the images, ``pictures`` in turn.
+
+    Images, captions and instances follow each other at random, as in COCO's files.
+    """
+    with Image.open(io.BytesIO(pictures[0])) as picture:
+        width, height = picture.size
+    coco = datasets_dir / "COCO"
+    for folder in (coco / split, coco / "annotations"):
+        folder.mkdir(parents=True, exist_ok=True)
+    ids = rng.permutation(size.images) + 1
+    names = [f"COCO_{split}_{image_id:012}.jpg" for image_id in ids.tolist()]
+    for name, picture_file in zip(names, cycle(pictures), strict=False):
+        (coco / split / name).write_bytes(picture_file)
+    images = [
+        {"id": image_id, "file_name": name, "width": width, "height": height}
+        for image_id, name in zip(ids.tolist(), names, strict=True)
+    ]
+    captions = [
+        {"id": number, "image_id": image_id, "caption": text}
+        for number, (image_id, text) in enumerate(
+            zip(
+                rng.permutation(np.resize(ids, size.captions)).tolist(),
+                invented_captions(words, size.captions, rng),
+                strict=True,
+            )
+        )
+    ]
+    corners = rng.random((size.instances, 2, 2)) * [width, height]
+    low = corners.min(axis=1)
+    boxes = np.hstack([low, corners.max(axis=1) - low]).round(2)  # (G, 4) x, y, width, height
+    instances = [
+        {"id": number, "image_id": image_id, "category_id": class_id, "bbox": box, "iscrowd": 0}
+        for number, (image_id, class_id, box) in enumerate(
+            zip(
+                rng.choice(ids, size=size.instances).tolist(),
+                rng.integers(1, CLASSES + 1, size=size.instances).tolist(),
+                boxes.tolist(),
+                strict=True,
+            )
+        )
+    ]
+    categories = [{"id": i + 1, "name": word} for i, word in enumerate(words[:CLASSES])]
+    for kind, content in (
+        ("captions", {"images": images, "annotations": captions}),
+        ("instances", {"images": images, "annotations": instances, "categories": categories}),
+    ):
+        (coco / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content))
+
+
+def write_norms(
+    datasets_dir: Path, words: Sequence[str], associations: int, rng: np.random.Generator
+) -> None:
+    """Write a category file, a rating for each word, and pairs of associated words."""
+    members = iter(words)
+    lines = []
+    for category in range(WORD_CATEGORIES):
+        lines.append(f"category{category}:")
+        lines += [f"  {word}: 5.0" for word, _ in zip(members, range(CATEGORY_WORDS), strict=False)]
+    (datasets_dir / CATEGORY_FILE).write_text("\n".join(lines) + "\n")
+    ratings = (1 + 4 * rng.random(len(words))).round(2).tolist()
+    rows = [f"{word}\t0\t{rating}" for word, rating in zip(words, ratings, strict=True)]
+    (datasets_dir / CONCRETENESS_FILE).write_text("\n".join(["Word\tBigram\tConc.M", *rows]) + "\n")
+    pairs = rng.integers(len(words), size=(associations, 2)).tolist()
+    rows = [f"strength\t{words[first]}\t{words[second]}\t3" for first, second in pairs]
+    (datasets_dir / ASSOCIATION_FILE).write_text("\n".join(rows) + "\n")

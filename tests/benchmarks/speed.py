@@ -1,0 +1,355 @@
+"""What everything around the CNN costs: prints a table and writes it as JSON.
+
+    python -m tests.benchmarks.speed [--out results/benchmark.json] [--quick]
+
+Each figure is the median of several runs. A ratio compares two things that took turns in the same
+run, so that a machine that slows down meanwhile slows down both. ``--quick`` runs everything at a
+tiny size, which says whether the benchmark works and nothing of speed.
+
+Axes: B pairs, A activated clusters, C clusters, V words.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from datasets_src.captions import TokenizedCaptions
+from datasets_src.coco import Split, load
+from datasets_src.images import normalise
+from datasets_src.pairs import load_images
+from evaluation.image_evaluation import VisualModel, boxes_and_peaks
+from evaluation.localization import class_activation_maps
+from evaluation.utilities.common import Model, evaluate_images
+from main import main as run_program
+from models_src.diagnosis import empty_sums, step_sums
+from models_src.joint import joint_step
+from models_src.model_files import Origin, save_halves
+from models_src.settings import TrainingSettings
+from models_src.text_encoders import build_text_encoder
+from models_src.visual_encoders import build_visual_encoder
+from tests.benchmarks.invented_data import (
+    CAPTION_WORDS,
+    SplitSize,
+    invented_pictures,
+    invented_words,
+    write_norms,
+    write_split,
+)
+from utils.files import write_json
+
+ROOT = Path(__file__).parent.parent.parent
+# of 150 clusters; the share that images of a trained lstm activate, see BENCHMARKS.md
+ACTIVATED_SHARE = 0.185
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is."""
+
+    network: str = "resnet50"
+    image_size: int = 224
+    joint_batch: int = 16
+    clusters: int = 150
+    words: int = 30_000
+    step_captions: int = 50
+    test_images: int = 64
+    evaluation_batch: int = 32
+    picture: tuple[int, int] = (640, 480)  # COCO's most frequent size
+    train_captions: int = 30_000
+    associations: int = 500_000
+    joint_runs: int = 9
+    evaluation_runs: int = 5
+    short_runs: int = 50  # of what takes milliseconds
+    process_runs: int = 9
+
+
+QUICK = Sizes(
+    network="resnet18",
+    image_size=32,
+    joint_batch=4,
+    clusters=20,
+    words=700,
+    step_captions=5,
+    test_images=6,
+    evaluation_batch=4,
+    picture=(64, 48),
+    train_captions=100,
+    associations=100,
+    joint_runs=2,
+    evaluation_runs=2,
+    short_runs=2,
+    process_runs=2,
+)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratios(work: Callable[[], object], reference: Callable[[], object], runs: int) -> list[float]:
+    """Return time ratios of two calls that take turns, after one run of each that is not timed."""
+    work()
+    reference()
+    return [seconds(work) / seconds(reference) for _ in range(runs)]
+
+
+def settings_of(sizes: Sizes, text_encoder: str) -> TrainingSettings:
+    """Return training settings of these sizes."""
+    return TrainingSettings(
+        visual_encoder=sizes.network,
+        image_size=sizes.image_size,
+        text_encoder=text_encoder,
+        cluster_num=sizes.clusters,
+    )
+
+
+def token_captions(sizes: Sizes, count: int, rng: np.random.Generator) -> TokenizedCaptions:
+    """Return captions of random length whose word ids follow Zipf's law."""
+    lengths = rng.integers(CAPTION_WORDS - 3, CAPTION_WORDS + 4, size=count)
+    frequency = 1 / np.arange(1, sizes.words + 1)
+    tokens = rng.choice(sizes.words, size=lengths.sum(), p=frequency / frequency.sum())
+    return TokenizedCaptions(tokens.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def joint_step_ratio(sizes: Sizes, text_encoder: str) -> list[float]:
+    """Compare a whole step of training with a bare one of the same CNN and the same Adam.
+
+    The whole step begins with pixels and token ids in memory, as the loop of ``training.py`` does.
+    """
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    settings = settings_of(sizes, text_encoder)
+    visual = build_visual_encoder(settings)
+    text = build_text_encoder(settings, tuple(invented_words(sizes.words)))
+    optimizer = torch.optim.Adam(visual.parameters(), lr=settings.visual_learning_rate)
+    batch, side = sizes.joint_batch, sizes.image_size
+    pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    captions = token_captions(sizes, 1000, rng)
+    totals = empty_sums(sizes.clusters)
+
+    def whole() -> None:
+        chosen = rng.integers(len(captions), size=batch)
+        result = joint_step(
+            visual,
+            optimizer,
+            text,
+            normalise(pixels),
+            torch.arange(batch),
+            torch.from_numpy(captions.padded(chosen)),
+            settings.visual_threshold,
+            settings.text_threshold,
+        )
+        totals.add_(step_sums(result))
+
+    images = normalise(pixels)
+    targets = (torch.rand(batch, sizes.clusters) < ACTIVATED_SHARE).float()
+
+    def bare() -> None:
+        loss = functional.binary_cross_entropy_with_logits(visual.network(images), targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return ratios(whole, bare, sizes.joint_runs)
+
+
+def text_step_ms(sizes: Sizes) -> list[float]:
+    """Time the count model's reading of captions and its learning from bits."""
+    rng = np.random.default_rng(0)
+    words = tuple(invented_words(sizes.words))
+    text = build_text_encoder(settings_of(sizes, "generative"), words)
+    captions = token_captions(sizes, 5000, rng)
+
+    def step() -> float:
+        chosen = rng.integers(len(captions), size=sizes.step_captions)
+        tokens = torch.from_numpy(captions.padded(chosen))
+        bits = torch.from_numpy(rng.random((len(tokens), sizes.clusters)) < ACTIVATED_SHARE)
+        return 1000 * seconds(lambda: text.learn(text.read(tokens), bits))
+
+    # the counts of 300 steps come first: an empty model has less to do
+    return [step() for _ in range(300 + sizes.short_runs)][300:]
+
+
+def test_split(sizes: Sizes, folder: Path) -> Split:
+    """Write and load a test split."""
+    rng = np.random.default_rng(0)
+    write_split(
+        folder,
+        "val2014",
+        SplitSize(sizes.test_images, 5 * sizes.test_images, 7 * sizes.test_images),
+        invented_words(sizes.words),
+        invented_pictures(sizes.test_images, *sizes.picture, rng),
+        rng,
+    )
+    return load(folder / "COCO", "val2014", with_instances=True)
+
+
+def evaluated_model(sizes: Sizes, split: Split) -> Model:
+    """Return an untrained model whose threshold lets ``ACTIVATED_SHARE`` of the clusters fire."""
+    torch.manual_seed(0)
+    settings = settings_of(sizes, "generative")
+    encoder = build_visual_encoder(settings).eval()
+    text = build_text_encoder(settings, tuple(invented_words(sizes.words)))
+    batches = [np.arange(min(8, sizes.test_images))]
+    with torch.inference_mode():
+        (pixels,) = load_images(split, batches, sizes.image_size, workers=0)
+        threshold = encoder(normalise(pixels)).quantile(1 - ACTIVATED_SHARE).item()
+    visual = VisualModel(
+        encoder, threshold, sizes.image_size, sizes.evaluation_batch, workers=2, device="cpu"
+    )
+    return Model(visual, text, settings.text_threshold, settings.as_dict())
+
+
+def box_ms(sizes: Sizes, model: Model, split: Split) -> list[float]:
+    """Time a bounding box (and peak) of an image, from the CNN's last activation on."""
+    (pixels,) = load_images(split, [np.arange(1)], sizes.image_size, workers=0)
+    encoder = model.visual.encoder
+    with torch.inference_mode():
+        logits, features = encoder.logits_and_features(normalise(pixels))
+        image, cluster = torch.nonzero(logits >= model.visual.threshold, as_tuple=True)
+        work = lambda: boxes_and_peaks(  # noqa: E731
+            class_activation_maps(features, encoder.head.weight, image, cluster)
+        )
+        work()
+        return [1000 * seconds(work) / len(cluster) for _ in range(sizes.short_runs)]
+
+
+def visual_evaluation_ratio(sizes: Sizes, model: Model, split: Split) -> list[float]:
+    """Compare a whole evaluation, image files to metrics, with the CNN's bare forward passes."""
+    count = sizes.test_images
+    batch = sizes.evaluation_batch
+    batches = [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
+    images = [
+        normalise(pixels) for pixels in load_images(split, batches, sizes.image_size, workers=0)
+    ]
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for of_batch in images:
+                model.visual.encoder(of_batch)
+
+    return ratios(lambda: evaluate_images(model, split, seed=0), bare, sizes.evaluation_runs)
+
+
+def text_evaluation_s(sizes: Sizes, folder: Path) -> list[float]:
+    """Time the utility, from files to files, in a process that has imported all it needs."""
+    rng = np.random.default_rng(0)
+    words = invented_words(sizes.words)
+    size = SplitSize(max(1, sizes.train_captions // 5), sizes.train_captions, 1)
+    pictures = invented_pictures(1, 16, 16, rng)
+    write_split(folder, "train2014", size, words, pictures, rng)
+    write_norms(folder, words, sizes.associations, rng)
+    settings = settings_of(sizes, "generative")
+    text = build_text_encoder(settings, tuple(words))
+    captions = token_captions(sizes, 10 * sizes.words // CAPTION_WORDS, rng)
+    tokens = torch.from_numpy(captions.padded(np.arange(len(captions))))
+    bits = torch.from_numpy(rng.random((len(tokens), sizes.clusters)) < ACTIVATED_SHARE)
+    text.learn(text.read(tokens), bits)
+    origin = Origin(run="benchmark", step=1, seed=0, data_fingerprint="none")
+    save_halves(folder / "models", "model", origin, {"text": (settings, text)})
+    arguments = [
+        "--utility=text_evaluation",
+        "--model_name=model",
+        f"--datasets_dir={folder}",
+        f"--models_dir={folder / 'models'}",
+        f"--results_dir={folder / 'results'}",
+        "--device=cpu",
+    ]
+
+    def evaluate() -> None:
+        with (folder / "log.txt").open("a") as log, redirect_stdout(log):
+            status = run_program(arguments)
+        if status:
+            raise RuntimeError(f"text_evaluation ended with status {status}")
+
+    evaluate()
+    return [seconds(evaluate) for _ in range(sizes.process_runs)]
+
+
+def help_s(sizes: Sizes) -> list[float]:
+    """Time the whole process of ``main.py --help``."""
+    command = [sys.executable, "main.py", "--help"]
+    return [
+        seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL))
+        for _ in range(sizes.process_runs)
+    ]
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return what the figures depend on beside the program."""
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def measure(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
+    """Return the values of all runs of each figure; ``folder`` takes the data."""
+    split = test_split(sizes, folder / "images")
+    model = evaluated_model(sizes, split)
+    return {
+        "joint_step_ratio_lstm": joint_step_ratio(sizes, "lstm"),
+        "joint_step_ratio_generative": joint_step_ratio(sizes, "generative"),
+        "text_step_ms": text_step_ms(sizes),
+        "box_ms": box_ms(sizes, model, split),
+        "visual_evaluation_ratio": visual_evaluation_ratio(sizes, model, split),
+        "text_evaluation_s": text_evaluation_s(sizes, folder / "texts"),
+        "help_s": help_s(sizes),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure everything, print a Markdown table and write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark.json"))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does the benchmark work?")
+    options = parser.parse_args(arguments)
+    sizes = QUICK if options.quick else Sizes()
+    facts = machine_facts()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = measure(sizes, Path(folder))
+    figures = {name: statistics.median(values) for name, values in runs.items()}
+    write_json(
+        options.out,
+        {
+            "figures": figures,
+            "runs": {
+                name: {"count": len(values), "lowest": min(values), "highest": max(values)}
+                for name, values in runs.items()
+            },
+            "sizes": vars(sizes),
+            "machine": facts,
+        },
+    )
+    print(f"{facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}\n")
+    print("| figure | median | lowest | highest | runs |\n|---|---|---|---|---|")
+    for name, values in runs.items():
+        numbers = " | ".join(f"{value:.3f}" for value in (figures[name], min(values), max(values)))
+        print(f"| `{name}` | {numbers} | {len(values)} |")
+
+
+if __name__ == "__main__":
+    main()

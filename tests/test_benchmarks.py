@@ -1,0 +1,30 @@
+"""The speed benchmark runs and writes what it promises; how fast anything is, is not asserted."""
+
+import json
+import math
+
+from tests.benchmarks.speed import main
+
+FIGURES = {
+    "joint_step_ratio_lstm",
+    "joint_step_ratio_generative",
+    "text_step_ms",
+    "box_ms",
+    "visual_evaluation_ratio",
+    "text_evaluation_s",
+    "help_s",
+}
+
+
+def test_speed_benchmark_at_a_tiny_size(tmp_path, capsys):
+    out = tmp_path / "benchmark.json"
+    main(["--quick", f"--out={out}"])
+    content = json.loads(out.read_text())
+    assert set(content["figures"]) == set(content["runs"]) == FIGURES
+    for name, value in content["figures"].items():
+        assert math.isfinite(value) and value > 0
+        assert content["runs"][name]["lowest"] <= value <= content["runs"][name]["highest"]
+        assert content["runs"][name]["count"] > 1
+    assert content["machine"]["threads"] >= 1
+    table = capsys.readouterr().out
+    assert all(f"| `{name}` |" in table for name in FIGURES)
