@@ -52,9 +52,12 @@ def tokenize(texts: Iterable[str]) -> Iterator[list[str]]:
     """
     import spacy
 
-    tokenizer = spacy.blank("en").tokenizer
+    language = spacy.blank("en")
+    # a new word's shape, likeness to a number and so on take longer than its place in the text
+    language.vocab.lex_attr_getters = {}
     for text in texts:
-        yield [token.text for token in tokenizer(text.lower()) if not token.is_space]
+        words = (token.text for token in language.tokenizer(text.lower()))
+        yield [word for word in words if not word.isspace()]
 
 
 def build_vocabulary(texts: Sequence[str]) -> tuple[Vocabulary, TokenizedCaptions]:

@@ -1,6 +1,7 @@
 """Human norms of words: taxonomic categories, concreteness ratings, word associations."""
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,4 +195,4 @@ def _number(text: object) -> float | None:
         value = float(text) if isinstance(text, str) else float("nan")
     except ValueError:
         return None
-    return value if np.isfinite(value) else None
+    return value if math.isfinite(value) else None

@@ -87,11 +87,21 @@ def component_box(map_: np.ndarray) -> np.ndarray:
     """
     from scipy import ndimage
 
-    # Labels are 1, 2, ... in the reading order of the components' first pixels; 0 is the rest.
-    labels, _ = ndimage.label(map_ >= map_.max() / 2, structure=np.ones((3, 3)))
-    largest = np.bincount(labels.ravel())[1:].argmax()
-    rows, columns = ndimage.find_objects(labels)[largest]
-    return np.array([columns.start, rows.start, columns.stop - 1, rows.stop - 1])
+    bright = map_ >= map_.max() / 2
+    left, top, right, bottom = box = _extent(bright)
+    bright = bright[top : bottom + 1, left : right + 1]  # what is dark need not be labelled
+    # labels are 1, 2, ... in the reading order of the components' first pixels; 0 is the rest
+    labels, count = ndimage.label(bright, structure=np.ones((3, 3)))
+    if count > 1:
+        largest = np.bincount(labels[bright]).argmax()
+        box = np.array([left, top, left, top]) + _extent(labels == largest)
+    return box
+
+
+def _extent(mask: np.ndarray) -> np.ndarray:
+    """Return the edges (4,) [left, top, right, bottom] of what is true in a mask, inclusive."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]])
 
 
 def boxes_and_peaks(maps: torch.Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarray]:

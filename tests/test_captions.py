@@ -2,6 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import spacy
 
 from datasets_src.captions import (
     PADDING,
@@ -54,6 +55,30 @@ def test_text_is_split_into_lower_case_tokens_with_punctuation_and_no_white_spac
 def test_random_texts_give_their_tokens_in_order(seed):
     texts, tokens = random_texts(seed)
     assert list(tokenize(texts)) == tokens
+
+
+def test_tokens_are_those_of_spacy_unchanged():
+    tokenizer = spacy.blank("en").tokenizer
+    rng = np.random.default_rng(0)
+    # everything that the rules treat in a way of its own, with and without blanks between
+    pool = [
+        *tokenizer.rules,
+        "dog",
+        "12km",
+        "(a",
+        "u.s.",
+        "5-6",
+        "x,y...",
+        "http://a.b/c",
+        "\u00a0",
+    ]
+    texts = [
+        " ".join(rng.choice(pool, 3)) + "".join(rng.choice(pool, 2)) for _ in range(3 * len(pool))
+    ]
+    expected = [
+        [token.text for token in tokenizer(text.lower()) if not token.is_space] for text in texts
+    ]
+    assert list(tokenize(texts)) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from evaluation.classification import (
     classes_from_clusters,
@@ -16,7 +17,9 @@ from evaluation.classification import (
     predicted_classes,
 )
 from evaluation.localization import (
+    UPSAMPLED_AT_ONCE,
     box_iou,
+    boxes_and_peaks,
     class_activation_maps,
     component_box,
     gold_boxes,
@@ -299,6 +302,31 @@ def test_component_box_of_smooth_maps_equals_a_flood_fill(seed):
     maps = torch.randn(1, 7, 7, generator=torch.Generator().manual_seed(seed))
     map_ = upsampled_maps(maps, size=48)[0].numpy()
     assert component_box(map_).tolist() == slow_component_box(map_)
+
+
+def labelled_component_box(map_):
+    """Label the whole map and take the largest component's slices."""
+    labels, _ = ndimage.label(map_ >= map_.max() / 2, structure=np.ones((3, 3)))
+    largest = np.bincount(labels.ravel())[1:].argmax()
+    rows, columns = ndimage.find_objects(labels)[largest]
+    return [columns.start, rows.start, columns.stop - 1, rows.stop - 1]
+
+
+def test_boxes_and_peaks_equal_those_of_whole_upsampled_maps():
+    # more than are upsampled at once; the last is constant
+    maps = torch.randn(UPSAMPLED_AT_ONCE + 9, 7, 7, generator=torch.Generator().manual_seed(0))
+    maps[-1] = 2
+    whole = upsampled_maps(maps).numpy()
+    boxes, peaks = boxes_and_peaks(maps)
+    assert boxes.tolist() == [labelled_component_box(map_) for map_ in whole]
+    assert peaks.tolist() == [[i % 224, i // 224] for i in whole.reshape(len(maps), -1).argmax(1)]
+    assert boxes.dtype == peaks.dtype == np.int64
+
+
+def test_boxes_and_peaks_of_no_map():
+    boxes, peaks = boxes_and_peaks(torch.zeros(0, 7, 7))
+    assert boxes.shape == (0, 4)
+    assert peaks.shape == (0, 2)
 
 
 def test_component_box_of_known_masks():
