@@ -16,7 +16,7 @@ from datasets_src.images import open_rgb
 from datasets_src.pairs import ImageSource
 from evaluation.cluster_tables import class_names_by_cluster
 from evaluation.image_evaluation import MAP_SIZE, VisualModel, activated_maps
-from evaluation.localization import component_box, gold_boxes, peak_point, upsampled_maps
+from evaluation.localization import component_boxes, gold_boxes, peak_points, upsampled_maps
 from utils.errors import UserError
 from utils.files import write_atomically
 
@@ -251,7 +251,8 @@ def _heatmap_figure(
     axes = figure.add_subplot(rows, columns, 1)
     _show(axes, pixels)
     _set_title(axes, title)
-    for panel, (map_, label) in enumerate(zip(maps, labels, strict=True), start=2):
+    seen = zip(maps, peak_points(maps), labels, strict=True)
+    for panel, (map_, (x, y), label) in enumerate(seen, start=2):
         axes = figure.add_subplot(rows, columns, panel)
         _show(axes, pixels)
         _set_title(axes, label.full())
@@ -262,7 +263,6 @@ def _heatmap_figure(
             cmap="inferno",
             alpha=0.55,
         )
-        x, y = peak_point(map_)
         axes.plot(x + 0.5, y + 0.5, marker="+", color="black", markersize=11, markeredgewidth=3)
         axes.plot(x + 0.5, y + 0.5, marker="+", color="white", markersize=10)
     return figure
@@ -280,7 +280,7 @@ def _box_figure(
     from matplotlib.patches import Rectangle
 
     shown = min(len(maps), MAX_BOXES)
-    boxes = [component_box(map_) for map_ in maps[:shown]]
+    boxes = list(component_boxes(maps[:shown]))
     texts = [label.short() for label in labels[:shown]]
     predicted = {"edgecolor": PREDICTED_COLOUR, "linestyle": "--", "linewidth": 2, "fill": False}
     golden = {"edgecolor": GOLD_COLOUR, "linestyle": "-", "linewidth": 2, "fill": False}

@@ -70,38 +70,60 @@ def upsampled_maps(maps: torch.Tensor, size: int = 224) -> torch.Tensor:
     )[:, 0]
 
 
-def component_box(map_: np.ndarray) -> np.ndarray:
-    """Return the box around the brightest object of a map.
+def component_boxes(maps: np.ndarray) -> np.ndarray:
+    """Return the box around the brightest object of each map.
 
     Of the pixels that reach half the map's maximum, the largest 8-connected component (of equally
     large ones the first in reading order) gives the box.
 
     Args:
-        map_: (S, S), finite, its maximum not negative.
+        maps: (A, S, S), finite, no maximum negative.
 
     Returns:
-        (4,) integers in 0..S-1: the inclusive edges [left, top, right, bottom]. An all-zero map
+        (A, 4) int64 in 0..S-1: the inclusive edges [left, top, right, bottom]. An all-zero map
         gives the whole image.
 
     Source: Berger et al. 2022; Zhou et al. 2016.
     """
-    from scipy import ndimage
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
 
-    bright = map_ >= map_.max() / 2
-    left, top, right, bottom = box = _extent(bright)
-    bright = bright[top : bottom + 1, left : right + 1]  # what is dark need not be labelled
-    # labels are 1, 2, ... in the reading order of the components' first pixels; 0 is the rest
-    labels, count = ndimage.label(bright, structure=np.ones((3, 3)))
-    if count > 1:
-        largest = np.bincount(labels[bright]).argmax()
-        box = np.array([left, top, left, top]) + _extent(labels == largest)
-    return box
+    count, height, width = maps.shape
+    if not count:
+        return np.zeros((0, 4), dtype=np.int64)
+    # all maps in one line of pixels, a dark column before each row and a dark row before each map
+    stride = width + 1
+    line = np.zeros(count * (height + 1) * stride + 1, dtype=bool)
+    line[:-1].reshape(count, height + 1, stride)[:, 1:, 1:] = (
+        maps >= maps.max(axis=(1, 2), keepdims=True) / 2
+    )
+    # what is connected are R runs of bright pixels within rows, far fewer than pixels
+    edges = np.flatnonzero(line[1:] != line[:-1]) + 1
+    start, end = edges[::2], edges[1::2]  # (R,), (R,) behind the last pixel
+    # the runs of the next row that touch a run, be it at a corner, follow each other
+    first = np.searchsorted(end, start + stride)  # (R,)
+    touching = np.searchsorted(start, end + stride, side="right") - first  # (R,)
+    upper = np.repeat(np.arange(len(start)), touching)
+    lower = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching - first, touching)
+    links = coo_matrix((np.ones(len(upper), dtype=bool), (upper, lower)), shape=(len(start),) * 2)
+    _, component = connected_components(links, directed=False)  # (R,)
 
-
-def _extent(mask: np.ndarray) -> np.ndarray:
-    """Return the edges (4,) [left, top, right, bottom] of what is true in a mask, inclusive."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]])
+    sizes = np.bincount(component, weights=end - start)  # (components,) pixels
+    first_run = np.unique(component, return_index=True)[1]  # (components,)
+    run_map, row = np.divmod(start // stride, height + 1)  # (R,), (R,) from 1 on
+    # by map, then by falling size, then in reading order: the first of each map is its largest
+    order = np.lexsort((first_run, -sizes, run_map[first_run]))
+    largest = order[np.unique(run_map[first_run[order]], return_index=True)[1]]  # (A,)
+    chosen = component == largest[run_map]  # (R,)
+    left, right = start[chosen] % stride, (end[chosen] - 1) % stride  # from 1 on
+    row, bounds = row[chosen], np.searchsorted(run_map[chosen], np.arange(count))
+    box = [
+        np.minimum.reduceat(left, bounds),
+        np.minimum.reduceat(row, bounds),
+        np.maximum.reduceat(right, bounds),
+        np.maximum.reduceat(row, bounds),
+    ]
+    return np.stack(box, axis=1) - 1
 
 
 def boxes_and_peaks(maps: torch.Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
@@ -112,24 +134,31 @@ def boxes_and_peaks(maps: torch.Tensor, size: int = 224) -> tuple[np.ndarray, np
         size: S, the side of the image in pixels.
 
     Returns:
-        (A, 4) int64 boxes (see ``component_box``) and (A, 2) int64 points (see ``peak_point``) of
-        the upsampled maps.
+        Of the upsampled maps, (A, 4) int64 boxes (see ``component_boxes``) and (A, 2) int64 points
+        (see ``peak_points``).
     """
     boxes = np.zeros((len(maps), 4), dtype=np.int64)
     peaks = np.zeros((len(maps), 2), dtype=np.int64)
     # few at a time: where all clusters of a batch are activated, all of them fill gigabytes
     for start in range(0, len(maps), UPSAMPLED_AT_ONCE):
-        upsampled = upsampled_maps(maps[start : start + UPSAMPLED_AT_ONCE], size).cpu().numpy()
-        for index, map_ in enumerate(upsampled, start):
-            boxes[index] = component_box(map_)
-            peaks[index] = peak_point(map_)
+        part = slice(start, start + UPSAMPLED_AT_ONCE)
+        upsampled = upsampled_maps(maps[part], size).cpu().numpy()
+        boxes[part], peaks[part] = component_boxes(upsampled), peak_points(upsampled)
     return boxes, peaks
 
 
-def peak_point(map_: np.ndarray) -> np.ndarray:
-    """Return the (2,) point (x, y) of the maximum of an (S, S) map, ties first in reading order."""
-    row, column = np.unravel_index(np.argmax(map_), map_.shape)
-    return np.array([column, row])
+def peak_points(maps: np.ndarray) -> np.ndarray:
+    """Return the point (x, y) of each map's maximum, ties first in reading order.
+
+    Args:
+        maps: (A, S, S).
+
+    Returns:
+        (A, 2) int64.
+    """
+    count, height, width = maps.shape
+    row, column = np.divmod(maps.reshape(count, height * width).argmax(axis=1), width)
+    return np.stack([column, row], axis=1)
 
 
 def gold_boxes(

@@ -17,7 +17,7 @@ from evaluation.image_evaluation import (
     predict_images,
     split_gold_boxes,
 )
-from evaluation.localization import component_box, gold_boxes, peak_point
+from evaluation.localization import component_boxes, gold_boxes, peak_points
 from evaluation.word_evaluation import (
     NO_CLUSTER,
     WordPredictions,
@@ -190,8 +190,8 @@ def test_predictions_equal_one_image_at_a_time(test_split):
     assert len(predictions.boxes) == predictions.bits.sum() > 0
     assert predictions.peaks.min() >= 0
     assert predictions.peaks.max() < 224
-    assert component_box(np.eye(224)).tolist() == [0, 0, 223, 223]
-    assert peak_point(np.eye(224)[::-1]).tolist() == [223, 0]
+    assert component_boxes(np.eye(224)[None]).tolist() == [[0, 0, 223, 223]]
+    assert peak_points(np.eye(224)[None, ::-1]).tolist() == [[223, 0]]
 
 
 def test_caption_bits_are_scores_above_the_threshold():

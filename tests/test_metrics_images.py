@@ -21,11 +21,11 @@ from evaluation.localization import (
     box_iou,
     boxes_and_peaks,
     class_activation_maps,
-    component_box,
+    component_boxes,
     gold_boxes,
     localization_scores,
     matched_pairs,
-    peak_point,
+    peak_points,
     points_in_boxes,
     random_boxes,
     random_points,
@@ -267,6 +267,14 @@ def test_no_maps_give_no_maps():
 # Boxes and points
 
 
+def box_of(map_):
+    return component_boxes(map_[None])[0]
+
+
+def peak_of(map_):
+    return peak_points(map_[None])[0]
+
+
 def slow_component_box(map_):
     """Flood fill from each pixel in reading order."""
     rows, columns = map_.shape
@@ -294,14 +302,22 @@ def slow_component_box(map_):
 def test_component_box_equals_a_flood_fill(seed):
     rng = np.random.default_rng(seed)
     map_ = rng.random((12, 12)) ** rng.choice([0.5, 1.5, 4])  # dense and sparse masks
-    assert component_box(map_).tolist() == slow_component_box(map_)
+    assert box_of(map_).tolist() == slow_component_box(map_)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_component_boxes_of_many_maps_equal_those_of_each(seed):
+    rng = np.random.default_rng(seed)
+    # bright pixels at all borders, where maps and rows follow each other in memory; wide maps too
+    maps = rng.random((40, 9, 14)) ** rng.choice([0.5, 1.0, 1.5, 4], size=(40, 1, 1))
+    assert component_boxes(maps).tolist() == [slow_component_box(map_) for map_ in maps]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_component_box_of_smooth_maps_equals_a_flood_fill(seed):
     maps = torch.randn(1, 7, 7, generator=torch.Generator().manual_seed(seed))
     map_ = upsampled_maps(maps, size=48)[0].numpy()
-    assert component_box(map_).tolist() == slow_component_box(map_)
+    assert box_of(map_).tolist() == slow_component_box(map_)
 
 
 def labelled_component_box(map_):
@@ -333,23 +349,23 @@ def test_component_box_of_known_masks():
     def mask(*lines):
         return np.array([[float(cell == "#") for cell in line] for line in lines])
 
-    assert component_box(mask("....", ".##.", "..#.", "....")).tolist() == [1, 1, 2, 2]
+    assert box_of(mask("....", ".##.", "..#.", "....")).tolist() == [1, 1, 2, 2]
     # Corners touch: one component.
-    assert component_box(mask("#...", ".#..", "..#.", "...#")).tolist() == [0, 0, 3, 3]
+    assert box_of(mask("#...", ".#..", "..#.", "...#")).tolist() == [0, 0, 3, 3]
     # Equally large: the one whose first pixel is read first, here the right one.
-    assert component_box(mask("...#", "#..#", "#..#", "#...")).tolist() == [3, 0, 3, 2]
+    assert box_of(mask("...#", "#..#", "#..#", "#...")).tolist() == [3, 0, 3, 2]
     # The larger wins wherever it stands.
-    assert component_box(mask("##..", "....", "..##", "..##")).tolist() == [2, 2, 3, 3]
+    assert box_of(mask("##..", "....", "..##", "..##")).tolist() == [2, 2, 3, 3]
     # Two arms that meet further down are one component, begun by its first pixel.
-    assert component_box(mask("#.#.", "#.#.", "###.", "....")).tolist() == [0, 0, 2, 2]
+    assert box_of(mask("#.#.", "#.#.", "###.", "....")).tolist() == [0, 0, 2, 2]
 
 
 def test_half_of_the_maximum_belongs_to_the_box():
-    assert component_box(np.array([[0.0, 0.4, 0.8, 0.39]])).tolist() == [1, 0, 2, 0]
+    assert box_of(np.array([[0.0, 0.4, 0.8, 0.39]])).tolist() == [1, 0, 2, 0]
 
 
 def test_an_all_zero_map_gives_the_whole_image():
-    box = component_box(np.zeros((9, 9)))
+    box = box_of(np.zeros((9, 9)))
     assert box.tolist() == [0, 0, 8, 8]
     assert np.issubdtype(box.dtype, np.integer)
 
@@ -358,13 +374,13 @@ def test_an_all_zero_map_gives_the_whole_image():
 def test_peak_point_is_the_first_maximum_in_reading_order(seed):
     map_ = np.random.default_rng(seed).integers(0, 4, size=(5, 5)) / 3
     expected = next((x, y) for y in range(5) for x in range(5) if map_[y, x] == map_.max())
-    assert tuple(peak_point(map_)) == expected
+    assert tuple(peak_of(map_)) == expected
 
 
 def test_peak_point_is_x_then_y():
     map_ = np.zeros((4, 4))
     map_[1, 3] = 1
-    assert peak_point(map_).tolist() == [3, 1]
+    assert peak_of(map_).tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

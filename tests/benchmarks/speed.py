@@ -66,13 +66,13 @@ class Sizes:
     clusters: int = 150
     words: int = 30_000
     step_captions: int = 50
-    test_images: int = 64
+    test_images: int = 128
     evaluation_batch: int = 32
     picture: tuple[int, int] = (640, 480)  # COCO's most frequent size
     train_captions: int = 30_000
     associations: int = 500_000
     joint_runs: int = 9
-    evaluation_runs: int = 5
+    evaluation_runs: int = 4
     short_runs: int = 50  # of what takes milliseconds
     process_runs: int = 9
 
