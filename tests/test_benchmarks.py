@@ -13,6 +13,8 @@ FIGURES = {
     "visual_evaluation_ratio",
     "text_evaluation_s",
     "help_s",
+    "setup_images_per_s",
+    "setup_peak_mb",
 }
 
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from datasets_src.captions import TokenizedCaptions
 from datasets_src.coco import Split, load
 from datasets_src.images import normalise
 from datasets_src.pairs import load_images
-from evaluation.image_evaluation import VisualModel, boxes_and_peaks
-from evaluation.localization import class_activation_maps
+from evaluation.image_evaluation import MAP_SIZE, VisualModel
+from evaluation.localization import boxes_and_peaks, class_activation_maps
 from evaluation.utilities.common import Model, evaluate_images
 from main import main as run_program
 from models_src.diagnosis import empty_sums, step_sums
@@ -71,10 +71,16 @@ class Sizes:
     picture: tuple[int, int] = (640, 480)  # COCO's most frequent size
     train_captions: int = 30_000
     associations: int = 500_000
+    # COCO 2014
+    setup: tuple[SplitSize, SplitSize] = (
+        SplitSize(82_783, 414_113, 604_907),
+        SplitSize(40_504, 202_654, 291_875),
+    )
     joint_runs: int = 9
     evaluation_runs: int = 4
     short_runs: int = 50  # of what takes milliseconds
     process_runs: int = 9
+    setup_runs: int = 3
 
 
 QUICK = Sizes(
@@ -89,10 +95,12 @@ QUICK = Sizes(
     picture=(64, 48),
     train_captions=100,
     associations=100,
+    setup=(SplitSize(9, 45, 30), SplitSize(5, 25, 20)),
     joint_runs=2,
     evaluation_runs=2,
     short_runs=2,
     process_runs=2,
+    setup_runs=2,
 )
 
 
@@ -187,7 +195,7 @@ def text_step_ms(sizes: Sizes) -> list[float]:
     return [step() for _ in range(300 + sizes.short_runs)][300:]
 
 
-def test_split(sizes: Sizes, folder: Path) -> Split:
+def written_test_split(sizes: Sizes, folder: Path) -> Split:
     """Write and load a test split."""
     rng = np.random.default_rng(0)
     write_split(
@@ -218,15 +226,18 @@ def evaluated_model(sizes: Sizes, split: Split) -> Model:
 
 
 def box_ms(sizes: Sizes, model: Model, split: Split) -> list[float]:
-    """Time a bounding box (and peak) of an image, from the CNN's last activation on."""
+    """Time one of an image's bounding boxes, with its peak, from the CNN's last activation on."""
     (pixels,) = load_images(split, [np.arange(1)], sizes.image_size, workers=0)
     encoder = model.visual.encoder
     with torch.inference_mode():
         logits, features = encoder.logits_and_features(normalise(pixels))
         image, cluster = torch.nonzero(logits >= model.visual.threshold, as_tuple=True)
-        work = lambda: boxes_and_peaks(  # noqa: E731
-            class_activation_maps(features, encoder.head.weight, image, cluster)
-        )
+
+        def work() -> None:
+            boxes_and_peaks(
+                class_activation_maps(features, encoder.head.weight, image, cluster), MAP_SIZE
+            )
+
         work()
         return [1000 * seconds(work) / len(cluster) for _ in range(sizes.short_runs)]
 
@@ -292,6 +303,37 @@ def help_s(sizes: Sizes) -> list[float]:
     ]
 
 
+def setup_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
+    """Run setup's filter over both splits, each time in a process of its own.
+
+    Returns:
+        Images a second of the whole process, and its peak of resident memory in MB.
+    """
+    rng = np.random.default_rng(0)
+    words = invented_words(sizes.words)
+    for split, size in zip(("train2014", "val2014"), sizes.setup, strict=True):
+        write_split(folder, split, size, words, invented_pictures(1, 16, 16, rng), rng)
+    command = [
+        sys.executable,
+        "main.py",
+        "--utility=filter_unwanted_coco_images",
+        f"--datasets_dir={folder}",
+    ]
+    speeds, peaks = [], []
+    for _ in range(sizes.setup_runs):
+        start = time.perf_counter()
+        with (folder / "log.txt").open("a") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"setup ended with status {process.returncode}")
+        count = sum(size.images for size in sizes.setup)
+        speeds.append(count / (time.perf_counter() - start))
+        peaks.append(usage.ru_maxrss / 1000)  # Linux counts in kB
+    return {"setup_images_per_s": speeds, "setup_peak_mb": peaks}
+
+
 def machine_facts() -> dict[str, Any]:
     """Return what the figures depend on beside the program."""
     return {
@@ -308,7 +350,7 @@ def machine_facts() -> dict[str, Any]:
 
 def measure(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     """Return the values of all runs of each figure; ``folder`` takes the data."""
-    split = test_split(sizes, folder / "images")
+    split = written_test_split(sizes, folder / "images")
     model = evaluated_model(sizes, split)
     return {
         "joint_step_ratio_lstm": joint_step_ratio(sizes, "lstm"),
@@ -318,6 +360,7 @@ def measure(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
         "visual_evaluation_ratio": visual_evaluation_ratio(sizes, model, split),
         "text_evaluation_s": text_evaluation_s(sizes, folder / "texts"),
         "help_s": help_s(sizes),
+        **setup_figures(sizes, folder / "setup"),
     }
 
 
@@ -340,7 +383,7 @@ def main(arguments: list[str] | None = None) -> None:
                 name: {"count": len(values), "lowest": min(values), "highest": max(values)}
                 for name, values in runs.items()
             },
-            "sizes": vars(sizes),
+            "sizes": asdict(sizes),
             "machine": facts,
         },
     )
