@@ -4,7 +4,6 @@ Axes: N images of a split, M captions, G instances (boxes), K classes.
 """
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -280,7 +279,7 @@ def _read_coco(path: Path) -> dict[str, Any]:
             contextlib.redirect_stdout(nowhere),  # pycocotools prints its progress
         ):
             return COCO(str(path)).dataset
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or depth too large
         raise UserError(f"{path} is not valid JSON ({error}); download it again") from None
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise UserError(
@@ -315,8 +314,10 @@ def _side(record: Mapping[str, Any], key: str, path: Path) -> int:
 def _text(record: Mapping[str, Any], key: str, path: Path) -> str:
     """Return a text of a record."""
     value = record.get(key)
-    if not isinstance(value, str):
-        raise UserError(f"{path}: {_where(record)} has no text '{key}'; correct the file")
+    try:
+        value.encode()  # which refuses halves of surrogate pairs, as JSON may hold them
+    except (AttributeError, UnicodeEncodeError):
+        raise UserError(f"{path}: {_where(record)} has no text '{key}'; correct the file") from None
     return value
 
 
@@ -355,7 +356,12 @@ def require_files(folder: Path, file_names: list[str]) -> None:
     if not folder.is_dir():
         raise UserError(f"no image folder {folder}; unpack the images there")
     present = {entry.name for entry in os.scandir(folder)}
-    missing = [name for name in file_names if name not in present and not (folder / name).is_file()]
+    missing = [
+        name
+        for name in file_names
+        # not Path.is_file, which does not take names too long for a file
+        if name not in present and not os.path.isfile(folder / name)  # noqa: PTH113
+    ]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(file_names)} images are missing in {folder}, the first "

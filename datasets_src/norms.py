@@ -89,8 +89,13 @@ def load_categories(path: Path) -> Categories:
 
     text = read_text(path, "the category file")
     try:
-        # BaseLoader keeps every scalar a text, so that the words "no" and "on" stay words
-        content = yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+        # BaseLoader keeps every scalar a text, so that the words "no" and "on" stay words; its twin
+        # in C would end the program where brackets nest deeply
+        content = yaml.load(text, Loader=yaml.BaseLoader)
+    except (RecursionError, OverflowError, ValueError):
+        raise UserError(
+            f"{path} is nested too deeply or has an impossible character; correct it"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
@@ -109,6 +114,9 @@ def load_categories(path: Path) -> Categories:
                 )
             if word not in best or value > best[word][0]:
                 best[word] = (value, index)
+    for text in (*content, *best):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{path}: {text!r} has half of a character; correct it")
     return Categories(
         words=tuple(best),
         category=np.array([index for _, index in best.values()], dtype=np.int64),

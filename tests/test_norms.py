@@ -130,6 +130,10 @@ def test_category_file_may_begin_with_a_byte_order_mark(written):
         ("a: {w: {v: 1}}", "w in a"),
         ("a: {[w]: 1}", "not valid YAML"),
         ("a: {w: \x01}", "not valid YAML"),
+        ("[" * 20_000, "nested too deeply"),
+        ('a: {"\\UFFFFFFFF": 1}', "impossible character"),
+        ('a: {"\\ud800": 1}', "half of a character"),
+        ('a: {"x\\ny": z}', "x y in a"),
     ],
 )
 def test_malformed_category_file_is_refused_by_name(written, text, said):
