@@ -167,7 +167,7 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
         return settings, origin
     except UserError as error:
         raise UserError(f"{error} (in {path})") from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise UserError(
             f"{path} holds no {half} model's settings of this version; train the model again or "
             "restore the file"

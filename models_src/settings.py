@@ -244,7 +244,8 @@ def read_by_setting(path: Path) -> dict[str, Any]:
     text = read_text(path, "the settings file")
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+    # besides, an impossible date or character, and brackets that nest too deeply
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
         raise UserError(f"{path} is not valid YAML{where}; correct it") from None

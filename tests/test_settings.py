@@ -260,6 +260,8 @@ def test_wrong_value_in_a_file_is_refused_even_where_an_option_wins(config):
         "seed: !!python/object:os.path {}",
         "seed: 2024-13-45",  # looks like a date
         "seed: \x01",
+        "[" * 20_000,
+        'seed: "\\UFFFFFFFF"',
     ],
 )
 def test_malformed_file_is_refused_by_name(config, text):
