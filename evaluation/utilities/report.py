@@ -333,7 +333,8 @@ def _cluster_pictures(
     Returns:
         (image, cluster) -> the two pictures and the image's id.
     """
-    from evaluation.image_evaluation import activated_maps
+    from evaluation.image_evaluation import MAP_SIZE, activated_maps
+    from evaluation.localization import upsampled_maps
     from evaluation.report_page import data_uri, with_map
 
     model, split = subject.model.visual, subject.split
@@ -346,10 +347,11 @@ def _cluster_pictures(
         for number, pair in enumerate(zip(positions, cluster.tolist(), strict=True)):
             if pair in pairs:
                 picture = _scaled(split.path(pair[0]), CLUSTER_SIDE)
+                map_ = upsampled_maps(maps[number : number + 1], MAP_SIZE)[0].cpu().numpy()
                 pictures[pair] = {
                     "id": int(split.image_ids[pair[0]]),
                     "image": data_uri(picture),
-                    "map": data_uri(with_map(picture, maps[number].cpu().numpy())),
+                    "map": data_uri(with_map(picture, map_)),
                 }
         start += len(logits)
     return pictures
@@ -470,7 +472,7 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
     """Return test images, drawn at random, with hits, misses and false alarms among the boxes."""
     from evaluation.demonstrations import choose_images, gold_objects
     from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
-    from evaluation.localization import box_iou, component_box
+    from evaluation.localization import box_iou, boxes_and_peaks
     from evaluation.report_page import data_uri, match_boxes
 
     options, split = subject.options, subject.split
@@ -480,11 +482,12 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
     images = choose_images(split, min(options.num_items, LOCALIZED), options.seed)
     examples = []
     for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
+        all_boxes, _ = boxes_and_peaks(maps, MAP_SIZE)
         for position in range(len(logits)):
             image = int(images[len(examples)])
             gold = gold_objects(split, image)
             chosen = np.flatnonzero(offset == position)
-            boxes = np.array([component_box(maps[at].cpu().numpy()) for at in chosen])
+            boxes = all_boxes[chosen]
             hit, found = match_boxes(box_iou(boxes, gold.boxes) >= MATCH_IOU)
             examples.append(
                 {
@@ -492,9 +495,7 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
                     "image": data_uri(_scaled(split.path(image), LOCALIZED_SIDE)),
                     "predicted": [
                         {"box": box.tolist(), "label": labels[c].full(), "hit": bool(is_hit)}
-                        for box, c, is_hit in zip(
-                            boxes.reshape(-1, 4), cluster[chosen], hit, strict=True
-                        )
+                        for box, c, is_hit in zip(boxes, cluster[chosen], hit, strict=True)
                     ],
                     "gold": [
                         {"box": box.tolist(), "label": name, "hit": bool(is_found)}
