@@ -1,5 +1,5 @@
 # make demo: a small world from nothing to pictures; make test: lint and all tests;
-# make bench: how long things take, in about 10 minutes
+# make bench: how long things take, in 5 to 15 minutes
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
