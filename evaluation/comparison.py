@@ -209,7 +209,7 @@ def comparison_table(models: Sequence[ModelResults]) -> Table:
             (f"{label} (random)", f"{section}{CHANCE_SUFFIX}.{metric}"),
         ):
             cells = {
-                setting: _cell([model.metrics.get(path) for model in members])
+                setting: mean_over_seeds([model.metrics.get(path) for model in members])
                 for setting, members in groups.items()
             }
             if any(cell is not None for cell in cells.values()):
@@ -217,8 +217,8 @@ def comparison_table(models: Sequence[ModelResults]) -> Table:
     return rows
 
 
-def _cell(values: Sequence[float | None]) -> Cell | None:
-    """Return mean and deviation of values, None when one is missing."""
+def mean_over_seeds(values: Sequence[float | None]) -> Cell | None:
+    """Return the mean and deviation of a figure over seeds; None where one of them lacks it."""
     if any(value is None for value in values):
         return None
     deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -333,7 +333,7 @@ def significance(
         }
         for row in drawn_scores[reference][0]:
             means = {
-                setting: _cell([scores[row] for scores in members])
+                setting: mean_over_seeds([scores[row] for scores in members])
                 for setting, members in drawn_scores.items()
             }
             for setting, mean in means.items():

@@ -8,13 +8,13 @@ kept in ``--out`` and not repeated, so that an interrupted measurement goes on w
 """
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from evaluation.comparison import as_markdown, mean_over_seeds, read_results, table_cells
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -38,28 +38,26 @@ VARIANTS = {
 }
 TEXT_ONLY = "text_only"
 
-# column -> (utility whose results hold it, path of the metric)
+# column -> metric in the results, its names joined by dots
 COLUMNS = {
-    "AMI": ("text_evaluation", "categorization.known_words.adjusted_mutual_info"),
-    "F": ("text_evaluation", "categorization.known_words.f_score"),
-    "F chance": ("text_evaluation", "categorization_chance.known_words.f_score"),
-    "V": ("text_evaluation", "categorization.known_words.v_measure"),
-    "V chance": ("text_evaluation", "categorization_chance.known_words.v_measure"),
-    "r": ("text_evaluation", "concreteness.pearson_by_min_count.0.r"),
-    "r>20": ("text_evaluation", "concreteness.pearson_by_min_count.20.r"),
-    "frequency r>20": (
-        "text_evaluation", "concreteness.frequency_baseline_by_min_count.20.r",
-    ),
-    "matching": ("visual_evaluation", "sentence_image_matching.accuracy"),
-    "with ties": ("visual_evaluation", "sentence_image_matching.accuracy_with_ties"),
-    "clusters/image": ("visual_evaluation", "activation.clusters_per_image"),
-    "clusters/caption": ("visual_evaluation", "activation.clusters_per_caption"),
-    "name f1": ("visual_evaluation", "class_name_classification.f1"),
-    "heatmap f1": ("visual_evaluation", "heatmap.f1"),
-    "heatmap chance": ("visual_evaluation", "heatmap_chance.f1"),
-    "box f1": ("visual_evaluation", "bounding_box.f1"),
-    "box chance": ("visual_evaluation", "bounding_box_chance.f1"),
-}  # fmt: skip
+    "AMI": "categorization.known_words.adjusted_mutual_info",
+    "F": "categorization.known_words.f_score",
+    "F chance": "categorization_chance.known_words.f_score",
+    "V": "categorization.known_words.v_measure",
+    "V chance": "categorization_chance.known_words.v_measure",
+    "r": "concreteness.pearson_by_min_count.0.r",
+    "r>20": "concreteness.pearson_by_min_count.20.r",
+    "frequency r>20": "concreteness.frequency_baseline_by_min_count.20.r",
+    "matching": "sentence_image_matching.accuracy",
+    "with ties": "sentence_image_matching.accuracy_with_ties",
+    "clusters/image": "activation.clusters_per_image",
+    "clusters/caption": "activation.clusters_per_caption",
+    "name f1": "class_name_classification.f1",
+    "heatmap f1": "heatmap.f1",
+    "heatmap chance": "heatmap_chance.f1",
+    "box f1": "bounding_box.f1",
+    "box chance": "bounding_box_chance.f1",
+}
 # the last epoch of training, from evaluation_by_epoch.csv
 TRAINING_COLUMNS = {
     "alive image clusters": "alive_image_clusters",
@@ -87,37 +85,25 @@ def call(out: Path, datasets_dir: Path, *arguments: str) -> None:
         )
 
 
-def evaluated(results: dict[str, Path]) -> dict[str, Any]:
-    """Return the columns' figures from results files by utility; None for what they lack."""
-    metrics = {
-        utility: json.loads(path.read_text())["metrics"] for utility, path in results.items()
-    }
-    figures: dict[str, Any] = {}
-    for column, (utility, metric) in COLUMNS.items():
-        value: Any = metrics.get(utility)
-        for key in metric.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        figures[column] = value
-    return figures
+def evaluated(results_dir: Path, name: str) -> dict[str, float | None]:
+    """Return the columns' figures from a model's results files; None for what they lack."""
+    metrics = read_results(results_dir, name).metrics
+    return {column: metrics.get(metric) for column, metric in COLUMNS.items()}
 
 
 def measure(out: Path, datasets_dir: Path, kind: str, variant: str, seed: int) -> dict[str, Any]:
     """Train and evaluate one variant with one seed, as far as that is not done; return figures."""
     name = f"{kind}_{variant}_{seed}"
-    results = {
-        utility: out / "results" / f"{utility}_{name}.json"
-        for utility in ("text_evaluation", "visual_evaluation")
-    }
     everything = ["--use_all_images"] if kind == "real" else []
     if not (out / "models" / "text" / f"{name}.cfg").exists():
         call(
             out, datasets_dir, *PROTOCOLS[kind], *VARIANTS[variant], f"--seed={seed}",
             f"--model_name={name}", "--workers=0", "--device=cpu", "--resume",
         )  # fmt: skip
-    for utility, path in results.items():
-        if not path.exists():
+    for utility in ("text_evaluation", "visual_evaluation"):
+        if not (out / "results" / f"{utility}_{name}.json").exists():
             call(out, datasets_dir, f"--utility={utility}", f"--model_name={name}", *everything)
-    figures = evaluated(results)
+    figures = evaluated(out / "results", name)
     rows = (out / "results" / name / "evaluation_by_epoch.csv").read_text().splitlines()
     last = {row.split(",")[0]: row.split(",")[-1] for row in rows}
     for column, row in TRAINING_COLUMNS.items():
@@ -135,15 +121,7 @@ def text_only(out: Path, datasets_dir: Path, kind: str, seed: int) -> dict[str, 
             out, datasets_dir, "--utility=train_text_only_baseline", f"--model_name={name}",
             "--baseline_cluster_num=100", f"--seed={seed}", "--overwrite", *common,
         )  # fmt: skip
-    return evaluated({"text_evaluation": path})
-
-
-def shown(values: list[float | None]) -> str:
-    """Return the mean and standard deviation over seeds; '-' where a figure is undefined."""
-    if any(value is None for value in values):
-        return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {spread:.3f}"
+    return evaluated(out / "results", name)
 
 
 def main() -> None:
@@ -165,12 +143,15 @@ def main() -> None:
             else measure(out, datasets_dir, options.images, variant, seed)
             for seed in options.seeds
         ]
-    print("| | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
-    for row in [*COLUMNS, *TRAINING_COLUMNS]:
-        cells = [shown([figures.get(row) for figures in runs]) for runs in columns.values()]
-        if set(cells) != {"-"}:
-            print(f"| {row} | " + " | ".join(cells) + " |")
+    table = {
+        row: {
+            variant: mean_over_seeds([figures.get(row) for figures in runs])
+            for variant, runs in columns.items()
+        }
+        for row in [*COLUMNS, *TRAINING_COLUMNS]
+    }
+    measured = {row: cells for row, cells in table.items() if any(cells.values())}
+    print(as_markdown(table_cells(measured, {}, " ± ")), end="")
 
 
 if __name__ == "__main__":
