@@ -56,6 +56,16 @@ ROOT = Path(__file__).parent.parent.parent
 ACTIVATED_SHARE = 0.185
 
 
+# Linux counts the memory of the process that starts another as the other's own, so that a small
+# one has to start what is measured
+PEAK_OF_CHILD = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[2:]).returncode
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status)
+"""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How large everything is."""
@@ -319,18 +329,18 @@ def setup_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
         "--utility=filter_unwanted_coco_images",
         f"--datasets_dir={folder}",
     ]
+    peak_file = folder / "peak.txt"
     speeds, peaks = [], []
     for _ in range(sizes.setup_runs):
         start = time.perf_counter()
         with (folder / "log.txt").open("a") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise RuntimeError(f"setup ended with status {process.returncode}")
+            subprocess.run(
+                [sys.executable, "-c", PEAK_OF_CHILD, str(peak_file), *command],
+                cwd=ROOT, stdout=log, stderr=log, check=True,
+            )  # fmt: skip
         count = sum(size.images for size in sizes.setup)
         speeds.append(count / (time.perf_counter() - start))
-        peaks.append(usage.ru_maxrss / 1000)  # Linux counts in kB
+        peaks.append(int(peak_file.read_text()) / 1000)  # Linux counts in kB
     return {"setup_images_per_s": speeds, "setup_peak_mb": peaks}
 
 
