@@ -26,6 +26,12 @@ class Categories:
     category: np.ndarray  # (W,) int64 index into names
     names: tuple[str, ...]
 
+    def by_word(self) -> dict[str, str]:
+        """Return the name of each word's category."""
+        return {
+            word: self.names[index] for word, index in zip(self.words, self.category, strict=True)
+        }
+
 
 @dataclass(frozen=True)
 class Norms:

@@ -225,24 +225,31 @@ def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).all(axis=-1)
 
 
-def matched_pairs(compatible: np.ndarray) -> int:
-    """Return how many predictions and gold boxes can be matched one to one, at most.
+def match_boxes(compatible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Match as many predictions and gold boxes as possible, one to one, and say which are matched.
 
     Args:
-        compatible: (P, G) bool, which prediction may be matched with which gold box.
+        compatible: (P, G) bool, which prediction may be matched with which gold box; P or G may
+            be 0.
 
     Returns:
-        The size of a maximum matching, in 0..min(P, G).
+        (P,) and (G,) bool, with equally many True.
     """
-    compatible = np.asarray(compatible, dtype=bool)
-    if not compatible.any():  # P or G may be 0 too
-        return 0
-
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    matched = maximum_bipartite_matching(csr_matrix(compatible), perm_type="column")
-    return int((matched >= 0).sum())
+    compatible = np.asarray(compatible, dtype=bool)
+    predicted, gold = (np.zeros(size, dtype=bool) for size in compatible.shape)
+    if compatible.any():
+        partner = maximum_bipartite_matching(csr_matrix(compatible), perm_type="column")  # (P,)
+        predicted = partner >= 0
+        gold[partner[predicted]] = True
+    return predicted, gold
+
+
+def matched_pairs(compatible: np.ndarray) -> int:
+    """Return how many pairs ``match_boxes`` finds, in 0..min(P, G)."""
+    return int(match_boxes(compatible)[0].sum())
 
 
 def localization_scores(compatible: Iterable[np.ndarray]) -> dict[str, float | int | None]:

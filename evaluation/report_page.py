@@ -408,24 +408,6 @@ def with_map(picture: "PillowImage", map_: np.ndarray) -> "PillowImage":
     return Image.blend(picture, heat, MAP_SHARE)
 
 
-def match_boxes(compatible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Say which predictions and which gold boxes are matched, as many as possible, one to one.
-
-    Args:
-        compatible: (P, G) bool, which prediction may be matched with which gold box.
-
-    Returns:
-        (P,) and (G,) bool, with equally many True.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    row, column = linear_sum_assignment(compatible, maximize=True)
-    chosen = compatible[row, column]
-    predicted, gold = (np.zeros(size, dtype=bool) for size in compatible.shape)
-    predicted[row[chosen]], gold[column[chosen]] = True, True
-    return predicted, gold
-
-
 # ---- the page
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 
 from evaluation.classification import (
     classes_from_clusters,
@@ -24,6 +25,7 @@ from evaluation.localization import (
     component_boxes,
     gold_boxes,
     localization_scores,
+    match_boxes,
     matched_pairs,
     peak_points,
     points_in_boxes,
@@ -589,3 +591,15 @@ def test_matching_needs_a_pair(count):
 def test_matching_refuses_different_shapes():
     with pytest.raises(ValueError, match="shape"):
         matching_scores(np.ones((2, 3), bool), np.ones((3, 3), bool))
+
+
+def test_boxes_are_matched_one_to_one_and_as_many_as_possible():
+    rng = np.random.default_rng(0)
+    for size in [(0, 0), (0, 3), (4, 0), *([(5, 4)] * 20)]:
+        compatible = rng.random(size) < 0.3
+        predicted, gold = match_boxes(compatible)
+        assert (len(predicted), len(gold)) == size
+        most = compatible[linear_sum_assignment(compatible, maximize=True)].sum()
+        assert predicted.sum() == gold.sum() == most == matched_pairs(compatible)
+        # those that are matched can be matched among themselves
+        assert matched_pairs(compatible[predicted][:, gold]) == most

@@ -15,7 +15,6 @@ from PIL import Image
 
 import datasets_src.pairs as pairs_module
 from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE
-from evaluation.localization import matched_pairs
 from evaluation.report_page import (
     category_fit,
     concreteness_rows,
@@ -25,7 +24,6 @@ from evaluation.report_page import (
     extremes,
     heat_map,
     histogram,
-    match_boxes,
     metric_rows,
     rank_differences,
     read_history,
@@ -168,15 +166,6 @@ def test_scatter_and_histogram_stay_in_their_frames():
     many = histogram(np.array([0, 149]), "images")
     assert len(many.marks) <= 40
     assert many.marks[-1][2].startswith("1 images with 148 to 151")
-
-
-def test_boxes_are_matched_one_to_one_and_as_many_as_possible():
-    rng = np.random.default_rng(0)
-    for size in [(0, 0), (0, 3), (4, 0), *([(5, 4)] * 20)]:
-        compatible = rng.random(size) < 0.3
-        predicted, gold = match_boxes(compatible)
-        assert (len(predicted), len(gold)) == size
-        assert predicted.sum() == gold.sum() == matched_pairs(compatible)
 
 
 def test_map_lies_over_the_picture():

@@ -65,14 +65,8 @@ def _word_norms(datasets_dir: Path) -> tuple[dict[str, float], dict[str, str]]:
     for metric, column in (("concreteness", "concreteness_rating"), ("categorization", "category")):
         if metric in norms.absent:
             logger.info("%s: the column %s is empty", norms.absent[metric], column)
-    ratings = norms.concreteness or {}
-    found, categories = norms.categories, {}
-    if found is not None:
-        categories = {
-            word: found.names[category]
-            for word, category in zip(found.words, found.category, strict=True)
-        }
-    return ratings, categories
+    categories = {} if norms.categories is None else norms.categories.by_word()
+    return norms.concreteness or {}, categories
 
 
 def describe_clusters(options: argparse.Namespace) -> None:

@@ -450,20 +450,14 @@ def _words(subject: _Subject) -> dict[str, Any]:
     from evaluation.cluster_tables import word_rows
     from evaluation.word_evaluation import posterior_rows
 
-    found, vocabulary = subject.norms.categories, subject.pairs.vocabulary
-    categories = {}
-    if found is not None:
-        categories = {
-            word: found.names[category]
-            for word, category in zip(found.words, found.category, strict=True)
-        }
+    categories, vocabulary = subject.norms.categories, subject.pairs.vocabulary
     shown = vocabulary.words[:SHOWN_WORDS]
     rows = word_rows(
         shown,
         vocabulary.counts[:SHOWN_WORDS],
         posterior_rows(subject.model.text, shown),
         subject.norms.concreteness or {},
-        categories,
+        {} if categories is None else categories.by_word(),
     )
     return {"words": rows, "word_total": len(vocabulary.words)}
 
@@ -472,8 +466,8 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
     """Return test images, drawn at random, with hits, misses and false alarms among the boxes."""
     from evaluation.demonstrations import choose_images, gold_objects
     from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
-    from evaluation.localization import box_iou, boxes_and_peaks
-    from evaluation.report_page import data_uri, match_boxes
+    from evaluation.localization import box_iou, boxes_and_peaks, match_boxes
+    from evaluation.report_page import data_uri
 
     options, split = subject.options, subject.split
     page: dict[str, Any] = {"map_size": MAP_SIZE, "match_iou": MATCH_IOU}
