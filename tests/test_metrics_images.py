@@ -241,18 +241,50 @@ def test_maps_are_normalised_then_upsampled_bicubically():
         np.testing.assert_allclose(upsampled, slow_upsampled(normalised, 40), atol=1e-9)
 
 
+def interpolated(maps, size=224):
+    """Normalised maps, upsampled by PyTorch itself."""
+    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.nn.functional.interpolate(
+        ((maps - lowest) / (highest - lowest))[:, None],
+        size=(size, size),
+        mode="bicubic",
+        align_corners=False,
+    )[:, 0]
+
+
+@pytest.mark.parametrize("cells", [(7, 7), (3, 3), (1, 7), (14, 10)])
+@pytest.mark.parametrize("size", [224, 5])
+def test_upsampled_maps_are_those_of_pytorch(cells, size):
+    maps = torch.randn(9, *cells, generator=torch.Generator().manual_seed(0)) * 30 + 5
+    expected = interpolated(maps, size)
+    torch.testing.assert_close(upsampled_maps(maps, size), expected, rtol=0, atol=1e-5)
+
+
+def test_boxes_and_peaks_are_those_of_maps_upsampled_by_pytorch():
+    # maps of rectified channels and of a last layer, as a trained network has them; rounding may
+    # move the box or peak of one in a thousand
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 64, 7, 7, generator=generator).relu()
+    maps = torch.einsum("ndhw,cd->nchw", features, torch.randn(50, 64, generator=generator))
+    boxes, peaks = boxes_and_peaks(maps.flatten(0, 1))
+    differing_boxes = differing_peaks = 0
+    for start in range(0, len(boxes), 500):
+        part = slice(start, start + 500)
+        expected = interpolated(maps.flatten(0, 1)[part]).numpy()
+        differing_boxes += (boxes[part] != component_boxes(expected)).any(axis=1).sum()
+        differing_peaks += (peaks[part] != peak_points(expected)).any(axis=1).sum()
+    assert differing_boxes <= len(boxes) / 1000
+    assert differing_peaks <= len(boxes) / 1000
+
+
 def test_a_map_is_upsampled_the_same_alone_and_among_others():
     maps = torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(0))
     maps[1] *= 1e6
     maps[2] = 3.0
     together = upsampled_maps(maps)
     assert together.shape == (3, 224, 224)
-    for map_, upsampled in zip(maps[:2], together, strict=False):
-        normalised = (map_ - map_.min()) / (map_.max() - map_.min())
-        alone = torch.nn.functional.interpolate(
-            normalised[None, None], size=(224, 224), mode="bicubic", align_corners=False
-        )
-        torch.testing.assert_close(upsampled, alone[0, 0])
+    for map_, upsampled in zip(maps, together, strict=True):
+        torch.testing.assert_close(upsampled, upsampled_maps(map_[None])[0], rtol=0, atol=1e-6)
 
 
 def test_a_constant_map_becomes_zeros():
