@@ -1,4 +1,4 @@
-"""The training loop: epochs of joint steps, evaluation after each, checkpoints, the final model.
+"""The training loop: epochs of joint steps, evaluation after each, the final model.
 
 Axes: B pairs, C clusters.
 """
@@ -6,12 +6,8 @@ Axes: B pairs, C clusters.
 import logging
 import signal
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +21,23 @@ from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trou
 from models_src.joint import joint_step
 from models_src.model_files import (
     Origin,
-    load_tensors,
     model_exists,
     remove_model,
     save_model,
-    save_tensors,
 )
 from models_src.settings import TrainingSettings
-from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
-from models_src.visual_encoders import VisualEncoder, build_visual_encoder
+from models_src.training_run import (
+    RunOptions,
+    TrainingRun,
+    find_checkpoint,
+    new_run,
+    require_same_run,
+    save_checkpoint,
+)
 from utils.errors import UserError
 from utils.files import only_process
 
-CHECKPOINT_VERSION = 2
 SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
@@ -54,73 +53,6 @@ Metrics = dict[str, float | None]
 
 class LossNotFiniteError(UserError):
     """Training went astray, as it does with too large a learning rate."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a training run is carried out; nothing here changes what it computes."""
-
-    name: str
-    models_dir: Path
-    device: str = "cpu"
-    workers: int = 0
-    resume: bool = False
-    overwrite: bool = False
-    checkpoint_minutes: float = 30.0
-    continue_with: str = "--resume"  # what an interrupted user is told to give
-
-    @property
-    def checkpoint_file(self) -> Path:
-        """The single file from which the run continues."""
-        return self.models_dir / f"{self.name}.checkpoint"
-
-
-@dataclass
-class _Run:
-    """All that changes while training, and so all that a checkpoint holds."""
-
-    visual: VisualEncoder
-    text: TextEncoder
-    optimizer: torch.optim.Optimizer
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    epoch: int = 0  # epochs finished
-    batch: int = 0  # batches of the current epoch finished
-    step: int = 0  # joint steps taken, those that unreadable images left nothing of included
-    totals: Tensor | None = None  # sums over the current epoch, see diagnosis.step_sums
-    warned: bool = False  # of starving or collapse: once is enough
-    history: list[dict[str, float | None]] = field(default_factory=list)
-    bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
-
-    def state(self) -> dict[str, Any]:
-        """Return the run as tensors and plain values."""
-        return {
-            "visual": self.visual.state_dict(),
-            "text": self.text.training_state(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "run_id": self.run_id,
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "step": self.step,
-            "totals": self.totals,
-            "warned": self.warned,
-            "history": self.history,
-            "bad_images": sorted(self.bad_images),
-        }
-
-    def load_state(self, state: dict[str, Any], device: str) -> None:
-        """Take over what ``state()`` returned."""
-        self.visual.load_state_dict(state["visual"])
-        self.text.load_training_state(state["text"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_random"])
-        for name in ("run_id", "epoch", "batch", "step", "warned", "history"):
-            setattr(self, name, state[name])
-        self.totals = state["totals"].to(device)
-        self.bad_images = set(state.get("bad_images", ()))  # older checkpoints have none
 
 
 def train(
@@ -167,17 +99,17 @@ def _train_alone(
     report: Callable[[list[Metrics]], None],
 ) -> bool:
     """Do what ``train`` does, while no other process trains a model of these names."""
-    checkpoint = _find_checkpoint(options)
+    checkpoint = find_checkpoint(options)
     if checkpoint is None and options.resume and model_exists(options.models_dir, options.name):
         logger.info("'%s' is finished: there is nothing to continue", options.name)
         return False
     if checkpoint is None and options.overwrite:
         # the old run's best epoch must not stand beside the new run's model
         remove_model(options.models_dir, f"{options.name}_best")
-    run = _new_run(settings, pairs, options.device)
+    run = new_run(settings, pairs, options.device)
     fingerprint = pairs.fingerprint()
     if checkpoint is not None:
-        _require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
+        require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
         run.load_state(checkpoint["run"], options.device)
         logger.info("continuing after %d joint steps", run.step)
         if run.history and run.batch == 0:
@@ -196,14 +128,8 @@ def _train_alone(
             random_start,
         )
 
-    def save_checkpoint() -> None:
-        content = {
-            "version": CHECKPOINT_VERSION,
-            "settings": settings.as_dict(),
-            "data_fingerprint": fingerprint,
-            "run": run.state(),
-        }
-        save_tensors(options.checkpoint_file, content)
+    def keep() -> None:
+        save_checkpoint(run, settings, fingerprint, options.checkpoint_file)
 
     def save(name: str) -> None:
         origin = Origin(run.run_id, run.step, settings.seed, fingerprint)
@@ -211,9 +137,7 @@ def _train_alone(
 
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:
-            _train_epoch(
-                run, settings, pairs, options, random_start, stop, progress, save_checkpoint
-            )
+            _train_epoch(run, settings, pairs, options, random_start, stop, progress, keep)
             run.text.summarise(_caption_batches(pairs, settings.batch_size, options.device))
             row = _epoch_row(run, evaluate)
             is_last = run.epoch + 1 == settings.epochs
@@ -225,7 +149,7 @@ def _train_alone(
             run.history.append(row)
             if _score(row) > best:
                 save(f"{options.name}_best")
-            save_checkpoint()
+            keep()
             report(run.history)
     save(options.name)
     options.checkpoint_file.unlink(missing_ok=True)
@@ -251,16 +175,6 @@ def random_start_steps(
     return min(RANDOM_START_STEPS, settings.epochs * steps_per_epoch // 3)
 
 
-def _new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> _Run:
-    """Return a run before its first step; every random weight follows from the seed."""
-    torch.manual_seed(settings.seed)
-    visual = build_visual_encoder(settings, device)
-    text = build_text_encoder(settings, pairs.vocabulary.words, device)
-    trained = [parameter for parameter in visual.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=settings.visual_learning_rate)
-    return _Run(visual, text, optimizer, totals=empty_sums(settings.cluster_num, device))
-
-
 def _batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> list[PairBatch]:
     """Return the batches of one epoch."""
     return pair_batches(
@@ -273,14 +187,14 @@ def _batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> li
 
 
 def _train_epoch(
-    run: _Run,
+    run: TrainingRun,
     settings: TrainingSettings,
     pairs: TrainingPairs,
     options: RunOptions,
     random_start: int,
     stop: Callable[[], bool],
     progress: tqdm,
-    save_checkpoint: Callable[[], None],
+    keep: Callable[[], None],
 ) -> None:
     """Take the joint steps of the current epoch that are left.
 
@@ -347,11 +261,11 @@ def _train_epoch(
             if enough and run.step >= random_start + SETTLING_STEPS:
                 _warn_once(run, seen, settings.cluster_num)
         if stop():
-            save_checkpoint()
+            keep()
             logger.info("stopped; continue with %s", options.continue_with)
             raise KeyboardInterrupt
         if time.monotonic() - last_saved > 60 * options.checkpoint_minutes:
-            save_checkpoint()
+            keep()
             last_saved = time.monotonic()
 
 
@@ -368,7 +282,7 @@ def _image_count(batches: Sequence[PairBatch], pairs: TrainingPairs, epoch: int)
 
 
 def _note_bad_images(
-    run: _Run, batch: PairBatch, errors: Mapping[int, UserError], seen_images: int
+    run: TrainingRun, batch: PairBatch, errors: Mapping[int, UserError], seen_images: int
 ) -> None:
     """Log each image of a batch that cannot be read, the first time only.
 
@@ -410,7 +324,7 @@ def _shown(seen: Activity, step: int) -> dict[str, str]:
 
 
 def _log_activity(
-    run: _Run, seen: Activity, cluster_num: int, speed: float, seconds_left: float
+    run: TrainingRun, seen: Activity, cluster_num: int, speed: float, seconds_left: float
 ) -> None:
     """Log what the steps since the last report saw."""
     agreement = "-" if seen.agreement is None else f"{seen.agreement:.2f}"
@@ -431,7 +345,7 @@ def _log_activity(
     )
 
 
-def _warn_once(run: _Run, seen: Activity, cluster_num: int) -> None:
+def _warn_once(run: TrainingRun, seen: Activity, cluster_num: int) -> None:
     """Warn, the first time only, when training starves or has collapsed."""
     reason = trouble(seen, cluster_num)
     if reason is not None and not run.warned:
@@ -439,7 +353,7 @@ def _warn_once(run: _Run, seen: Activity, cluster_num: int) -> None:
         run.warned = True
 
 
-def _epoch_row(run: _Run, evaluate: Callable[[TextEncoder], Metrics] | None) -> Metrics:
+def _epoch_row(run: TrainingRun, evaluate: Callable[[TextEncoder], Metrics] | None) -> Metrics:
     """Return one epoch's row: means of the training steps, then metrics."""
     return vars(activity(run.totals)) | (evaluate(run.text) if evaluate is not None else {})
 
@@ -455,65 +369,6 @@ def _caption_batches(pairs: TrainingPairs, batch_size: int, device: str) -> Iter
     for start in range(0, len(pairs), batch_size):
         chunk = np.arange(start, min(start + batch_size, len(pairs)))
         yield torch.from_numpy(pairs.captions.padded(chunk)).to(device)
-
-
-def _find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
-    """Return the checkpoint to continue from, or None to start anew.
-
-    Raises:
-        UserError: a finished or unfinished run is in the way.
-    """
-    in_the_way = [
-        name
-        for name in (options.name, f"{options.name}_best")
-        if model_exists(options.models_dir, name)
-    ]
-    unfinished = options.checkpoint_file.exists()
-    if options.resume:
-        if not unfinished:
-            return None
-        checkpoint = load_tensors(options.checkpoint_file, "the checkpoint")
-        if checkpoint.get("version") != CHECKPOINT_VERSION:
-            raise UserError(
-                f"{options.checkpoint_file} is no checkpoint of this version; start anew with "
-                "--overwrite"
-            )
-        return checkpoint
-    if options.overwrite:
-        return None
-    if unfinished:
-        raise UserError(
-            f"{options.checkpoint_file} holds an unfinished training; continue it with --resume, "
-            "or give --overwrite to start anew"
-        )
-    if in_the_way:
-        raise UserError(
-            f"there is a model '{in_the_way[0]}' in {options.models_dir}; give another "
-            "--model_name, or --overwrite to replace it"
-        )
-    return None
-
-
-def _require_same_run(
-    checkpoint: dict[str, Any], settings: TrainingSettings, fingerprint: str, path: Path
-) -> None:
-    """Raise a UserError when a checkpoint is of other settings or data, naming the difference."""
-    now = settings.as_dict()
-    differing = [
-        f"{name} was {value!r}, is {now.get(name)!r}"
-        for name, value in checkpoint["settings"].items()
-        if now.get(name) != value
-    ]
-    if differing:
-        raise UserError(
-            f"{path} was trained with other settings ({'; '.join(differing)}); give those, or "
-            "--overwrite without --resume to start anew"
-        )
-    if checkpoint["data_fingerprint"] != fingerprint:
-        raise UserError(
-            f"{path} was trained on other data; give its --datasets_dir, --dataset and filter, or "
-            "--overwrite without --resume to start anew"
-        )
 
 
 @contextmanager
@@ -540,7 +395,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress(run: _Run, settings: TrainingSettings, pairs: TrainingPairs) -> Iterator[tqdm]:
+def _progress(run: TrainingRun, settings: TrainingSettings, pairs: TrainingPairs) -> Iterator[tqdm]:
     """Yield a bar over all pairs of all epochs; it is silent where there is no terminal."""
     total = settings.epochs * len(pairs)
     done = run.epoch * len(pairs) + _pair_count(_batches(settings, pairs, run.epoch)[: run.batch])

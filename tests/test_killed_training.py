@@ -14,7 +14,8 @@ from datasets_src.pairs import TrainingPairs, load_training_pairs
 from evaluation.reports import write_history
 from models_src import visual_encoders
 from models_src.settings import TrainingSettings
-from models_src.training import BEST_METRIC, RunOptions, train
+from models_src.training import BEST_METRIC, train
+from models_src.training_run import RunOptions
 from tests.test_training import assert_same, weights
 
 KILLS = 20

@@ -21,7 +21,8 @@ from models_src import training
 from models_src.model_files import load_text_model, load_visual_model, require_same_origin
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
-from models_src.training import RunOptions, train
+from models_src.training import train
+from models_src.training_run import RunOptions
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent

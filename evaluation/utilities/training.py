@@ -43,7 +43,8 @@ def _train_one(options: argparse.Namespace) -> bool:
     from datasets_src.norms import load_norms
     from evaluation.reports import draw_learning_curves, flatten, write_history
     from evaluation.word_evaluation import predict_words, word_metrics
-    from models_src.training import RunOptions, train
+    from models_src.training import train
+    from models_src.training_run import RunOptions
 
     folder = options.results_dir / options.model_name
     for place in (options.models_dir, folder):

@@ -1,0 +1,169 @@
+"""A training run: how it is carried out, its state, and the checkpoint it continues from."""
+
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datasets_src.pairs import TrainingPairs
+from models_src.diagnosis import empty_sums
+from models_src.model_files import load_tensors, model_exists, save_tensors
+from models_src.settings import TrainingSettings
+from models_src.text_encoders import build_text_encoder
+from models_src.text_encoders.interface import TextEncoder
+from models_src.visual_encoders import VisualEncoder, build_visual_encoder
+from utils.errors import UserError
+
+CHECKPOINT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training run is carried out; nothing here changes what it computes."""
+
+    name: str
+    models_dir: Path
+    device: str = "cpu"
+    workers: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    checkpoint_minutes: float = 30.0
+    continue_with: str = "--resume"  # what an interrupted user is told to give
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The single file from which the run continues."""
+        return self.models_dir / f"{self.name}.checkpoint"
+
+
+@dataclass
+class TrainingRun:
+    """All that changes while training, and so all that a checkpoint holds."""
+
+    visual: VisualEncoder
+    text: TextEncoder
+    optimizer: torch.optim.Optimizer
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches of the current epoch finished
+    step: int = 0  # joint steps taken, those that unreadable images left nothing of included
+    totals: Tensor | None = None  # sums over the current epoch, see diagnosis.step_sums
+    warned: bool = False  # of starving or collapse: once is enough
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
+
+    def state(self) -> dict[str, Any]:
+        """Return the run as tensors and plain values."""
+        return {
+            "visual": self.visual.state_dict(),
+            "text": self.text.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "run_id": self.run_id,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "totals": self.totals,
+            "warned": self.warned,
+            "history": self.history,
+            "bad_images": sorted(self.bad_images),
+        }
+
+    def load_state(self, state: dict[str, Any], device: str) -> None:
+        """Take over what ``state()`` returned."""
+        self.visual.load_state_dict(state["visual"])
+        self.text.load_training_state(state["text"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+        for name in ("run_id", "epoch", "batch", "step", "warned", "history"):
+            setattr(self, name, state[name])
+        self.totals = state["totals"].to(device)
+        self.bad_images = set(state.get("bad_images", ()))  # older checkpoints have none
+
+
+def new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> TrainingRun:
+    """Return a run before its first step; every random weight follows from the seed."""
+    torch.manual_seed(settings.seed)
+    visual = build_visual_encoder(settings, device)
+    text = build_text_encoder(settings, pairs.vocabulary.words, device)
+    trained = [parameter for parameter in visual.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=settings.visual_learning_rate)
+    return TrainingRun(visual, text, optimizer, totals=empty_sums(settings.cluster_num, device))
+
+
+def save_checkpoint(
+    run: TrainingRun, settings: TrainingSettings, fingerprint: str, path: Path
+) -> None:
+    """Write all that an exact continuation needs, in one file that is replaced whole."""
+    content = {
+        "version": CHECKPOINT_VERSION,
+        "settings": settings.as_dict(),
+        "data_fingerprint": fingerprint,
+        "run": run.state(),
+    }
+    save_tensors(path, content)
+
+
+def find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
+    """Return the checkpoint to continue from, or None to start anew.
+
+    Raises:
+        UserError: a finished or unfinished run is in the way.
+    """
+    in_the_way = [
+        name
+        for name in (options.name, f"{options.name}_best")
+        if model_exists(options.models_dir, name)
+    ]
+    unfinished = options.checkpoint_file.exists()
+    if options.resume:
+        if not unfinished:
+            return None
+        checkpoint = load_tensors(options.checkpoint_file, "the checkpoint")
+        if checkpoint.get("version") != CHECKPOINT_VERSION:
+            raise UserError(
+                f"{options.checkpoint_file} is no checkpoint of this version; start anew with "
+                "--overwrite"
+            )
+        return checkpoint
+    if options.overwrite:
+        return None
+    if unfinished:
+        raise UserError(
+            f"{options.checkpoint_file} holds an unfinished training; continue it with --resume, "
+            "or give --overwrite to start anew"
+        )
+    if in_the_way:
+        raise UserError(
+            f"there is a model '{in_the_way[0]}' in {options.models_dir}; give another "
+            "--model_name, or --overwrite to replace it"
+        )
+    return None
+
+
+def require_same_run(
+    checkpoint: dict[str, Any], settings: TrainingSettings, fingerprint: str, path: Path
+) -> None:
+    """Raise a UserError when a checkpoint is of other settings or data, naming the difference."""
+    now = settings.as_dict()
+    differing = [
+        f"{name} was {value!r}, is {now.get(name)!r}"
+        for name, value in checkpoint["settings"].items()
+        if now.get(name) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{path} was trained with other settings ({'; '.join(differing)}); give those, or "
+            "--overwrite without --resume to start anew"
+        )
+    if checkpoint["data_fingerprint"] != fingerprint:
+        raise UserError(
+            f"{path} was trained on other data; give its --datasets_dir, --dataset and filter, or "
+            "--overwrite without --resume to start anew"
+        )
