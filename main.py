@@ -176,6 +176,23 @@ OPTIONS: dict[str, Option] = {
         _positive_number,
         metavar="MINUTES",
     ),
+    "evaluate_every": Option(
+        "training",
+        None,
+        "also measure the word metrics every N joint steps, and denser at first: after 1, 2, 5, "
+        "10, 20, 50, ... of them. Rows go to <results_dir>/<model_name>/development.csv. With lstm "
+        "and gru each row costs a reading of all training captions, with any encoder the metrics "
+        "themselves; what is trained does not change",
+        _whole_number(1),
+        metavar="N",
+    ),
+    "words": Option(
+        "training",
+        None,
+        "words to follow one by one with --evaluate_every",
+        metavar="WORD",
+        several=True,
+    ),
     "device": Option(
         "running",
         "auto",
@@ -457,7 +474,9 @@ _CLIP = _FILES | _DATA | {"device", "workers", "batch_size", "clip_dir"}
 
 UTILITIES: dict[str, Utility] = {
     "train_joint_model": Utility(
-        "train both encoders on image-caption pairs", "training", _TRAINING | {"seeds"}
+        "train both encoders on image-caption pairs",
+        "training",
+        _TRAINING | {"seeds", "evaluate_every", "words"},
     ),
     "tune_joint_model_parameters": Utility(
         "train on four fifths of the images, evaluate on the rest; --grid searches settings",

@@ -60,19 +60,49 @@ def categorization_scores(
 
     overlap = contingency_matrix(categories, clusters)  # (K, C)
     category_sizes = overlap.sum(axis=1)  # (K,)
-    cluster_sizes = overlap.sum(axis=0)  # (C,)
     purity = overlap.max(axis=0).sum() / word_count
     collocation = overlap.max(axis=1).sum() / word_count
-    f1 = 2 * overlap / (category_sizes[:, None] + cluster_sizes)  # (K, C)
     scores = {
         "v_measure": v_measure_score(categories, clusters),
         "purity": purity,
         "collocation": collocation,
         "purity_collocation_f1": 2 * purity * collocation / (purity + collocation),
-        "f_score": category_sizes @ f1.max(axis=1) / word_count,
+        "f_score": category_sizes @ _best_f1(overlap) / word_count,
         "adjusted_mutual_info": adjusted_mutual_info_score(categories, clusters),
     }
     return {**{name: float(score) for name, score in scores.items()}, "word_count": word_count}
+
+
+def category_scores(
+    categories: np.ndarray, clusters: np.ndarray
+) -> dict[int, dict[str, float | int]]:
+    """Return how well some cluster fits each category: the summands of ``f_score``.
+
+    Args:
+        categories: (W,) integers, the category of each word.
+        clusters: (W,) integers, the cluster of each word.
+
+    Returns:
+        For each category with words, in ascending order, ``f1``, the largest F1 of the category
+        and a cluster as sets of words, in 0..1, and ``word_count``.
+    """
+    if len(categories) == 0:
+        return {}
+    from sklearn.metrics.cluster import contingency_matrix
+
+    overlap = contingency_matrix(categories, clusters)  # (K, C)
+    return {
+        int(category): {"f1": float(f1), "word_count": int(count)}
+        for category, f1, count in zip(
+            np.unique(categories), _best_f1(overlap), overlap.sum(axis=1), strict=True
+        )
+    }
+
+
+def _best_f1(overlap: np.ndarray) -> np.ndarray:
+    """Return the largest F1 of each category and a cluster, (K,), from their overlaps (K, C)."""
+    sizes = overlap.sum(axis=1, keepdims=True) + overlap.sum(axis=0)  # (K, C)
+    return (2 * overlap / sizes).max(axis=1)
 
 
 def chance_categorization_scores(

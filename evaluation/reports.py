@@ -168,29 +168,80 @@ CURVES = {
 def draw_learning_curves(
     path: Path, history: Sequence[Mapping[str, float | None]], title: str
 ) -> None:
-    """Draw the metrics of ``CURVES`` over epochs as a PNG; panels without values stay out."""
+    """Draw the metrics of ``CURVES`` over epochs as a PNG."""
+    draw_curves(path, range(1, len(history) + 1), metric_panels(history), title, "epoch")
+
+
+def metric_panels(
+    history: Sequence[Mapping[str, float | None]],
+) -> dict[str, dict[str, list[float | None]]]:
+    """Return the panels of ``CURVES``: their curves by label, those with values only."""
+    panels = {
+        panel: {
+            curve_label(name): [row.get(name) for row in history]
+            for name in names
+            if any(row.get(name) is not None for row in history)
+        }
+        for panel, names in CURVES.items()
+    }
+    return {panel: curves for panel, curves in panels.items() if curves}
+
+
+def draw_curves(
+    path: Path,
+    places: Sequence[int],
+    panels: Mapping[str, Mapping[str, Sequence[float | None]]],
+    title: str,
+    x_label: str,
+    *,
+    columns: int = 2,
+    logarithmic: bool = False,
+    shared: bool = False,
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Draw panels of curves as a PNG.
+
+    Args:
+        path: The picture.
+        places: P whole numbers from 1 on, the x of all curves.
+        panels: At least one; its title -> label of a curve -> P values, None for a gap. A panel
+            with a single curve that bears the panel's own name has no legend.
+        title: Of the whole.
+        x_label: What the places are.
+        columns: Panels beside each other.
+        logarithmic: Whether places stand at their logarithms.
+        shared: Whether all panels have one scale of values.
+        notes: Panel -> P texts to stand above its first curve's marks.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    panels = {
-        panel: drawn
-        for panel, names in CURVES.items()
-        if (drawn := [name for name in names if any(row.get(name) is not None for row in history)])
-    }
-    figure = Figure(figsize=(10, 3.6 * ((len(panels) + 1) // 2)), layout="constrained")
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(6, 3 + 3.5 * columns), 0.6 + 3 * rows), layout="constrained")
     figure.suptitle(title)
-    epochs = range(1, len(history) + 1)
-    for position, (panel, names) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot((len(panels) + 1) // 2, 2, position)
-        for name in names:
-            values = [float("nan") if row.get(name) is None else row[name] for row in history]
-            axes.plot(epochs, values, marker="o", markersize=3, label=curve_label(name))
+    for position, (panel, curves) in enumerate(panels.items(), start=1):
+        first = figure.axes[0] if shared and figure.axes else None
+        axes = figure.add_subplot(rows, columns, position, sharey=first)
+        for label, values in curves.items():
+            drawn = [float("nan") if value is None else value for value in values]
+            axes.plot(places, drawn, marker="o", markersize=3, label=label)
+        for x, y, note in zip(
+            places, next(iter(curves.values())), (notes or {}).get(panel, ()), strict=False
+        ):
+            if note and y is not None:
+                axes.annotate(note, (x, y), (0, 4), textcoords="offset points", fontsize=7,
+                              ha="center")  # fmt: skip
         axes.set_title(panel, fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0.5, len(history) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel(x_label)
+        if logarithmic:
+            axes.set_xscale("log")
+        else:
+            axes.set_xlim(places[0] - 0.5, places[-1] + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if list(curves) != [panel]:
+            axes.legend(fontsize=8)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 

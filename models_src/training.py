@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets_src.images import normalise
 from datasets_src.pairs import PairBatch, TrainingPairs, load_readable_images, pair_batches
+from models_src.development import Development, Plan, require_same_plan
 from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
 from models_src.joint import joint_step
 from models_src.model_files import (
@@ -61,6 +62,7 @@ def train(
     options: RunOptions,
     evaluate: Callable[[TextEncoder], Metrics] | None,
     report: Callable[[list[Metrics]], None],
+    plan: Plan | None = None,
 ) -> bool:
     """Train both encoders on all pairs and write the model as ``options.name``.
 
@@ -74,6 +76,7 @@ def train(
         evaluate: Returns metrics of a text encoder by name; with None there are no metrics and no
             best epoch.
         report: Takes the rows of all epochs so far, after each epoch.
+        plan: What is measured between epochs, if anything; it does not change what is trained.
 
     Returns:
         Whether a signal asked to stop when there was no step left, so that training ended as usual.
@@ -88,7 +91,7 @@ def train(
         for name in (options.name, f"{options.name}_best"):  # all names that are written
             place = options.models_dir / f"{name}.lock"
             locks.enter_context(only_process(place, f"the training of '{name}'"))
-        return _train_alone(settings, pairs, options, evaluate, report)
+        return _train_alone(settings, pairs, options, evaluate, report, plan)
 
 
 def _train_alone(
@@ -97,6 +100,7 @@ def _train_alone(
     options: RunOptions,
     evaluate: Callable[[TextEncoder], Metrics] | None,
     report: Callable[[list[Metrics]], None],
+    plan: Plan | None = None,
 ) -> bool:
     """Do what ``train`` does, while no other process trains a model of these names."""
     checkpoint = find_checkpoint(options)
@@ -108,8 +112,13 @@ def _train_alone(
         remove_model(options.models_dir, f"{options.name}_best")
     run = new_run(settings, pairs, options.device)
     fingerprint = pairs.fingerprint()
+    steps = len(_batches(settings, pairs, epoch=0))
+    if plan is not None:
+        nothing = empty_sums(settings.cluster_num, options.device)
+        run.development = Development(plan, steps * settings.epochs, nothing)
     if checkpoint is not None:
         require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
+        require_same_plan(checkpoint["run"].get("development"), plan, options.checkpoint_file)
         run.load_state(checkpoint["run"], options.device)
         logger.info("continuing after %d joint steps", run.step)
         if run.history and run.batch == 0:
@@ -117,7 +126,6 @@ def _train_alone(
     elif options.resume:
         logger.info("there is no checkpoint of '%s': training starts anew", options.name)
 
-    steps = len(_batches(settings, pairs, epoch=0))
     random_start = random_start_steps(settings, run.text.starts_at_random, steps)
 
     if random_start // 3 >= steps * settings.epochs:
@@ -222,6 +230,7 @@ def _train_epoch(
         # batch normalisation needs two images
         if loaded.errors and len(batch.images) < 2:
             sums = empty_sums(settings.cluster_num, options.device)
+            batch = whole_batch.only(np.zeros_like(kept))
         else:
             pixels = loaded.pixels
             if settings.flip_images:
@@ -246,6 +255,11 @@ def _train_epoch(
         run.totals += sums
         run.batch += 1
         run.step += 1
+        if run.development is not None:
+            run.development.add(sums, pairs.captions, batch.captions)
+            if run.development.is_due(run.step):
+                run.text.summarise(_caption_batches(pairs, settings.batch_size, options.device))
+                run.development.measure(run.step, run.text)
         pairs_seen += len(whole_batch.captions)
         progress.update(len(whole_batch.captions))
         if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datasets_src.pairs import TrainingPairs
+from models_src.development import Development
 from models_src.diagnosis import empty_sums
 from models_src.model_files import load_tensors, model_exists, save_tensors
 from models_src.settings import TrainingSettings
@@ -54,6 +55,7 @@ class TrainingRun:
     warned: bool = False  # of starving or collapse: once is enough
     history: list[dict[str, float | None]] = field(default_factory=list)
     bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
+    development: Development | None = None  # metrics by step, where they are asked for
 
     def state(self) -> dict[str, Any]:
         """Return the run as tensors and plain values."""
@@ -71,6 +73,7 @@ class TrainingRun:
             "warned": self.warned,
             "history": self.history,
             "bad_images": sorted(self.bad_images),
+            "development": self.development.state() if self.development is not None else None,
         }
 
     def load_state(self, state: dict[str, Any], device: str) -> None:
@@ -85,6 +88,8 @@ class TrainingRun:
             setattr(self, name, state[name])
         self.totals = state["totals"].to(device)
         self.bad_images = set(state.get("bad_images", ()))  # older checkpoints have none
+        if self.development is not None:
+            self.development.load_state(state["development"])
 
 
 def new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> TrainingRun:

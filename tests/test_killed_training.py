@@ -11,8 +11,10 @@ from torch import nn
 from torchvision import models
 
 from datasets_src.pairs import TrainingPairs, load_training_pairs
+from evaluation.development import write_development
 from evaluation.reports import write_history
 from models_src import visual_encoders
+from models_src.development import Plan
 from models_src.settings import TrainingSettings
 from models_src.training import BEST_METRIC, train
 from models_src.training_run import RunOptions
@@ -54,8 +56,14 @@ def train_here(folder: Path, pairs: TrainingPairs, encoder: str, workers: int) -
 
     settings = TrainingSettings(**MODEL, text_encoder=encoder)
     options = RunOptions("m", folder, workers=workers, resume=True, checkpoint_minutes=0)
+    plan = Plan(
+        7,
+        ("dog",),
+        lambda text: {"model": {"": evaluate(text)}},
+        lambda moments: write_development(folder / "development.csv", moments),
+    )
     train(settings, pairs, options, evaluate,
-          lambda history: write_history(folder / "rows.csv", history))  # fmt: skip
+          lambda history: write_history(folder / "rows.csv", history), plan)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +110,8 @@ def test_killed_and_continued_training_ends_as_an_uninterrupted_one(
             assert files(folder) == files(straight)
             assert_same(weights(straight), weights(folder))
             assert_same(weights(straight, "m_best"), weights(folder, "m_best"))
-            assert (folder / "rows.csv").read_bytes() == (straight / "rows.csv").read_bytes()
+            for table in ("rows.csv", "development.csv"):
+                assert (folder / table).read_bytes() == (straight / table).read_bytes()
         else:
             assert process.exitcode == -9
             kills += 1

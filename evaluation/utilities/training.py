@@ -4,12 +4,16 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluation.utilities.common import choose_device, training_pairs
 from models_src.settings import TrainingSettings, settings_from_sources
 from utils.errors import UserError
 from utils.files import require_writable_folder
+
+if TYPE_CHECKING:
+    from datasets_src.captions import Vocabulary
+    from models_src.development import Moment
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +43,20 @@ def train_joint_model(options: argparse.Namespace) -> None:
 def _train_one(options: argparse.Namespace) -> bool:
     """Train one model; return whether a signal asked to stop when there was no step left."""
     settings = chosen_settings(options)
+    if options.words is not None and options.evaluate_every is None:
+        raise UserError("--words has no effect without --evaluate_every; give that, too")
 
     from datasets_src.norms import load_norms
+    from evaluation.development import (
+        TABLE,
+        development_values,
+        draw_development,
+        remove_development,
+        write_development,
+    )
     from evaluation.reports import draw_learning_curves, flatten, write_history
     from evaluation.word_evaluation import predict_words, word_metrics
+    from models_src.development import Plan
     from models_src.training import train
     from models_src.training_run import RunOptions
 
@@ -59,6 +73,7 @@ def _train_one(options: argparse.Namespace) -> bool:
         checkpoint_minutes=options.checkpoint_minutes,
     )
     pairs = training_pairs(options)
+    watched = _watched_words(options, pairs.vocabulary)
     norms = load_norms(options.datasets_dir, options.word_list)
     logger.info(
         "%d pairs of %d images and %d words; settings: %s",
@@ -72,14 +87,50 @@ def _train_one(options: argparse.Namespace) -> bool:
         predictions = predict_words(text, pairs.vocabulary)
         return flatten(word_metrics(predictions, norms, settings.text_threshold, settings.seed))
 
+    moments: list[Moment] = []  # all rows by step so far, where they are asked for
+
+    def report_moments(found: Sequence["Moment"]) -> None:
+        moments[:] = found
+        write_development(folder / TABLE, moments)
+
     def report(history: Sequence[Mapping[str, float | None]]) -> None:
         write_history(folder / "evaluation_by_epoch.csv", history)
         draw_learning_curves(folder / "learning_curves.png", history, options.model_name)
+        if moments:
+            draw_development(folder, moments, options.model_name)
+        else:
+            remove_development(folder)  # of an earlier training of this name
         logger.info("epoch %d: %s", len(history), _epoch_line(history[-1]))
 
-    stopped = train(settings, pairs, run, evaluate, report)
+    plan = None
+    if options.evaluate_every is not None:
+        plan = Plan(
+            options.evaluate_every,
+            watched,
+            lambda text: development_values(
+                text, pairs.vocabulary, norms, watched, settings.text_threshold, settings.seed
+            ),
+            report_moments,
+        )
+    stopped = train(settings, pairs, run, evaluate, report, plan)
     logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
     return stopped
+
+
+def _watched_words(options: argparse.Namespace, vocabulary: "Vocabulary") -> tuple[str, ...]:
+    """Return the words of --words, each once, in lower case as captions are read.
+
+    Raises:
+        UserError: one of them stands in no training caption.
+    """
+    words = tuple(dict.fromkeys(word.lower() for word in options.words or ()))
+    unknown = sorted(set(words) - set(vocabulary.words))
+    if unknown:
+        raise UserError(
+            f"--words {' '.join(unknown)}: in no training caption; leave out what the captions "
+            "never say"
+        )
+    return words
 
 
 def chosen_settings(options: argparse.Namespace) -> TrainingSettings:

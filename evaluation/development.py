@@ -1,0 +1,166 @@
+"""A model while it learns: its metrics by step, as a table for R or pandas and as plots."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets_src.captions import Vocabulary
+from datasets_src.norms import Norms
+from evaluation.categorization import category_scores
+from evaluation.reports import draw_curves, flatten, metric_panels
+from evaluation.word_evaluation import (
+    NO_CLUSTER,
+    WordPredictions,
+    known_evaluated_words,
+    predict_words,
+    word_metrics,
+)
+from utils.files import write_text
+
+if TYPE_CHECKING:
+    from models_src.development import Moment, Values
+    from models_src.text_encoders.interface import TextEncoder
+
+COLUMNS = ("step", "pairs", "tokens", "kind", "name", "metric", "value")
+SMALL_PANELS = 4  # beside each other
+TABLE = "development.csv"
+PLOTS = {  # kind of thing -> its plot
+    "model": "development_metrics.png",
+    "category": "development_categories.png",
+    "word": "development_words.png",
+}
+
+
+def development_values(
+    text: "TextEncoder",
+    vocabulary: Vocabulary,
+    norms: Norms,
+    watched: Sequence[str],
+    text_threshold: float,
+    seed: int,
+) -> "Values":
+    """Return what a text encoder knows: the word metrics, by category, and of watched words.
+
+    - ``model``: every word metric (see ``word_metrics``) under the name "".
+    - ``category``: ``f1`` and ``word_count`` of each category of the known evaluated words (see
+      ``category_scores``).
+    - ``word``: ``probability`` of the word's most probable cluster, which is its concreteness, and
+      that ``cluster``, None for a word that the encoder does not know yet.
+
+    Args:
+        text: Its p(c|w) is up to date.
+        vocabulary: Of the training captions.
+        norms: The human norms.
+        watched: Words of the vocabulary.
+        text_threshold: See ``word_metrics``.
+        seed: See ``word_metrics``.
+    """
+    predictions = predict_words(text, vocabulary)
+    values: Values = {
+        "model": {"": flatten(word_metrics(predictions, norms, text_threshold, seed))}
+    }
+    if norms.categories is not None:
+        values["category"] = _by_category(predictions, norms)
+    index = {word: position for position, word in enumerate(predictions.words)}
+    values["word"] = {
+        word: {
+            "probability": float(predictions.probabilities[index[word]]),
+            "cluster": None if cluster == NO_CLUSTER else cluster,
+        }
+        for word in watched
+        for cluster in [int(predictions.clusters[index[word]])]
+    }
+    return values
+
+
+def _by_category(
+    predictions: WordPredictions, norms: Norms
+) -> dict[str, dict[str, float | int | None]]:
+    """Return the scores of each category that has known evaluated words, by its name."""
+    in_file, in_predictions = known_evaluated_words(predictions, norms)
+    scores = category_scores(
+        norms.categories.category[in_file], predictions.clusters[in_predictions]
+    )
+    return {norms.categories.names[category]: dict(found) for category, found in scores.items()}
+
+
+def write_development(path: Path, moments: Sequence["Moment"]) -> None:
+    """Write the table: a line for each value (tidy data), empty where it is undefined.
+
+    Columns are those of ``COLUMNS``; ``kind`` is ``model``, ``category`` or ``word``, ``name``
+    which category or word.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for moment in moments:
+        for kind, names in moment.values.items():
+            for name, metrics in names.items():
+                for metric, value in metrics.items():
+                    place = (moment.step, moment.pairs, moment.tokens, kind, name, metric)
+                    writer.writerow([*place, "" if value is None else value])
+    write_text(path, text.getvalue())
+
+
+def draw_development(folder: Path, moments: Sequence["Moment"], title: str) -> None:
+    """Draw the metrics, the categories' F1 and the watched words' probabilities over steps.
+
+    A plot without anything to show is not there afterwards, whatever stood there.
+    """
+    steps = [moment.step for moment in moments]
+    panels = {
+        "model": metric_panels([moment.values["model"][""] for moment in moments]),
+        "category": _panels(moments, "category", "f1"),
+        "word": _panels(moments, "word", "probability"),
+    }
+    clusters = _panels(moments, "word", "cluster")
+    titles = {
+        "model": title,
+        "category": f"{title}: F1 of each category and the cluster that fits it best",
+        "word": f"{title}: probability of a word's best cluster, and its number where it changes",
+    }
+    for kind, file in PLOTS.items():
+        if not panels[kind]:
+            (folder / file).unlink(missing_ok=True)
+            continue
+        draw_curves(
+            folder / file,
+            steps,
+            panels[kind],
+            titles[kind],
+            "joint step",
+            columns=2 if kind == "model" else SMALL_PANELS,
+            logarithmic=True,
+            shared=kind != "model",
+            notes={word: _changes(of_word[word]) for word, of_word in clusters.items()},
+        )
+
+
+def _panels(
+    moments: Sequence["Moment"], kind: str, metric: str
+) -> dict[str, dict[str, list[float | None]]]:
+    """Return a panel with one curve for each thing of a kind, in order of first appearance."""
+    names = dict.fromkeys(name for moment in moments for name in moment.values.get(kind, {}))
+    return {
+        name: {
+            name: [moment.values[kind].get(name, {}).get(metric) for moment in moments],
+        }
+        for name in names
+    }
+
+
+def _changes(values: Sequence[float | None]) -> list[str]:
+    """Return each value as text where it is another one than before, else ""."""
+    before = [None, *values[:-1]]
+    return [
+        "" if value is None or value == earlier else f"{value:g}"
+        for earlier, value in zip(before, values, strict=True)
+    ]
+
+
+def remove_development(folder: Path) -> None:
+    """Remove the table and the plots, as far as they exist."""
+    for file in (TABLE, *PLOTS.values()):
+        (folder / file).unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""A training's metrics by step, dense at first: how words and clusters are acquired.
+
+The rows are part of the run, so that a checkpoint holds them: a training that was killed and
+continued has each row once. Measuring draws no random numbers and teaches nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from datasets_src.captions import TokenizedCaptions
+from models_src.diagnosis import activity
+from models_src.text_encoders.interface import TextEncoder
+from utils.errors import UserError
+
+EARLY = (1, 2, 5)  # times a power of ten: the steps at which the first rows are measured
+
+# kind of thing (the model, a category, a word) -> its name -> metric -> value
+Values = dict[str, dict[str, dict[str, float | None]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured while training, and when."""
+
+    every: int  # joint steps between two rows, once they are no longer denser
+    words: tuple[str, ...]  # watched one by one
+    evaluate: Callable[[TextEncoder], Values]
+    report: Callable[[Sequence["Moment"]], None]  # takes all rows so far, after each new one
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was measured after a joint step."""
+
+    step: int  # joint steps so far
+    pairs: int  # image-caption pairs learnt from so far, repetitions included
+    tokens: int  # words in their captions, punctuation included
+    values: Values
+
+
+@dataclass
+class Development:
+    """The rows of a run so far, and what has been seen since the last one."""
+
+    plan: Plan
+    last_step: int  # of the run
+    sums: Tensor  # since the last row, see ``diagnosis.step_sums``
+    pairs: int = 0
+    tokens: int = 0
+    moments: list[Moment] = field(default_factory=list)
+
+    def add(self, sums: Tensor, all_captions: TokenizedCaptions, captions: np.ndarray) -> None:
+        """Add a joint step: its sums, and the indices (B,) of its captions."""
+        self.sums = self.sums + sums
+        self.pairs += len(captions)
+        lengths = all_captions.offsets[captions + 1] - all_captions.offsets[captions]  # (B,)
+        self.tokens += int(lengths.sum())
+
+    def measure(self, step: int, text: TextEncoder) -> None:
+        """Add the row of a step; p(c|w) of the text encoder is up to date."""
+        values = self.plan.evaluate(text)
+        of_steps = vars(activity(self.sums))  # of all steps since the last row
+        values["model"] = {"": of_steps | values.get("model", {}).get("", {})}
+        self.moments.append(Moment(step, self.pairs, self.tokens, values))
+        self.sums = self.sums * 0
+        self.plan.report(self.moments)
+
+    def is_due(self, step: int) -> bool:
+        """Say whether a row belongs behind this step."""
+        return step == self.last_step or is_measured(step, self.plan.every)
+
+    def state(self) -> dict[str, Any]:
+        """Return the rows as tensors and plain values."""
+        return {
+            "every": self.plan.every,
+            "words": list(self.plan.words),
+            "sums": self.sums,
+            "pairs": self.pairs,
+            "tokens": self.tokens,
+            "moments": [vars(moment) for moment in self.moments],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what ``state()`` returned."""
+        self.sums = state["sums"].to(self.sums)
+        self.pairs, self.tokens = state["pairs"], state["tokens"]
+        self.moments = [Moment(**moment) for moment in state["moments"]]
+        self.plan.report(self.moments)  # rows after the checkpoint will be measured again
+
+
+def is_measured(step: int, every: int) -> bool:
+    """Say whether a step has a row: 1, 2, 5, 10, 20, ... below ``every``, then its multiples."""
+    if step >= every:
+        return step % every == 0
+    power = 10 ** (len(str(step)) - 1)
+    return step in [early * power for early in EARLY]
+
+
+def require_same_plan(state: dict[str, Any] | None, plan: Plan | None, path: Path) -> None:
+    """See that a run is continued with the rows it was begun with.
+
+    Args:
+        state: Of ``Development``, from a checkpoint; None where there were to be no rows.
+        plan: What is asked for now.
+        path: The checkpoint, for the message.
+
+    Raises:
+        UserError: another distance of rows or other words are asked for.
+    """
+    before = (state["every"], tuple(state["words"])) if state is not None else (None, ())
+    now = (plan.every, plan.words) if plan is not None else (None, ())
+    if before != now:
+        every, words = before
+        given = "without --evaluate_every" if every is None else f"with --evaluate_every {every}"
+        given += f" --words {' '.join(words)}" if words else ""
+        raise UserError(
+            f"{path} was trained {given}; give the same, or --overwrite without --resume to start "
+            "anew"
+        )
