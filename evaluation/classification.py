@@ -29,32 +29,47 @@ def detection_scores(
     }
 
 
-def classification_scores(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float | int | None]:
-    """Score multi-label predictions over all pairs of an image and a class (micro average).
+def classification_counts(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Compare the classes each image is predicted to show with those it shows.
 
     Args:
         predicted: (N, K) bool, the classes each image is predicted to show.
         gold: (N, K) bool, the classes it shows.
 
     Returns:
-        The keys of ``detection_scores`` and ``true_negatives``; the four counts add up to N K.
+        (N, 3) int64, the true positives, false positives and false negatives of each image.
 
     Raises:
         ValueError: the shapes differ.
-
-    Source: Berger et al. 2022.
     """
     predicted, gold = np.asarray(predicted, dtype=bool), np.asarray(gold, dtype=bool)
     if predicted.shape != gold.shape:
         raise ValueError(f"predictions of shape {predicted.shape} for gold of shape {gold.shape}")
-    true_positives = int((predicted & gold).sum())
-    false_positives = int(predicted.sum()) - true_positives
-    false_negatives = int(gold.sum()) - true_positives
-    true_negatives = gold.size - true_positives - false_positives - false_negatives
+    kinds = (predicted & gold, predicted & ~gold, ~predicted & gold)
+    return np.stack([kind.sum(axis=1) for kind in kinds], axis=1)
+
+
+def classification_scores(counts: np.ndarray, class_count: int) -> dict[str, float | int | None]:
+    """Score multi-label predictions over all pairs of an image and a class (micro average).
+
+    Args:
+        counts: (N, 3), see ``classification_counts``.
+        class_count: K, the classes that were predicted or not.
+
+    Returns:
+        The keys of ``detection_scores`` and ``true_negatives``; the four counts add up to N K.
+
+    Source: Berger et al. 2022.
+    """
     return {
-        **detection_scores(true_positives, false_positives, false_negatives),
-        "true_negatives": true_negatives,
+        **summed_scores(counts),
+        "true_negatives": len(counts) * class_count - int(counts.sum()),
     }
+
+
+def summed_scores(counts: np.ndarray) -> dict[str, float | int | None]:
+    """Return the ``detection_scores`` of the sums of counts (N, 3) by image, in their order."""
+    return detection_scores(*counts.sum(axis=0).tolist())
 
 
 def predicted_classes(bits: np.ndarray, cluster_of_class: np.ndarray) -> np.ndarray:

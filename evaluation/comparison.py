@@ -3,26 +3,29 @@
 Models whose names differ only in a number at the end (``lstm_0``, ``lstm_1``) are the seeds of one
 setting. Everything here works on results files that other utilities wrote.
 
-Axes: R rows, a metric or its chance level each; S settings; W words.
+Axes: R rows, a metric or its chance level each; S settings; W words; N images; M pairs of images.
 """
 
 import csv
 import fnmatch
 import io
 import json
-import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluation.categorization import categorization_scores
+from evaluation.classification import summed_scores
 from evaluation.concreteness import concreteness_scores
-from evaluation.reports import CHANCE_SUFFIX, flatten
+from evaluation.reports import CHANCE_SUFFIX, by_image_file, flatten
+from evaluation.sentence_image_matching import matching_scores
 from utils.errors import UserError
 from utils.files import read_lines, read_text
 
@@ -36,6 +39,8 @@ SOURCES = (
     "concreteness_evaluation",
     "clip_classification_evaluation",
 )
+
+BY_IMAGE = ("visual_evaluation", "clip_classification_evaluation")  # with results by image
 
 # row of the table -> (section of the results, metric in it)
 METRICS = {
@@ -54,6 +59,8 @@ METRICS = {
     "heatmaps f1": ("heatmap", "f1"),
     "sentence-image matching": ("sentence_image_matching", "accuracy"),
 }  # fmt: skip
+MATCHING = "sentence_image_matching"
+SAME_SCORE = 1e-5  # a difference up to which two scores are the same
 # what must be alike for two models' figures of one utility to be comparable
 SAME = ("test_images", "train_images", "train_captions", "filtered")
 # settings in which the seeds of one setting differ
@@ -236,6 +243,11 @@ class WordAnswers:
     ratings: np.ndarray  # (W,) float64, NaN without a rating
     categories: np.ndarray  # (W,) int64, -1 without a category
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What a bootstrap draws."""
+        return self.words
+
 
 def read_word_answers(path: Path) -> WordAnswers | None:
     """Read a CSV of the ``word_clusters`` utility; None where there is no such file.
@@ -290,50 +302,134 @@ def word_scores(answers: WordAnswers, drawn: np.ndarray) -> dict[str, float | No
     }
 
 
-def agrees(model: ModelResults, answers: WordAnswers) -> bool:
-    """Say whether a table of words scores as the model's results do, so is of the same training."""
-    f_score = word_scores(answers, np.arange(len(answers.words)))["words: F-score"]
-    stored = model.metrics.get("categorization.known_words.f_score")
-    if f_score is None or stored is None:
-        return f_score == stored
-    return math.isclose(f_score, stored, abs_tol=1e-9)  # sums may run in another order
+@dataclass(frozen=True)
+class ImageAnswers:
+    """What an evaluation found image by image, or pair by pair, of one kind of units."""
+
+    units: tuple[Any, ...]  # N ids of images, or M pairs of such
+    # section -> (N, 3) true positives, false positives, false negatives; or (M, 2) outcomes, see
+    # ``matching_outcomes``
+    arrays: dict[str, np.ndarray]
+
+
+def read_image_answers(
+    results_dir: Path, model: ModelResults
+) -> tuple[ImageAnswers, ImageAnswers] | None:
+    """Read what an evaluation kept by image, see ``write_by_image``; None where there is nothing.
+
+    Returns:
+        What images count, and the outcomes of matching by pair of images.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    utility = next((name for name in BY_IMAGE if name in model.settings), None)
+    if utility is None:
+        return None
+    path = by_image_file(results_dir, utility, model.name)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        images = tuple(arrays.pop("image_ids").tolist())
+        pairs = arrays.pop("matching_image_ids", np.zeros((0, 2), dtype=np.int64))
+        outcomes = arrays.pop(MATCHING, np.zeros((0, 2), dtype=np.int8))
+        shapes = {values.shape for values in arrays.values()} - {(len(images), 3)}
+        if shapes or outcomes.shape != pairs.shape or pairs.shape != (len(pairs), 2):
+            raise ValueError(shapes)
+        kinds = [values.dtype.kind for values in (pairs, outcomes, *arrays.values())]
+        if set(kinds) != {"i"}:
+            raise ValueError(kinds)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        raise UserError(f"{path} is damaged; remove it and run --utility {utility} again") from None
+    matching = {MATCHING: outcomes} if len(pairs) else {}
+    return ImageAnswers(images, arrays), ImageAnswers(tuple(map(tuple, pairs.tolist())), matching)
+
+
+def image_scores(answers: ImageAnswers, drawn: np.ndarray) -> dict[str, float | None]:
+    """Return the rows of ``METRICS`` that can be resampled over images, for drawn images.
+
+    Clusters keep the classes that all images gave them.
+
+    Args:
+        answers: About N images.
+        drawn: Positions of images, any number, with repetitions.
+
+    Returns:
+        The f1 of each row that is counted by image; None where it is undefined or not measured.
+    """
+    weights = np.bincount(drawn, minlength=len(answers.units))  # (N,)
+    return {
+        row: summed_scores((weights @ answers.arrays[section])[None])["f1"]
+        if section in answers.arrays
+        else None
+        for row, (section, metric) in METRICS.items()
+        if metric == "f1"
+    }
+
+
+def pair_scores(answers: ImageAnswers, drawn: np.ndarray) -> dict[str, float | None]:
+    """Return the row of ``METRICS`` that can be resampled over pairs of images, for drawn pairs."""
+    (row,) = (row for row, (section, _) in METRICS.items() if section == MATCHING)
+    outcomes = answers.arrays.get(MATCHING)  # (M, 2)
+    return {row: None if outcomes is None else matching_scores(outcomes[drawn])["accuracy"]}
+
+
+def agrees(model: ModelResults, scores: Mapping[str, float | None]) -> bool:
+    """Say whether scores of all units are those of the model's results, so of the same training.
+
+    A row that the results or the units lack says nothing. Tables of words are rounded.
+    """
+    for row, value in scores.items():
+        stored = model.metrics.get(".".join(METRICS[row]))
+        if value is not None and stored is not None and abs(value - stored) > SAME_SCORE:
+            return False
+    return True
+
+
+_Answers = TypeVar("_Answers", WordAnswers, ImageAnswers)
 
 
 def significance(
-    answers: Mapping[str, Sequence[WordAnswers]], *, draws: int, seed: int
+    answers: Mapping[str, Sequence[_Answers]],
+    scores: Callable[[_Answers, np.ndarray], Mapping[str, float | None]],
+    *,
+    draws: int,
+    seed: int,
 ) -> dict[str, dict[str, float | None]]:
-    """Return how easily a setting's difference from the first could come from the choice of words.
+    """Return how easily a setting's difference from the first could come from the choice of units.
 
-    A paired bootstrap (Efron and Tibshirani 1993): each draw takes W words with replacement, the
-    same for all models, and a setting's score is the mean over its seeds. It says nothing of other
-    data, nor of the choice of seeds.
+    A paired bootstrap (Efron and Tibshirani 1993): each draw takes as many units (words, images or
+    pairs of images) as there are, with replacement, the same for all models, and a setting's score
+    is the mean over its seeds. It says nothing of other data, nor of the choice of seeds.
 
     Args:
-        answers: By setting, of each of its seeds; at least one setting, all about the same words.
+        answers: By setting, of each of its seeds; at least one setting, all about the same units.
+        scores: Returns rows of scores of a model for drawn units.
         draws: Number of draws.
         seed: Of the draws.
 
     Returns:
-        ``bootstrap_p`` by row (see ``word_scores``) and setting, without the first setting.
+        ``bootstrap_p`` by row and setting, without the first setting.
 
     Raises:
-        ValueError: the answers are about different words.
+        ValueError: the answers are about different units.
     """
     (reference, first), *_ = answers.items()
-    words = first[0].words
-    if any(one.words != words for members in answers.values() for one in members):
-        raise ValueError("answers about different words cannot be paired")
+    units = first[0].units
+    if any(one.units != units for members in answers.values() for one in members):
+        raise ValueError("answers about different units cannot be paired")
     rng = np.random.default_rng(seed)
     differences: dict[str, dict[str, list[float]]] = {}
-    for _ in range(draws):
-        drawn = rng.integers(len(words), size=len(words)) if words else np.zeros(0, dtype=int)
+    for _ in tqdm(range(draws), desc="bootstrap", unit="draw", disable=None):
+        drawn = rng.integers(len(units), size=len(units)) if units else np.zeros(0, dtype=int)
         drawn_scores = {
-            setting: [word_scores(one, drawn) for one in members]
-            for setting, members in answers.items()
+            setting: [scores(one, drawn) for one in members] for setting, members in answers.items()
         }
         for row in drawn_scores[reference][0]:
             means = {
-                setting: mean_over_seeds([scores[row] for scores in members])
+                setting: mean_over_seeds([found[row] for found in members])
                 for setting, members in drawn_scores.items()
             }
             for setting, mean in means.items():

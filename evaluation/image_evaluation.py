@@ -3,7 +3,7 @@
 Axes: N test images, C clusters, K classes, A activated (image, cluster) pairs, G gold boxes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,19 @@ from datasets_src.images import normalise
 from datasets_src.pairs import ImageSource, load_images
 from evaluation.classification import (
     classes_from_clusters,
+    classification_counts,
     classification_scores,
     co_occurrence_classes,
     iou_classes,
     predicted_classes,
+    summed_scores,
 )
 from evaluation.localization import (
     box_iou,
     boxes_and_peaks,
     class_activation_maps,
     gold_boxes,
-    localization_scores,
+    localization_counts,
     points_in_boxes,
     random_boxes,
     random_points,
@@ -40,6 +42,14 @@ if TYPE_CHECKING:
 MAP_SIZE = 224  # pixels; maps, points and boxes are compared on this grid
 MATCH_IOU = 0.5  # from which a predicted box matches a gold one
 CAPTION_BATCH = 1000
+# metrics that are true and false positives and negatives of each image
+COUNTED_METRICS = (
+    "class_name_classification",
+    "cluster_classification_co_occurrence",
+    "cluster_classification_iou",
+    "bounding_box",
+    "heatmap",
+)
 INSTANCE_METRICS = (
     "class_name_classification",
     "cluster_classification_co_occurrence",
@@ -55,7 +65,8 @@ INSTANCE_METRICS = (
 class ImagePredictions:
     """What the visual encoder says of the test images; the last four are for activated clusters."""
 
-    bits: np.ndarray  # (N, C) bool
+    logits: np.ndarray  # (N, C) float32
+    bits: np.ndarray  # (N, C) bool, where the logits reach the threshold
     image: np.ndarray  # (A,) int64, ascending
     cluster: np.ndarray  # (A,) int64
     boxes: np.ndarray  # (A, 4) int64 [left, top, right, bottom], edges inside, on MAP_SIZE
@@ -128,13 +139,13 @@ def activated_maps(
 def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
     """Predict the bits of all images of a split, and a box and a peak per activated cluster."""
     count = len(split.image_ids)
-    bits = np.zeros((count, model.encoder.cluster_num), dtype=bool)
+    all_logits = np.zeros((count, model.encoder.cluster_num), dtype=np.float32)
     # an empty part each, so that a split without images has predictions too
     image_parts, cluster_parts = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     box_parts, peak_parts = [np.zeros((0, 4), np.int64)], [np.zeros((0, 2), np.int64)]
     start = 0
     for logits, image, cluster, maps in activated_maps(model, split, np.arange(count)):
-        bits[start : start + len(logits)] = logits >= model.threshold
+        all_logits[start : start + len(logits)] = logits
         boxes, peaks = boxes_and_peaks(maps, MAP_SIZE)
         image_parts.append(image + start)
         cluster_parts.append(cluster)
@@ -142,7 +153,8 @@ def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
         peak_parts.append(peaks)
         start += len(logits)
     return ImagePredictions(
-        bits=bits,
+        logits=all_logits,
+        bits=all_logits >= model.threshold,
         image=np.concatenate(image_parts),
         cluster=np.concatenate(cluster_parts),
         boxes=np.concatenate(box_parts),
@@ -166,23 +178,21 @@ def caption_bits(
     return bits
 
 
-def image_metrics(
-    predictions: ImagePredictions, split: Split, cluster_of_class: np.ndarray | None, seed: int
-) -> dict[str, Any]:
-    """Score predictions for all images of a split against their instances.
+def image_counts(
+    predictions: ImagePredictions, split: Split, cluster_of_class: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Compare predictions for each image of a split with its instances.
 
     Args:
         predictions: Of all N images of the split, in order.
-        split: With instances; without, every metric is None.
+        split: With instances.
         cluster_of_class: (K,) most probable cluster of each class name, -1 where the text encoder
             does not know it; only single-word classes are used.
-        seed: Of the random boxes and points.
 
     Returns:
-        ``INSTANCE_METRICS``, each a dict of scores or None.
+        For each of ``COUNTED_METRICS`` the (N, 3) int64 true positives, false positives and false
+        negatives of each image.
     """
-    if split.instances is None or cluster_of_class is None:
-        return dict.fromkeys(INSTANCE_METRICS)
     single = split.instances.is_single_word()  # (K,)
     instance_counts = split.instances.counts(len(split.image_ids))[:, single]  # (N, K')
     gold = instance_counts > 0
@@ -190,36 +200,56 @@ def image_metrics(
     by_co_occurrence = co_occurrence_classes(bits, instance_counts)
     by_iou = iou_classes(bits, gold)
     class_count = gold.shape[1]
+    golds = split_gold_boxes(split)
+    bounds = np.searchsorted(predictions.image, np.arange(len(golds) + 1))
+    spans = [slice(*bounds[image : image + 2]) for image in range(len(golds))]
     return {
-        "class_name_classification": classification_scores(
+        "class_name_classification": classification_counts(
             predicted_classes(bits, cluster_of_class[single]), gold
         ),
-        "cluster_classification_co_occurrence": classification_scores(
+        "cluster_classification_co_occurrence": classification_counts(
             classes_from_clusters(bits, by_co_occurrence, class_count), gold
         ),
-        "cluster_classification_iou": classification_scores(
+        "cluster_classification_iou": classification_counts(
             classes_from_clusters(bits, by_iou, class_count), gold
         ),
-        **_localization_metrics(predictions, split, seed),
+        "bounding_box": localization_counts(
+            box_iou(predictions.boxes[span], gold_boxes_) >= MATCH_IOU
+            for span, gold_boxes_ in zip(spans, golds, strict=True)
+        ),
+        "heatmap": localization_counts(
+            points_in_boxes(predictions.peaks[span], gold_boxes_)
+            for span, gold_boxes_ in zip(spans, golds, strict=True)
+        ),
     }
 
 
-def _localization_metrics(predictions: ImagePredictions, split: Split, seed: int) -> dict[str, Any]:
-    """Return the scores of boxes and peaks, and of as many random ones as there are gold boxes."""
+def image_metrics(
+    counts: Mapping[str, np.ndarray] | None, split: Split, seed: int
+) -> dict[str, Any]:
+    """Score the counts of all images of a split, and random boxes and points beside them.
+
+    Args:
+        counts: Of ``image_counts``; None of a split without instances.
+        split: What they are of.
+        seed: Of the random boxes and points.
+
+    Returns:
+        ``INSTANCE_METRICS``, each a dict of scores or None.
+    """
+    if counts is None:
+        return dict.fromkeys(INSTANCE_METRICS)
     golds = split_gold_boxes(split)
-    image_count = len(split.image_ids)
-    bounds = np.searchsorted(predictions.image, np.arange(image_count + 1))
-    spans = [slice(*bounds[image : image + 2]) for image in range(image_count)]
+    class_count = int(split.instances.is_single_word().sum())
     return {
-        "bounding_box": localization_scores(
-            box_iou(predictions.boxes[span], gold) >= MATCH_IOU
-            for span, gold in zip(spans, golds, strict=True)
-        ),
+        **{
+            name: classification_scores(counts[name], class_count)
+            for name in COUNTED_METRICS
+            if "classification" in name
+        },
+        "bounding_box": summed_scores(counts["bounding_box"]),
         "bounding_box_chance": random_box_scores(golds, seed),
-        "heatmap": localization_scores(
-            points_in_boxes(predictions.peaks[span], gold)
-            for span, gold in zip(spans, golds, strict=True)
-        ),
+        "heatmap": summed_scores(counts["heatmap"]),
         "heatmap_chance": random_point_scores(golds, seed),
     }
 
@@ -227,16 +257,20 @@ def _localization_metrics(predictions: ImagePredictions, split: Split, seed: int
 def random_box_scores(golds: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
     """Score as many random boxes in each image as it has gold boxes (G, 4)."""
     rng = np.random.default_rng(seed)
-    return localization_scores(
-        box_iou(random_boxes(len(gold), MAP_SIZE, rng), gold) >= MATCH_IOU for gold in golds
+    return summed_scores(
+        localization_counts(
+            box_iou(random_boxes(len(gold), MAP_SIZE, rng), gold) >= MATCH_IOU for gold in golds
+        )
     )
 
 
 def random_point_scores(golds: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
     """Score as many random points in each image as it has gold boxes (G, 4)."""
     rng = np.random.default_rng(seed)
-    return localization_scores(
-        points_in_boxes(random_points(len(gold), MAP_SIZE, rng), gold) for gold in golds
+    return summed_scores(
+        localization_counts(
+            points_in_boxes(random_points(len(gold), MAP_SIZE, rng), gold) for gold in golds
+        )
     )
 
 

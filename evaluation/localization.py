@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation.classification import detection_scores
-
 if TYPE_CHECKING:
     import torch
 
@@ -268,28 +266,29 @@ def matched_pairs(compatible: np.ndarray) -> int:
     return int(match_boxes(compatible)[0].sum())
 
 
-def localization_scores(compatible: Iterable[np.ndarray]) -> dict[str, float | int | None]:
-    """Score predictions against gold boxes over images, matched one to one within each image.
+def localization_counts(compatible: Iterable[np.ndarray]) -> np.ndarray:
+    """Match predictions and gold boxes one to one within each image.
 
     A matched prediction is a true positive, an unmatched one a false positive, an unmatched gold
     box a false negative. For boxes "compatible" means ``box_iou`` >= 0.5, for points
     ``points_in_boxes``.
 
     Args:
-        compatible: For each image a (P, G) bool array; P and G differ between images and may be 0
-            (shape (0, G) or (P, 0), so that what is missing still counts).
+        compatible: For each of N images a (P, G) bool array; P and G differ between images and
+            may be 0 (shape (0, G) or (P, 0), so that what is missing still counts).
 
     Returns:
-        The keys of ``detection_scores``.
+        (N, 3) int64, the true positives, false positives and false negatives of each image. Their
+        scores are ``summed_scores``.
 
     Source: Berger et al. 2022.
     """
-    matched = predictions = golds = 0
+    counts = []
     for of_image in compatible:
-        matched += matched_pairs(of_image)
-        predictions += of_image.shape[0]
-        golds += of_image.shape[1]
-    return detection_scores(matched, predictions - matched, golds - matched)
+        matched = matched_pairs(of_image)
+        predictions, golds = of_image.shape
+        counts.append((matched, predictions - matched, golds - matched))
+    return np.array(counts, dtype=np.int64).reshape(-1, 3)
 
 
 def random_boxes(count: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.files import write_atomically, write_json, write_text
 from utils.provenance import provenance
 
@@ -125,6 +127,30 @@ def write_results(
     }
     write_json(path, content)
     return path
+
+
+def by_image_file(results_dir: Path, utility: str, model_name: str) -> Path:
+    """Return where ``write_by_image`` writes."""
+    return results_dir / f"{utility}_{model_name}.npz"
+
+
+def write_by_image(
+    results_dir: Path, utility: str, model_name: str, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Write what a utility's image metrics are sums of, image by image, as a compressed ``.npz``.
+
+    Args:
+        results_dir: The folder.
+        utility: Its name.
+        model_name: The model's name.
+        arrays: ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives
+            and false negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes (see
+            ``matching_outcomes``).
+    """
+    write_atomically(
+        by_image_file(results_dir, utility, model_name),
+        lambda file: np.savez_compressed(file, **arrays),
+    )
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> None:

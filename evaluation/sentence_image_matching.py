@@ -6,9 +6,7 @@ Axes: N images (each with one caption), C clusters, M = N // 2 pairs of images.
 import numpy as np
 
 
-def matching_scores(
-    image_bits: np.ndarray, caption_bits: np.ndarray
-) -> dict[str, float | int | None]:
+def matching_outcomes(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.ndarray:
     """Match images with captions by the clusters that both activate.
 
     Images 2k and 2k + 1 form a pair and each of the two is one trial: the Hamming distance of its
@@ -20,9 +18,8 @@ def matching_scores(
         caption_bits: (N, C) bool, the caption of each image.
 
     Returns:
-        ``accuracy``, the share of trials where the own caption is strictly nearer;
-        ``accuracy_with_ties``, where it is at least as near (so bits that never differ score 1);
-        both in 0..1 and None without a trial; ``trial_count`` = 2 M.
+        (M, 2) int8, a row for each pair: 1 where the own caption is nearer, 0 where both are as
+        near, -1 where the other one is nearer.
 
     Raises:
         ValueError: the shapes differ.
@@ -34,15 +31,26 @@ def matching_scores(
             f"image bits of shape {image_bits.shape} for caption bits of shape {caption_bits.shape}"
         )
     trial_count = len(image_bits) // 2 * 2
-    if trial_count == 0:
-        return {"accuracy": None, "accuracy_with_ties": None, "trial_count": 0}
     pairs = (trial_count // 2, 2, image_bits.shape[1])
     images = image_bits[:trial_count].reshape(pairs)  # (M, 2, C)
     captions = caption_bits[:trial_count].reshape(pairs)  # (M, 2, C)
     own_distance = (images != captions).sum(axis=-1)  # (M, 2)
     other_distance = (images != captions[:, ::-1]).sum(axis=-1)  # (M, 2)
+    return np.sign(other_distance - own_distance).astype(np.int8)
+
+
+def matching_scores(outcomes: np.ndarray) -> dict[str, float | int | None]:
+    """Score the trials (M, 2) of ``matching_outcomes``.
+
+    Returns:
+        ``accuracy``, the share of trials where the own caption is strictly nearer;
+        ``accuracy_with_ties``, where it is at least as near (so bits that never differ score 1);
+        both in 0..1 and None without a trial; ``trial_count`` = 2 M.
+    """
+    if outcomes.size == 0:
+        return {"accuracy": None, "accuracy_with_ties": None, "trial_count": 0}
     return {
-        "accuracy": float((own_distance < other_distance).mean()),
-        "accuracy_with_ties": float((own_distance <= other_distance).mean()),
-        "trial_count": trial_count,
+        "accuracy": float((outcomes > 0).mean()),
+        "accuracy_with_ties": float((outcomes >= 0).mean()),
+        "trial_count": outcomes.size,
     }

@@ -124,31 +124,18 @@ def measured_metrics(norms: "Norms", held_out: "Split") -> list[str]:
     import numpy as np
 
     from datasets_src.captions import Vocabulary
-    from evaluation.image_evaluation import ImagePredictions, image_metrics
+    from evaluation.image_evaluation import COUNTED_METRICS, image_metrics
     from evaluation.sentence_image_matching import matching_scores
     from evaluation.word_evaluation import WordPredictions, word_metrics
 
     no_words = Vocabulary((), np.zeros(0, dtype=np.int64))
     no_image = held_out.keep(np.zeros(len(held_out.image_ids), dtype=bool))
     nothing = np.zeros(0, dtype=np.int64)
-    clusters = None
+    counts = None
     if held_out.instances is not None:
-        clusters = np.zeros(len(held_out.instances.class_names), dtype=np.int64)
-    metrics = image_metrics(
-        ImagePredictions(
-            bits=np.zeros((0, 1), dtype=bool),
-            image=nothing,
-            cluster=nothing,
-            boxes=nothing.reshape(0, 4),
-            peaks=nothing.reshape(0, 2),
-        ),
-        no_image,
-        clusters,
-        seed=0,
-    )
-    metrics["sentence_image_matching"] = matching_scores(
-        np.zeros((0, 1), dtype=bool), np.zeros((0, 1), dtype=bool)
-    )
+        counts = dict.fromkeys(COUNTED_METRICS, np.zeros((0, 3), dtype=np.int64))
+    metrics = image_metrics(counts, no_image, seed=0)
+    metrics["sentence_image_matching"] = matching_scores(np.zeros((0, 2), dtype=np.int8))
     metrics["activation"] = {"clusters_per_image": None, "clusters_per_caption": None}
     metrics |= word_metrics(
         WordPredictions(no_words.words, no_words.counts, nothing, np.zeros(0)), norms, 0, seed=0

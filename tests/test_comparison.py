@@ -9,6 +9,7 @@ import pytest
 
 from evaluation.comparison import (
     Cell,
+    ImageAnswers,
     ModelResults,
     WordAnswers,
     as_latex,
@@ -17,14 +18,19 @@ from evaluation.comparison import (
     bootstrap_p,
     by_setting,
     comparison_table,
+    image_scores,
     matching_models,
+    pair_scores,
+    read_image_answers,
     read_word_answers,
     significance,
     table_cells,
     word_scores,
 )
+from evaluation.reports import write_by_image
 from main import main
 from tests.test_cli import fails
+from utils.errors import UserError
 
 
 def write(folder: Path, name: str, utility: str = "text_evaluation", **changes) -> None:
@@ -113,6 +119,7 @@ def test_significance_tells_a_real_difference_from_none():
             "same": [answers(PERFECT)],
             "bad": [answers(RANDOM)],
         },
+        word_scores,
         draws=60,
         seed=0,
     )
@@ -124,10 +131,12 @@ def test_significance_tells_a_real_difference_from_none():
 
 def test_significance_is_the_same_for_the_same_seed_and_refuses_other_words():
     sides = {"a": [answers(RANDOM)], "b": [answers(RANDOM[::-1])]}
-    first, second = (significance(sides, draws=20, seed=3) for _ in range(2))
+    first, second = (significance(sides, word_scores, draws=20, seed=3) for _ in range(2))
     assert first == second
-    with pytest.raises(ValueError, match="different words"):
-        significance({"a": [answers(RANDOM)], "b": [answers(RANDOM[:-1])]}, draws=1, seed=0)
+    with pytest.raises(ValueError, match="different units"):
+        significance(
+            {"a": [answers(RANDOM)], "b": [answers(RANDOM[:-1])]}, word_scores, draws=1, seed=0
+        )
 
 
 def test_bootstrap_p_of_draws():
@@ -136,6 +145,71 @@ def test_bootstrap_p_of_draws():
     assert bootstrap_p(np.zeros(6)) == 1
     assert bootstrap_p(np.zeros(0)) is None
     assert bootstrap_p(np.array([1.0] * 88 + [-1.0] * 10)) == pytest.approx(22 / 100)
+
+
+def image_answers(counts: list[list[int]], section: str = "heatmap") -> ImageAnswers:
+    """Return what is counted in some images."""
+    return ImageAnswers(tuple(range(len(counts))), {section: np.array(counts)})
+
+
+def test_image_scores_are_those_of_the_drawn_images():
+    answers_ = image_answers([[1, 0, 0], [0, 2, 1], [3, 1, 1]])
+    found = image_scores(answers_, np.array([0, 2, 2]))  # 7 true, 2 false, 2 missed
+    assert found["heatmaps f1"] == pytest.approx(14 / 18)
+    assert found["boxes f1"] is None
+    assert image_scores(image_answers([[0, 0, 0]]), np.array([0, 0]))["heatmaps f1"] is None
+
+
+def test_pair_scores_are_those_of_the_drawn_pairs():
+    outcomes = {"sentence_image_matching": np.array([[1, 0], [-1, 1], [1, 1]])}
+    found = pair_scores(ImageAnswers(((1, 2), (3, 4), (5, 6)), outcomes), np.array([0, 2, 2, 2]))
+    assert found == {"sentence-image matching": 7 / 8}
+    assert pair_scores(ImageAnswers((), {}), np.zeros(0, int)) == {"sentence-image matching": None}
+
+
+def test_significance_over_images_is_paired():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 3, size=(40, 3))
+    better = base + np.array([1, 0, 0])  # a little in every image
+    sides = {"a": [image_answers(better)], "b": [image_answers(base)], "c": [image_answers(better)]}
+    found = significance(sides, image_scores, draws=98, seed=1)["heatmaps f1"]
+    assert found == {"b": pytest.approx(0.02), "c": 1}
+
+
+def test_results_by_image_are_read_or_refused(tmp_path):
+    model = ModelResults("m", {}, {"visual_evaluation": {}}, {})
+    assert read_image_answers(tmp_path, model) is None
+    assert read_image_answers(tmp_path, results("m")) is None
+    arrays = {"image_ids": np.array([4, 9]), "heatmap": np.array([[1, 2, 300], [0, 0, 0]])}
+    pairs = {
+        "matching_image_ids": np.array([[4, 9]]),
+        "sentence_image_matching": np.array([[1, -1]], dtype=np.int8),
+    }
+    write_by_image(tmp_path, "visual_evaluation", "m", arrays | pairs)
+    images, matching = read_image_answers(tmp_path, model)
+    assert images.units == (4, 9)
+    assert images.arrays["heatmap"].tolist() == [[1, 2, 300], [0, 0, 0]]
+    assert matching.units == ((4, 9),)
+    assert matching.arrays["sentence_image_matching"].tolist() == [[1, -1]]
+    path = tmp_path / "visual_evaluation_m.npz"
+    whole = path.read_bytes()
+    write_by_image(tmp_path, "visual_evaluation", "m", arrays | pairs)
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-40])
+    with pytest.raises(UserError, match=r"visual_evaluation_m\.npz is damaged"):
+        read_image_answers(tmp_path, model)
+    for broken in (
+        {"heatmap": np.zeros((3, 3), int)},
+        {"heatmap": np.zeros((2, 3))},
+        {"heatmap": np.array([[None] * 3] * 2)},
+        {"matching_image_ids": np.zeros((2, 2), int)},
+    ):
+        write_by_image(tmp_path, "visual_evaluation", "m", arrays | pairs | broken)
+        with pytest.raises(UserError, match="damaged"):
+            read_image_answers(tmp_path, model)
+    write_by_image(tmp_path, "visual_evaluation", "m", {"heatmap": arrays["heatmap"]})
+    with pytest.raises(UserError, match="damaged"):
+        read_image_answers(tmp_path, model)
 
 
 def test_formats_escape_and_align():
@@ -187,6 +261,9 @@ def test_command_compares_trained_models(places, tmp_path, caplog):
     assert row["p_value"] == ""
     other = next(r for r in rows if r["metric"] == row["metric"] and r["setting"] == "generative")
     assert 0 < float(other["p_value"]) <= 1
+    for metric in ("class names f1", "boxes f1", "heatmaps f1", "sentence-image matching"):
+        row = next(r for r in rows if r["metric"] == metric and r["setting"] == "generative")
+        assert 0 < float(row["p_value"]) <= 1, metric
     for ending in ("txt", "md", "tex"):
         assert "p against lstm" in (tmp_path / f"compare_models.{ending}").read_text()
 
@@ -197,6 +274,29 @@ def test_command_compares_trained_models(places, tmp_path, caplog):
     path.write_text(",".join(lines[0]) + "\n" + path.read_text() + "\n")
     assert main([*places, "--utility=compare_models", "--model_name", "lstm", "generative"]) == 0
     assert "another training of that name" in caplog.text
+    table = (tmp_path / "compare_models.txt").read_text()
+    assert table.count("p against") == 5  # over images
+
+    # and so with results by image: of another training, of other images, absent
+    of_lstm, other = (tmp_path / f"visual_evaluation_{name}.npz" for name in ("lstm", "generative"))
+    whole = of_lstm.read_bytes()
+    arrays = dict(np.load(of_lstm))
+    compare = [*places, "--utility=compare_models", "--model_name", "lstm", "generative"]
+    for changed, message in (
+        ({"heatmap": arrays["heatmap"] + 1}, "scores otherwise than the results of lstm"),
+        ({"image_ids": arrays["image_ids"] + 1}, "over images: they are not the same for all"),
+    ):
+        caplog.clear()
+        write_by_image(tmp_path, "visual_evaluation", "lstm", arrays | changed)
+        assert main(compare) == 0
+        assert message in caplog.text
+        table = (tmp_path / "compare_models.txt").read_text()
+        assert table.count("p against") == 1  # over pairs of images
+    of_lstm.write_bytes(whole)
+    other.unlink()
+    caplog.clear()
+    assert main(compare) == 0
+    assert "visual_evaluation has not stored them for generative; run it again" in caplog.text
     assert "p against" not in (tmp_path / "compare_models.txt").read_text()
 
 

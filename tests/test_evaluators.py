@@ -13,6 +13,7 @@ from evaluation.image_evaluation import (
     ImagePredictions,
     VisualModel,
     caption_bits,
+    image_counts,
     image_metrics,
     predict_images,
     split_gold_boxes,
@@ -136,13 +137,16 @@ def test_a_perfect_model_scores_one_everywhere(test_split):
     class_count = len(alone.class_names)
     boxes = np.concatenate(split_gold_boxes(split))
     predictions = ImagePredictions(
+        logits=np.zeros((len(split.image_ids), class_count), dtype=np.float32),
         bits=alone.counts(len(split.image_ids)) > 0,
         image=alone.image,
         cluster=alone.class_index,
         boxes=boxes,
         peaks=boxes[:, :2],
     )
-    metrics = image_metrics(predictions, split, np.arange(class_count), seed=0)
+    counts = image_counts(predictions, split, np.arange(class_count))
+    assert all(found.shape == (len(split.image_ids), 3) for found in counts.values())
+    metrics = image_metrics(counts, split, seed=0)
     for name in ("class_name_classification", "cluster_classification_co_occurrence",
                  "cluster_classification_iou", "bounding_box", "heatmap"):  # fmt: skip
         assert metrics[name]["f1"] == 1, name
@@ -156,10 +160,12 @@ def test_a_model_that_activates_nothing_scores_zero_or_null(test_split):
     image_count, class_count = len(test_split.image_ids), len(test_split.instances.class_names)
     none = np.zeros(0, dtype=np.int64)
     predictions = ImagePredictions(
+        np.zeros((image_count, 4), dtype=np.float32),
         np.zeros((image_count, 4), dtype=bool), none, none,
         np.zeros((0, 4), dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
     )  # fmt: skip
-    metrics = image_metrics(predictions, test_split, np.zeros(class_count, dtype=int), seed=0)
+    counts = image_counts(predictions, test_split, np.zeros(class_count, dtype=int))
+    metrics = image_metrics(counts, test_split, seed=0)
     assert metrics["heatmap"]["precision"] is None
     assert metrics["heatmap"]["recall"] == 0
     assert metrics["class_name_classification"]["true_positives"] == 0
@@ -182,6 +188,8 @@ def test_predictions_equal_one_image_at_a_time(test_split):
     predictions = predict_images(together, test_split)
     alone = VisualModel(encoder, 0.0, 64, batch_size=1, workers=0, device="cpu")
     singly = predict_images(alone, test_split)
+    np.testing.assert_allclose(predictions.logits, singly.logits, atol=1e-4)
+    np.testing.assert_array_equal(predictions.bits, predictions.logits >= 0)
     np.testing.assert_array_equal(predictions.bits, singly.bits)
     np.testing.assert_array_equal(predictions.image, singly.image)
     np.testing.assert_array_equal(predictions.cluster, singly.cluster)

@@ -12,7 +12,12 @@ from datasets_src.coco import SPLITS
 from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, filter_images, load_filtered_split
 from datasets_src.flickr30k import CAPTION_FILE, CHAIN_TYPES
-from evaluation.image_evaluation import ImagePredictions, image_metrics, split_gold_boxes
+from evaluation.image_evaluation import (
+    ImagePredictions,
+    image_counts,
+    image_metrics,
+    split_gold_boxes,
+)
 from main import main
 from tests.conftest import TINY
 from tests.test_coco import refusal_of
@@ -173,6 +178,7 @@ def write_one_image(flickr, objects, phrases):
 def perfect_boxes(box):
     """Return what a model predicts that finds one box of the one image, on the 224 pixel grid."""
     return ImagePredictions(
+        logits=np.ones((1, 1), dtype=np.float32),
         bits=np.ones((1, 1), dtype=bool),
         image=np.zeros(1, dtype=np.int64),
         cluster=np.zeros(1, dtype=np.int64),
@@ -197,7 +203,8 @@ def test_box_of_several_chains_and_types_is_one_gold_box(flickr):
     (gold,) = split_gold_boxes(split)
     assert gold.tolist() == [[0, 0, 112, 112]]
     no_cluster = np.full(len(CHAIN_TYPES), -1)
-    metrics = image_metrics(perfect_boxes(gold[0]), split, no_cluster, seed=0)
+    counts = image_counts(perfect_boxes(gold[0]), split, no_cluster)
+    metrics = image_metrics(counts, split, seed=0)
     for name in ("bounding_box", "heatmap"):
         assert metrics[name]["recall"] == metrics[name]["precision"] == 1
     for name in ("bounding_box_chance", "heatmap_chance"):  # one random box for the one gold box

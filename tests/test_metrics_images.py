@@ -11,11 +11,13 @@ from scipy.optimize import linear_sum_assignment
 
 from evaluation.classification import (
     classes_from_clusters,
+    classification_counts,
     classification_scores,
     co_occurrence_classes,
     detection_scores,
     iou_classes,
     predicted_classes,
+    summed_scores,
 )
 from evaluation.localization import (
     UPSAMPLED_AT_ONCE,
@@ -24,7 +26,7 @@ from evaluation.localization import (
     class_activation_maps,
     component_boxes,
     gold_boxes,
-    localization_scores,
+    localization_counts,
     match_boxes,
     matched_pairs,
     peak_points,
@@ -33,7 +35,7 @@ from evaluation.localization import (
     random_points,
     upsampled_maps,
 )
-from evaluation.sentence_image_matching import matching_scores
+from evaluation.sentence_image_matching import matching_outcomes, matching_scores
 
 SEEDS = range(25)
 
@@ -72,7 +74,7 @@ def test_classification_equals_the_definition(seed):
     rng = np.random.default_rng(seed)
     n, k = rng.integers(1, 8, size=2)
     predicted, gold = draw_bits(rng, n, k), draw_bits(rng, n, k)
-    scores = classification_scores(predicted, gold)
+    scores = classification_scores(classification_counts(predicted, gold), gold.shape[1])
     assert scores == pytest.approx(slow_classification(predicted, gold))
     assert {type(value) for value in scores.values()} <= {int, float, type(None)}
 
@@ -85,7 +87,8 @@ def test_undefined_ratios_are_none():
     assert ratios(detection_scores(0, 3, 0)) == (0.0, None, 0.0)
     assert ratios(detection_scores(0, 0, 3)) == (None, 0.0, 0.0)
     assert ratios(detection_scores(3, 1, 2)) == (3 / 4, 3 / 5, 6 / 9)
-    empty = classification_scores(np.zeros((0, 4), bool), np.zeros((0, 4), bool))
+    nothing = np.zeros((0, 4), bool)
+    empty = classification_scores(classification_counts(nothing, nothing), 4)
     assert ratios(empty) == (None, None, None)
     assert empty["true_negatives"] == 0
 
@@ -98,7 +101,7 @@ def test_f1_is_the_harmonic_mean():
 
 def test_classification_refuses_different_shapes():
     with pytest.raises(ValueError, match="shape"):
-        classification_scores(np.zeros((3, 2), bool), np.zeros((3, 1), bool))
+        classification_counts(np.zeros((3, 2), bool), np.zeros((3, 1), bool))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -531,7 +534,9 @@ def test_localization_adds_up_over_images():
         np.zeros((0, 4), bool),  # gold boxes without predictions
         np.zeros((0, 0), bool),
     ]
-    assert localization_scores(iter(of_images)) == {
+    counts = localization_counts(iter(of_images))
+    assert counts.tolist() == [[2, 1, 0], [1, 0, 2], [0, 2, 0], [0, 0, 4], [0, 0, 0]]
+    assert summed_scores(counts) == {
         "true_positives": 3,
         "false_positives": 3,
         "false_negatives": 6,
@@ -539,7 +544,7 @@ def test_localization_adds_up_over_images():
         "recall": 3 / 9,
         "f1": 6 / 15,
     }
-    assert localization_scores([])["f1"] is None
+    assert summed_scores(localization_counts([]))["f1"] is None
 
 
 def test_random_boxes_and_points_stay_in_the_image():
@@ -581,7 +586,7 @@ def test_matching_equals_the_definition(seed):
         nearer += to_own < to_other
         ties += to_own == to_other
         trials += 1
-    scores = matching_scores(images, captions)
+    scores = matching_scores(matching_outcomes(images, captions))
     assert scores == {
         "accuracy": pytest.approx(nearer / trials),
         "accuracy_with_ties": pytest.approx((nearer + ties) / trials),
@@ -593,8 +598,9 @@ def test_matching_equals_the_definition(seed):
 def test_matching_by_hand():
     images = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)
     captions = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 1]], bool)
+    assert matching_outcomes(images, captions).tolist() == [[1, -1]]
     # Image 0: 0 against 1, right. Image 1: 2 against 1, wrong. Image 2 has no partner.
-    assert matching_scores(images, captions) == {
+    assert matching_scores(matching_outcomes(images, captions)) == {
         "accuracy": 0.5,
         "accuracy_with_ties": 0.5,
         "trial_count": 2,
@@ -603,7 +609,7 @@ def test_matching_by_hand():
 
 def test_collapsed_bits_only_tie():
     ones = np.ones((4, 3), bool)
-    assert matching_scores(ones, ones) == {
+    assert matching_scores(matching_outcomes(ones, ones)) == {
         "accuracy": 0.0,
         "accuracy_with_ties": 1.0,
         "trial_count": 4,
@@ -613,7 +619,7 @@ def test_collapsed_bits_only_tie():
 @pytest.mark.parametrize("count", [0, 1])
 def test_matching_needs_a_pair(count):
     bits = np.ones((count, 3), bool)
-    assert matching_scores(bits, bits) == {
+    assert matching_scores(matching_outcomes(bits, bits)) == {
         "accuracy": None,
         "accuracy_with_ties": None,
         "trial_count": 0,
@@ -622,7 +628,7 @@ def test_matching_needs_a_pair(count):
 
 def test_matching_refuses_different_shapes():
     with pytest.raises(ValueError, match="shape"):
-        matching_scores(np.ones((2, 3), bool), np.ones((3, 3), bool))
+        matching_outcomes(np.ones((2, 3), bool), np.ones((3, 3), bool))
 
 
 def test_boxes_are_matched_one_to_one_and_as_many_as_possible():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.classification import classification_scores
+from evaluation.classification import classification_counts, classification_scores
 from evaluation.thresholds import best_f1_threshold
 from evaluation.utilities.clip import PUBLISHED_THRESHOLD
 from main import main
@@ -559,7 +559,8 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
     assert "threshold" in capsys.readouterr().out
     found = results(tmp_path, "clip_classification_evaluation")
     similarities, gold = reference(demo_data, clip_folder, "val2014")
-    expected = classification_scores(similarities >= best.threshold, gold)
+    counts = classification_counts(similarities >= best.threshold, gold)
+    expected = classification_scores(counts, gold.shape[1])
     assert found["metrics"] == {"class_name_classification": expected}
     assert found["settings"]["clip_threshold"] == best.threshold
     assert found["settings"]["threshold_source"] == "find_clip_positive_threshold_clip.json"

@@ -381,7 +381,7 @@ def test_one_training_is_scored_as_the_evaluations_score_it(demo_data, tmp_path,
     train(settings, data.pairs, RunOptions("m", tmp_path), None, no_report)
     options = Namespace(models_dir=tmp_path, model_name="m", device="cpu", workers=0, given={})
     model = common.load_both_halves(options)
-    expected = evaluations.evaluate_images(model, data.held_out, 3) | word_metrics(
+    expected = evaluations.evaluate_images(model, data.held_out, 3).metrics | word_metrics(
         predict_words(model.text, data.pairs.vocabulary),
         load_norms(demo_data),
         settings.text_threshold,

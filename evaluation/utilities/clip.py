@@ -61,7 +61,8 @@ def find_clip_positive_threshold(options: argparse.Namespace) -> None:
 
 def clip_classification_evaluation(options: argparse.Namespace) -> None:
     """Predict each test image to show the classes whose names CLIP finds similar enough to it."""
-    from evaluation.classification import classification_scores
+    from evaluation.classification import classification_counts, classification_scores
+    from evaluation.reports import write_by_image
 
     folder = _clip_folder(options)
     split, filtered = test_split(options)
@@ -70,9 +71,16 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
     gold = _gold_classes(options, split)  # (N, K)
     # a plain float would be rounded to the similarities' float32 first
     predicted = _similarities(options, folder, split) >= np.float64(threshold)  # (N, K)
+    counts = classification_counts(predicted, gold)
+    write_by_image(
+        options.results_dir,
+        options.utility,
+        options.model_name,
+        {"image_ids": split.image_ids, "class_name_classification": counts},
+    )
     finish(
         options,
-        {"class_name_classification": classification_scores(predicted, gold)},
+        {"class_name_classification": classification_scores(counts, gold.shape[1])},
         {**settings, "clip_threshold": threshold, "threshold_source": source},
         {"test_images": len(split.image_ids), "filtered": filtered},
         {},

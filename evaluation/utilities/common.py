@@ -11,6 +11,8 @@ from utils.errors import UserError
 from utils.files import sha256_of_file
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from datasets_src.coco import Split
     from datasets_src.pairs import TrainingPairs
     from evaluation.image_evaluation import VisualModel
@@ -150,7 +152,16 @@ def unmeasured_on_images(split: "Split", datasets_dir: Path) -> dict[str, str]:
     return dict.fromkeys(INSTANCE_METRICS, reason)
 
 
-def evaluate_images(model: Model, split: "Split", seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ImageEvaluation:
+    """What a model makes of the images of a split."""
+
+    metrics: dict[str, Any]
+    by_image: "dict[str, np.ndarray]"  # what metrics are sums of, see ``write_by_image``
+    logits: "np.ndarray"  # (N, C) float32
+
+
+def evaluate_images(model: Model, split: "Split", seed: int) -> ImageEvaluation:
     """Score a model on the images of a split, and on the first caption of each.
 
     Args:
@@ -165,27 +176,40 @@ def evaluate_images(model: Model, split: "Split", seed: int) -> dict[str, Any]:
     import numpy as np
 
     from datasets_src.captions import encode_captions
-    from evaluation.image_evaluation import caption_bits, image_metrics, predict_images
-    from evaluation.sentence_image_matching import matching_scores
+    from evaluation.image_evaluation import (
+        caption_bits,
+        image_counts,
+        image_metrics,
+        predict_images,
+    )
+    from evaluation.sentence_image_matching import matching_outcomes, matching_scores
     from evaluation.word_evaluation import words_to_clusters
 
     predictions = predict_images(model.visual, split)
-    cluster_of_class = None
+    counts = None
     if split.instances is not None:
         cluster_of_class, _ = words_to_clusters(model.text, split.instances.class_names)
-    metrics = image_metrics(predictions, split, cluster_of_class, seed)
+        counts = image_counts(predictions, split, cluster_of_class)
+    metrics = image_metrics(counts, split, seed)
 
     first = split.first_captions()
     captioned = np.flatnonzero(first >= 0)
     texts = [split.captions[caption] for caption in first[captioned]]
     tokens = encode_captions(texts, model.text.words).padded(np.arange(len(texts)))
     bits = caption_bits(model.text, tokens, model.text_threshold, model.visual.device)
-    metrics["sentence_image_matching"] = matching_scores(predictions.bits[captioned], bits)
+    outcomes = matching_outcomes(predictions.bits[captioned], bits)
+    metrics["sentence_image_matching"] = matching_scores(outcomes)
     metrics["activation"] = {
         "clusters_per_image": float(predictions.bits.sum(axis=1).mean()),
         "clusters_per_caption": float(bits.sum(axis=1).mean()) if len(bits) else None,
     }
-    return metrics
+    by_image = {
+        "image_ids": split.image_ids,
+        **(counts or {}),
+        "matching_image_ids": split.image_ids[captioned][: outcomes.size].reshape(-1, 2),
+        "sentence_image_matching": outcomes,
+    }
+    return ImageEvaluation(metrics, by_image, predictions.logits)
 
 
 def single_word_classes(split: "Split") -> list[str]:

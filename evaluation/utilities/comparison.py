@@ -2,13 +2,15 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 from utils.files import write_text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from evaluation.comparison import ModelResults
 
 BOOTSTRAP_DRAWS = 500
@@ -63,38 +65,95 @@ def compare_models(options: argparse.Namespace) -> None:
 def _p_values(
     options: argparse.Namespace, models: "Sequence[ModelResults]"
 ) -> dict[str, dict[str, float | None]]:
-    """Return significance by row and setting; nothing, with the reason logged, where it lacks."""
-    from evaluation.comparison import agrees, by_setting, read_word_answers, significance
+    """Return significance by row and setting, over words and over images.
 
-    groups = by_setting(models)
-    if len(groups) < 2:
+    Where a kind of it lacks, the reason is logged.
+    """
+    from evaluation.comparison import (
+        BY_IMAGE,
+        by_setting,
+        image_scores,
+        pair_scores,
+        read_image_answers,
+        read_word_answers,
+        word_scores,
+    )
+
+    if len(by_setting(models)) < 2:
         return {}
-    paths = {
-        model.name: options.results_dir / f"word_clusters_{model.name}.csv" for model in models
+    words = {
+        model.name: read_word_answers(options.results_dir / f"word_clusters_{model.name}.csv")
+        for model in models
     }
-    answers = {name: read_word_answers(path) for name, path in paths.items()}
+    found = _significance(options, models, words, word_scores, "words", "word_clusters")
+    with_images = [
+        model
+        for members in by_setting(models).values()
+        if all(set(BY_IMAGE) & set(member.settings) for member in members)
+        for model in members
+    ]
+    if not with_images or with_images[0] is not models[0] or len(by_setting(with_images)) < 2:
+        return found  # there are no two settings to compare
+    answers = {model.name: read_image_answers(options.results_dir, model) for model in with_images}
+    for place, scores, what in ((0, image_scores, "images"), (1, pair_scores, "pairs of images")):
+        of_kind = {name: both and both[place] for name, both in answers.items()}
+        found |= _significance(options, with_images, of_kind, scores, what, "visual_evaluation")
+    return found
+
+
+def _significance(
+    options: argparse.Namespace,
+    models: "Sequence[ModelResults]",
+    answers: "Mapping[str, Any]",
+    scores: "Callable[[Any, np.ndarray], Mapping[str, float | None]]",
+    what: str,
+    utility: str,
+) -> dict[str, dict[str, float | None]]:
+    """Return significance over one kind of units; nothing, with the reason logged, without them.
+
+    Args:
+        options: With the seed of the draws.
+        models: Of at least two settings.
+        answers: Of each model by name; None where there are none.
+        scores: See ``significance``.
+        what: The units' name.
+        utility: What writes the answers.
+    """
+    import numpy as np
+
+    from evaluation.comparison import agrees, by_setting, significance
+
     lacking = [name for name, found in answers.items() if found is None]
     if lacking:
         logger.info(
-            "no significance: --utility word_clusters has not been run for %s", ", ".join(lacking)
+            "no significance over %s: --utility %s has not stored them for %s; run it again",
+            what,
+            utility,
+            ", ".join(lacking),
         )
         return {}
-    if len({found.words for found in answers.values()}) > 1:
-        logger.info("no significance: the tables of word_clusters are about different words")
+    if len({found.units for found in answers.values()}) > 1:
+        logger.info("no significance over %s: they are not the same for all models", what)
         return {}
-    other = [model.name for model in models if not agrees(model, answers[model.name])]
+    whole = {name: scores(one, np.arange(len(one.units))) for name, one in answers.items()}
+    other = [model.name for model in models if not agrees(model, whole[model.name])]
     if other:
         logger.info(
-            "no significance: the tables of word_clusters score otherwise than the results of %s "
-            "(another training of that name, or a --word_list); run word_clusters again",
+            "no significance over %s: what --utility %s stored of them scores otherwise than the "
+            "results of %s (another training of that name, or a --word_list); run it again",
+            what,
+            utility,
             ", ".join(other),
         )
         return {}
-    return significance(
+    found = significance(
         {
             setting: [answers[model.name] for model in members]
-            for setting, members in groups.items()
+            for setting, members in by_setting(models).items()
         },
+        scores,
         draws=BOOTSTRAP_DRAWS,
         seed=options.seed,
     )
+    # a metric that no model has needs no row
+    return {row: ps for row, ps in found.items() if any(p is not None for p in ps.values())}

@@ -1,8 +1,10 @@
 """Evaluation of a joint model with every metric of its words, or of its images."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from evaluation.utilities.common import (
+    Model,
     choose_device,
     evaluate_images,
     finish,
@@ -13,6 +15,11 @@ from evaluation.utilities.common import (
     training_pairs,
     unmeasured_on_images,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datasets_src.coco import Split
 
 
 def text_evaluation(options: argparse.Namespace) -> None:
@@ -44,13 +51,24 @@ def text_evaluation(options: argparse.Namespace) -> None:
 
 def visual_evaluation(options: argparse.Namespace) -> None:
     """Score a model's image clusters with every image metric, on the test split."""
-    model = load_both_halves(options)
-    split, filtered = test_split(options)
+    score_images(options, load_both_halves(options), *test_split(options))
+
+
+def score_images(
+    options: argparse.Namespace, model: Model, split: "Split", filtered: bool
+) -> "np.ndarray":
+    """Do what ``visual_evaluation`` does with what is loaded; return the logits (N, C) float32."""
+    from evaluation.reports import write_by_image
+
     absent = unmeasured_on_images(split, options.datasets_dir)
+    found = evaluate_images(model, split, options.seed)
+    # before the results: where a crash lets these be of different runs, the sums tell
+    write_by_image(options.results_dir, options.utility, options.model_name, found.by_image)
     finish(
         options,
-        evaluate_images(model, split, options.seed),
+        found.metrics,
         model.recorded_settings | {"evaluation_seed": options.seed},
         {"test_images": len(split.image_ids), "filtered": filtered},
         absent,
     )
+    return found.logits

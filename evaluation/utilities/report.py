@@ -21,7 +21,7 @@ from evaluation.utilities.common import (
     unmeasured_on_images,
     word_list_settings,
 )
-from evaluation.utilities.evaluations import text_evaluation, visual_evaluation
+from evaluation.utilities.evaluations import score_images, text_evaluation
 from utils.files import write_text
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ class _Subject:
     model: Model
     pairs: "TrainingPairs"
     split: "Split"
-    filtered: bool
     norms: "Norms"
     words: "WordPredictions"
     logits: np.ndarray  # (N, C) of the test images
@@ -74,7 +73,6 @@ def report(options: argparse.Namespace) -> None:
         UserError: the model, the data or an image is missing or malformed.
     """
     from datasets_src.norms import load_norms
-    from evaluation.image_evaluation import image_logits
     from evaluation.report_page import render_page
     from evaluation.word_evaluation import predict_words
 
@@ -84,47 +82,55 @@ def report(options: argparse.Namespace) -> None:
     split, filtered = test_split(options)
     # what is absent stands in the page
     norms = load_norms(options.datasets_dir, options.word_list, log_absent=False)
-    subject = _Subject(
-        options,
-        model,
-        pairs,
-        split,
-        filtered,
-        norms,
-        predict_words(model.text, pairs.vocabulary),
-        image_logits(model.visual, split, len(split.image_ids)),
-    )
-    path = options.results_dir / f"report_{options.model_name}.html"
-    write_text(path, render_page(_page(subject, _results(subject))))
-    logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
-
-
-def _results(subject: _Subject) -> dict[str, dict[str, Any]]:
-    """Return the results of both evaluations, which are run where they are not there."""
-    options, model, split = subject.options, subject.model, subject.split
     shared = {
         "origin": model.recorded_settings["origin"],
         "text_threshold": model.text_threshold,
         "evaluation_seed": options.seed,
         "dataset": options.dataset,
     }
-    return {
+    results = {
         "text_evaluation": _stored_or_measured(
             options,
+            "text_evaluation",
             text_evaluation,
             {**shared, "word_list_sha256": None, **_without_path(word_list_settings(options))},
-            training_data(subject.pairs),
-            subject.norms.absent,
-        ),
-        "visual_evaluation": _stored_or_measured(
-            # the word list is not among its options
-            argparse.Namespace(**vars(options) | {"word_list": None}),
-            visual_evaluation,
-            {**shared, "visual_threshold": model.visual.threshold},
-            {"test_images": len(split.image_ids), "filtered": subject.filtered},
-            unmeasured_on_images(split, options.datasets_dir),
-        ),
+            training_data(pairs),
+            norms.absent,
+        )
     }
+    results["visual_evaluation"], logits = _image_results(options, model, split, filtered, shared)
+    words = predict_words(model.text, pairs.vocabulary)
+    subject = _Subject(options, model, pairs, split, norms, words, logits)
+    path = options.results_dir / f"report_{options.model_name}.html"
+    write_text(path, render_page(_page(subject, results)))
+    logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
+
+
+def _image_results(
+    options: argparse.Namespace,
+    model: Model,
+    split: "Split",
+    filtered: bool,
+    shared: Mapping[str, Any],
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the results of ``visual_evaluation`` and the logits (N, C) of the test images.
+
+    Every image goes through the CNN once, whether there are stored results or not.
+    """
+    from evaluation.image_evaluation import image_logits
+
+    measured: list[np.ndarray] = []
+    results = _stored_or_measured(
+        # the word list is not among its options
+        argparse.Namespace(**vars(options) | {"word_list": None}),
+        "visual_evaluation",
+        lambda chosen: measured.append(score_images(chosen, model, split, filtered)),
+        {**shared, "visual_threshold": model.visual.threshold},
+        {"test_images": len(split.image_ids), "filtered": filtered},
+        unmeasured_on_images(split, options.datasets_dir),
+    )
+    logits = measured or [image_logits(model.visual, split, len(split.image_ids))]
+    return results, logits[0]
 
 
 def _without_path(word_list: Mapping[str, str]) -> dict[str, str]:
@@ -134,7 +140,8 @@ def _without_path(word_list: Mapping[str, str]) -> dict[str, str]:
 
 def _stored_or_measured(
     options: argparse.Namespace,
-    evaluate: Callable[[argparse.Namespace], None],
+    utility: str,
+    evaluate: Callable[[argparse.Namespace], object],
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     unmeasured: Mapping[str, str],
@@ -142,7 +149,6 @@ def _stored_or_measured(
     """Return an evaluation's stored results where they are what it would find now, or run it."""
     from evaluation.report_page import difference_from_stored
 
-    utility = evaluate.__name__
     path = options.results_dir / f"{utility}_{options.model_name}.json"
     if path.is_file():
         stored = _read(path)

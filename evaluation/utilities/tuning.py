@@ -297,7 +297,7 @@ def _train_and_evaluate(
     model = load_both_halves(argparse.Namespace(**(vars(options) | found)))
     words = predict_words(model.text, task.data.pairs.vocabulary)
     metrics = {
-        **evaluate_images(model, task.data.held_out, task.seed),
+        **evaluate_images(model, task.data.held_out, task.seed).metrics,
         **word_metrics(words, task.norms, settings.text_threshold, task.seed),
     }
     return {"metrics": metrics, "failure": None}
