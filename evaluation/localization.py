@@ -49,7 +49,8 @@ def upsampled_maps(maps: torch.Tensor, size: int = 224) -> torch.Tensor:
     """Normalise each map to 0..1 by its minimum and maximum, then upsample it bicubically.
 
     Bicubic interpolation weighs rows and columns independently, so that it is two small matrix
-    products; ``torch.nn.functional.interpolate`` takes 50 times as long for the same up to rounding.
+    products; ``torch.nn.functional.interpolate`` takes 50 times as long for the same up to
+    rounding.
 
     Args:
         maps: (A, h, w), finite.
