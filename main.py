@@ -205,6 +205,13 @@ OPTIONS: dict[str, Option] = {
         _whole_number(0),
         metavar="N",
     ),
+    "compile": Option(
+        "running",
+        False,
+        "let torch.compile translate the CNN for this device before training: some minutes at the "
+        "start for shorter steps; needs a C++ compiler on a CPU",
+        bool,
+    ),
     "num_items": Option(
         "demonstrations",
         10,
@@ -461,7 +468,9 @@ _BOTH_HALVES = (
     }
 )
 _TRAINING = (
-    _WORDS | set(SETTINGS) | {"config", "resume", "overwrite", "checkpoint_minutes", "workers"}
+    _WORDS
+    | set(SETTINGS)
+    | {"config", "resume", "overwrite", "checkpoint_minutes", "workers", "compile"}
 )
 _BASELINE_WORDS = _WORDS | {
     "model_type",

@@ -89,6 +89,8 @@ def normalise(images: "Tensor") -> "Tensor":
     """Scale uint8 images (B, 3, H, W) to 0..1 and normalise each channel; float32."""
     import torch
 
-    mean = torch.tensor(CHANNEL_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(CHANNEL_STD, device=images.device).view(3, 1, 1)
+    mean, std = (
+        torch.tensor(channels).view(3, 1, 1).to(images.device, non_blocking=True)
+        for channels in (CHANNEL_MEAN, CHANNEL_STD)
+    )
     return (images.float() / 255 - mean) / std

@@ -43,7 +43,7 @@ def step_sums(result: StepResult) -> Tensor:
     images, captions = result.image_bits, result.caption_bits  # (B, C)
     pair_count = len(images)
     scalars = [
-        result.visual_loss.new_tensor(pair_count),
+        torch.full_like(result.visual_loss, pair_count),
         result.visual_loss * pair_count,
         result.text_loss * pair_count,
         images.sum(),

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn import functional
 
 from models_src.groups import balanced_winners, group_cross_entropy
+from models_src.hardware import autocast, descend, gradient_scaler, to_device
 from models_src.text_encoders.interface import TextEncoder, random_start_scores
 from models_src.visual_encoders import VisualEncoder
 
@@ -37,6 +39,8 @@ def joint_step(
     *,
     random_votes: bool = False,
     teach_text: bool = True,
+    precision: str = "fp32",
+    scaler: GradScaler | None = None,
 ) -> StepResult:
     """Let both encoders predict, take both bit matrices, and only then teach each the other's.
 
@@ -47,26 +51,32 @@ def joint_step(
     Args:
         images: (I, 3, H, W) normalised.
         image_of_caption: (B,) position in ``images`` of each caption's image.
-        tokens: (B, L) token ids, padded.
+        tokens: (B, L) token ids, padded, on the CPU (see ``TextEncoder.read``).
         visual_threshold: bound on the raw logits.
         text_threshold: bound on the captions' scores in 0..1.
         random_votes: whether the captions' bits come from ``random_start_scores`` and not from
             the text encoder, as at the start of training.
         teach_text: whether the text encoder learns.
+        precision: in which both encoders predict (see ``hardware.py``).
+        scaler: of the visual encoder's gradients; needed for fp16.
     """
     size = text.group_size
-    image_logits = visual(images)  # (I, C)
+    with autocast(precision, images.device):
+        image_logits = visual(images)  # (I, C)
+        reading = text.read(tokens)
     logits = image_logits[image_of_caption]  # (B, C)
-    reading = text.read(tokens)
     image_bits = logits.detach() >= visual_threshold
-    scores = random_start_scores(tokens, text.cluster_num) if random_votes else reading.scores
+    scores = reading.scores
+    if random_votes:
+        scores = to_device(random_start_scores(tokens, text.cluster_num), images.device)
     caption_bits = scores >= text_threshold  # (B, C)
     image_targets, caption_targets = image_bits, caption_bits
     if size > 1:
         image_targets = balanced_winners(image_logits.detach(), size)[image_of_caption]
         if not random_votes:
             has_words = (tokens >= 0).any(dim=1, keepdim=True)  # (B, 1)
-            caption_targets = balanced_winners(reading.raw_scores.detach(), size) & has_words
+            winners = balanced_winners(reading.raw_scores.detach(), size)
+            caption_targets = winners & to_device(has_words, images.device)
 
     text_loss = text.learn(reading, image_targets) if teach_text else logits.new_zeros(())
     if size > 1:
@@ -75,7 +85,5 @@ def joint_step(
         visual_loss = functional.binary_cross_entropy_with_logits(
             logits, caption_targets.to(logits)
         )
-    visual_optimizer.zero_grad(set_to_none=True)
-    visual_loss.backward()
-    visual_optimizer.step()
+    descend(visual_loss, visual_optimizer, scaler or gradient_scaler(precision, images.device))
     return StepResult(visual_loss.detach(), text_loss.detach(), image_bits, caption_bits)

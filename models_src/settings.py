@@ -141,6 +141,14 @@ class TrainingSettings:
     flip_images: bool = _setting(
         False, "training", "mirror half of the training images at random, anew in each epoch"
     )
+    precision: str = _setting(
+        "fp32",
+        "training",
+        "in which both encoders compute while they learn; losses, probabilities, counts and "
+        "weights stay as they are. bf16 halves the memory of a batch and is faster on GPUs and "
+        "CPUs made for it; fp16, for older GPUs, scales the loss so that small gradients survive",
+        choices=("fp32", "bf16", "fp16"),
+    )
     image_size: int = _setting(
         224,
         "training",

@@ -19,6 +19,7 @@ from datasets_src.images import normalise
 from datasets_src.pairs import PairBatch, TrainingPairs, load_readable_images, pair_batches
 from models_src.development import Development, Plan, require_same_plan
 from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
+from models_src.hardware import require_compiler, require_precision, to_device
 from models_src.joint import joint_step
 from models_src.model_files import (
     Origin,
@@ -110,6 +111,7 @@ def _train_alone(
     if checkpoint is None and options.overwrite:
         # the old run's best epoch must not stand beside the new run's model
         remove_model(options.models_dir, f"{options.name}_best")
+    require_precision(settings.precision, options.device)
     run = new_run(settings, pairs, options.device)
     fingerprint = pairs.fingerprint()
     steps = len(_batches(settings, pairs, epoch=0))
@@ -125,6 +127,9 @@ def _train_alone(
             report(run.history)  # what stopped it may have come before this
     elif options.resume:
         logger.info("there is no checkpoint of '%s': training starts anew", options.name)
+    if options.compile:
+        require_compiler(options.device)
+        run.visual.network.compile()  # in place: names of weights stay as they are
 
     random_start = random_start_steps(settings, run.text.starts_at_random, steps)
 
@@ -146,7 +151,7 @@ def _train_alone(
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:
             _train_epoch(run, settings, pairs, options, random_start, stop, progress, keep)
-            run.text.summarise(_caption_batches(pairs, settings.batch_size, options.device))
+            run.text.summarise(_caption_batches(pairs, settings.batch_size))
             row = _epoch_row(run, evaluate)
             is_last = run.epoch + 1 == settings.epochs
             if is_last or run.step >= random_start + SETTLING_STEPS:
@@ -242,14 +247,16 @@ def _train_epoch(
                 run.visual,
                 run.optimizer,
                 run.text,
-                normalise(pixels.to(options.device, non_blocking=True)),
-                torch.from_numpy(batch.image_of_caption).to(options.device),
-                torch.from_numpy(pairs.captions.padded(batch.captions)).to(options.device),
+                normalise(to_device(pixels, options.device)),
+                to_device(torch.from_numpy(batch.image_of_caption), options.device),
+                torch.from_numpy(pairs.captions.padded(batch.captions)),
                 settings.visual_threshold,
                 settings.text_threshold,
                 random_votes=run.step < random_start,
                 # at first the image bits mean nothing yet
                 teach_text=run.step >= random_start // 3,
+                precision=settings.precision,
+                scaler=run.scaler,
             )
             sums = step_sums(result)
         run.totals += sums
@@ -378,11 +385,11 @@ def _score(row: Metrics) -> float:
     return float("-inf") if value is None else value
 
 
-def _caption_batches(pairs: TrainingPairs, batch_size: int, device: str) -> Iterator[Tensor]:
+def _caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
     """Yield all training captions as padded batches."""
     for start in range(0, len(pairs), batch_size):
         chunk = np.arange(start, min(start + batch_size, len(pairs)))
-        yield torch.from_numpy(pairs.captions.padded(chunk)).to(device)
+        yield torch.from_numpy(pairs.captions.padded(chunk))
 
 
 @contextmanager

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from datasets_src.pairs import TrainingPairs
 from models_src.development import Development
 from models_src.diagnosis import empty_sums
+from models_src.hardware import adam, gradient_scaler
 from models_src.model_files import load_tensors, model_exists, save_tensors
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
@@ -32,6 +34,7 @@ class RunOptions:
     resume: bool = False
     overwrite: bool = False
     checkpoint_minutes: float = 30.0
+    compile: bool = False  # whether the CNN is compiled for this device first
     continue_with: str = "--resume"  # what an interrupted user is told to give
 
     @property
@@ -47,6 +50,7 @@ class TrainingRun:
     visual: VisualEncoder
     text: TextEncoder
     optimizer: torch.optim.Optimizer
+    scaler: GradScaler
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the current epoch finished
@@ -63,6 +67,7 @@ class TrainingRun:
             "visual": self.visual.state_dict(),
             "text": self.text.training_state(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "run_id": self.run_id,
@@ -81,6 +86,7 @@ class TrainingRun:
         self.visual.load_state_dict(state["visual"])
         self.text.load_training_state(state["text"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # older checkpoints are of fp32
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_random"])
@@ -97,9 +103,10 @@ def new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> Tr
     torch.manual_seed(settings.seed)
     visual = build_visual_encoder(settings, device)
     text = build_text_encoder(settings, pairs.vocabulary.words, device)
-    trained = [parameter for parameter in visual.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=settings.visual_learning_rate)
-    return TrainingRun(visual, text, optimizer, totals=empty_sums(settings.cluster_num, device))
+    optimizer = adam(visual, settings.visual_learning_rate)
+    scaler = gradient_scaler(settings.precision, device)
+    totals = empty_sums(settings.cluster_num, device)
+    return TrainingRun(visual, text, optimizer, scaler, totals=totals)
 
 
 def save_checkpoint(

@@ -52,7 +52,7 @@ class VisualEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits: (B, 3, H, W) normalised images -> (B, C)."""
-        return group_log_ratios(self.network(images), self.group_size)
+        return group_log_ratios(self.network(images).float(), self.group_size)
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and the last convolution's activation (B, D, h, w)."""

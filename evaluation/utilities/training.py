@@ -71,6 +71,7 @@ def _train_one(options: argparse.Namespace) -> bool:
         resume=options.resume,
         overwrite=options.overwrite,
         checkpoint_minutes=options.checkpoint_minutes,
+        compile=options.compile,
     )
     pairs = training_pairs(options)
     watched = _watched_words(options, pairs.vocabulary)

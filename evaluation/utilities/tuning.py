@@ -277,6 +277,7 @@ def _train_and_evaluate(
         resume=has_begun,
         overwrite=not has_begun,
         checkpoint_minutes=options.checkpoint_minutes,
+        compile=options.compile,
         continue_with="the same command",
     )
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models_src.hardware import to_device
 from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import Reading, caption_scores, uniform_posteriors
 
@@ -41,10 +42,12 @@ class CountTextEncoder:
 
     def read(self, tokens: Tensor) -> Reading:
         """Score captions by the votes of their words (see ``interface.caption_scores``)."""
+        device = self.counts.device
         captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
         words, token_words = torch.unique(tokens[captions, positions], return_inverse=True)
-        token_posteriors = self.posteriors(words)[token_words]  # (T, C)
-        scores = caption_scores(token_posteriors, captions, len(tokens))
+        token_posteriors = self.posteriors(to_device(words, device))  # (W, C)
+        token_posteriors = token_posteriors[to_device(token_words, device)]  # (T, C)
+        scores = caption_scores(token_posteriors, to_device(captions, device), len(tokens))
         return Reading(tokens, scores)
 
     def learn(self, reading: Reading, targets: Tensor) -> Tensor:
@@ -53,8 +56,10 @@ class CountTextEncoder:
             reading.scores.clamp(max=1), targets.to(reading.scores)
         )
         captions, positions = torch.nonzero(reading.tokens >= 0, as_tuple=True)  # (T,), (T,)
-        added = targets[captions].long()  # (T, C)
-        self.counts.index_add_(0, reading.tokens[captions, positions], added)
+        device = self.counts.device
+        added = targets[to_device(captions, device)].long()  # (T, C)
+        words = to_device(reading.tokens[captions, positions], device)  # (T,)
+        self.counts.index_add_(0, words, added)
         self.totals += added.sum(dim=0)
         return loss
 

@@ -32,7 +32,11 @@ class TextEncoder(Protocol):
     starts_at_random: bool  # whether training begins with random votes unless told otherwise
 
     def read(self, tokens: Tensor) -> Reading:
-        """Return the scores of captions ``tokens`` (B, L); nothing in the encoder changes."""
+        """Return the scores of captions ``tokens`` (B, L); nothing in the encoder changes.
+
+        Tokens best stay on the CPU: where they stand is then found there, and what follows from
+        that is queued on the encoder's device without waiting for it.
+        """
 
     def learn(self, reading: Reading, targets: Tensor) -> Tensor:
         """Learn the clusters (B, C) bool of the images that ``reading``'s captions describe.

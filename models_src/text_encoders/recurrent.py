@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models_src.groups import group_cross_entropy, group_posteriors
+from models_src.hardware import adam, descend, gradient_scaler, to_device
 from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import Reading
 
@@ -41,10 +42,12 @@ class _TokenClassifier(nn.Module):
 
         Padding stands at the end and the reading runs left to right, so it touches no token.
         """
-        zero_row = self.embedding.num_embeddings - 1
-        embedded = self.embedding(tokens.masked_fill(tokens < 0, zero_row))  # (B, L, E)
+        device = self.head.weight.device
+        captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
+        filled = tokens.masked_fill(tokens < 0, self.embedding.num_embeddings - 1)
+        embedded = self.embedding(to_device(filled, device))  # (B, L, E)
         states, _ = self.recurrent(embedded)  # (B, L, H)
-        return self.head(states[tokens >= 0])
+        return self.head(states[to_device(captions, device), to_device(positions, device)])
 
 
 class RecurrentTextEncoder:
@@ -66,27 +69,26 @@ class RecurrentTextEncoder:
         self.group_size = settings.cluster_group_size
         self.device = device
         self.network = _TokenClassifier(settings, len(words)).to(device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.text_learning_rate)
+        self.optimizer = adam(self.network, settings.text_learning_rate)
+        self.scaler = gradient_scaler(settings.precision, device)
         self.word_table = torch.zeros(len(words), self.cluster_num, dtype=torch.float64)
 
     def read(self, tokens: Tensor) -> Reading:
         """Score captions; a caption without a known word scores 0 everywhere."""
         captions, _ = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,)
-        token_scores = self.network(tokens)  # (T, C)
-        lengths = torch.bincount(captions, minlength=len(tokens)).clamp(min=1)  # (B,)
+        lengths = torch.bincount(captions, minlength=len(tokens))[:, None]  # (B, 1)
+        captions, lengths = (to_device(part, self.device) for part in (captions, lengths))
+        token_scores = self.network(tokens).float()  # (T, C); training may compute in less
         raw = token_scores.new_zeros(len(tokens), self.cluster_num)
-        raw = raw.index_add(0, captions, token_scores) / lengths[:, None]  # (B, C)
-        has_words = (tokens >= 0).any(dim=1, keepdim=True)  # (B, 1)
-        scores = group_posteriors(raw.detach(), self.group_size) * has_words
+        raw = raw.index_add(0, captions, token_scores) / lengths.clamp(min=1)  # (B, C)
+        scores = group_posteriors(raw.detach(), self.group_size) * (lengths > 0)
         return Reading(tokens, scores, raw)
 
     def learn(self, reading: Reading, targets: Tensor) -> Tensor:
         """Take one Adam step on the cross-entropy within groups; empty captions teach nothing."""
-        has_words = (reading.tokens >= 0).any(dim=1, keepdim=True)  # (B, 1)
+        has_words = to_device((reading.tokens >= 0).any(dim=1, keepdim=True), self.device)  # (B, 1)
         loss = group_cross_entropy(reading.raw_scores, targets & has_words, self.group_size)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        descend(loss, self.optimizer, self.scaler)
         return loss.detach()
 
     @torch.no_grad()
@@ -115,13 +117,17 @@ class RecurrentTextEncoder:
         self.word_table = state["word_table"].double()
 
     def training_state(self) -> dict[str, Any]:
-        """Return ``state()`` and what learns: the optimizer."""
-        return self.state() | {"optimizer": self.optimizer.state_dict()}
+        """Return ``state()`` and what learns: the optimizer and fp16's gradient scale."""
+        return self.state() | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take over what ``training_state()`` returned."""
         self.load_state(state)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # older checkpoints are of fp32
 
 
 def build(settings: TrainingSettings, words: tuple[str, ...], device: str) -> RecurrentTextEncoder:

@@ -1,0 +1,188 @@
+"""Precision, compiling, and steps that never wait for the device."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from datasets_src.images import normalise
+from datasets_src.pairs import TrainingPairs, load_training_pairs
+from main import main
+from models_src import training, visual_encoders
+from models_src.diagnosis import empty_sums, step_sums
+from models_src.hardware import descend, require_compiler, require_precision, to_device
+from models_src.joint import joint_step
+from models_src.settings import TrainingSettings
+from models_src.text_encoders import TEXT_ENCODERS
+from models_src.training_run import new_run
+from tests.conftest import TINY
+from tests.test_killed_training import thin_network
+from tests.test_training import SMALL, assert_same, run, weights
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pairs(demo_data) -> TrainingPairs:
+    return load_training_pairs(demo_data, use_all_images=False)
+
+
+class NothingWaits(TorchDispatchMode):
+    """Fails where tensors go to the device in a copy that the program waits for."""
+
+    copies = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default:
+            goes = args[0].device.type == "cpu" and kwargs.get("device") == torch.device("meta")
+            self.copies += goes
+            assert not goes or kwargs.get("non_blocking"), "a copy that waits"
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", TEXT_ENCODERS)
+@pytest.mark.parametrize("random_votes", [True, False])
+def test_a_joint_step_waits_for_nothing_on_its_device(pairs, kind, random_votes):
+    """Tensors on the device "meta" have no values, so that whatever asks for one fails."""
+    settings = TrainingSettings(**SMALL | {"text_encoder": kind})
+    with torch.device("meta"):
+        of_run = new_run(settings, pairs, "meta")
+    tokens = torch.from_numpy(pairs.captions.padded(np.arange(5)))
+    totals = empty_sums(settings.cluster_num, "meta")
+    with NothingWaits() as seen:
+        result = joint_step(
+            of_run.visual,
+            of_run.optimizer,
+            of_run.text,
+            normalise(to_device(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), "meta")),
+            to_device(torch.arange(5), "meta"),
+            tokens,
+            settings.visual_threshold,
+            settings.text_threshold,
+            random_votes=random_votes,
+        )
+        totals += step_sums(result)
+    assert totals.device.type == "meta"
+    assert seen.copies >= 5
+
+
+def test_bf16_learns_much_as_fp32_does_and_repeats_itself(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
+    settings = {"epochs": 1}
+    rows = {}
+    for name, precision in (("a", "bf16"), ("b", "bf16"), ("c", "fp32")):
+        run(pairs, tmp_path / name, settings=settings | {"precision": precision},
+            report=lambda history, name=name: rows.update({name: history[-1]}))  # fmt: skip
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    reduced, full = (weights(tmp_path / name) for name in ("a", "c"))
+    assert not torch.equal(reduced[0]["conv1.weight"], full[0]["conv1.weight"])
+    for ours, theirs in zip(reduced[0].values(), full[0].values(), strict=True):
+        assert ours.dtype == theirs.dtype
+    assert rows["a"]["visual_loss"] == pytest.approx(rows["c"]["visual_loss"], rel=0.05)
+
+
+def test_losses_and_posteriors_of_bf16_are_in_fp32(pairs):
+    settings = TrainingSettings(**SMALL | {"precision": "bf16"})
+    of_run = new_run(settings, pairs, "cpu")
+    seen = {}
+    of_run.visual.register_forward_hook(lambda _m, _i, logits: seen.update(logits=logits))
+    of_run.visual.network.register_forward_hook(lambda _m, _i, out: seen.update(network=out))
+    result = joint_step(
+        of_run.visual,
+        of_run.optimizer,
+        of_run.text,
+        torch.rand(4, 3, 32, 32),
+        torch.arange(4),
+        torch.from_numpy(pairs.captions.padded(np.arange(4))),
+        0.5,
+        0.1,
+        precision="bf16",
+    )
+    assert seen["network"].dtype == torch.bfloat16
+    assert seen["logits"].dtype == torch.float32
+    assert result.visual_loss.dtype == result.text_loss.dtype == torch.float32
+
+
+def test_fp16_on_a_cpu_is_refused_in_one_line(demo_data, tmp_path, capsys):
+    places = [
+        f"--{name}_dir={tmp_path / name}" for name in ("models", "results")
+    ] + [f"--datasets_dir={demo_data}"]  # fmt: skip
+    assert main([*TINY, *places, "--precision=fp16"]) == 2
+    assert "--precision fp16 needs a GPU" in capsys.readouterr().err
+    for precision, device in (("fp16", "cuda:1"), ("bf16", "cpu"), ("fp32", "cpu")):
+        require_precision(precision, device)
+
+
+def test_a_gradient_that_overflows_is_left_out_and_the_scale_falls():
+    """The scale of fp16, on values that a CPU has as well."""
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    scaler = GradScaler("cpu", init_scale=4.0, growth_interval=1)
+    descend(weight * 3, optimizer, scaler)
+    assert weight.item() == 1 - 0.5 * 3  # the scale is taken out again
+    assert scaler.get_scale() == 8
+    descend(weight * float("inf"), optimizer, scaler)
+    assert weight.item() == 1 - 0.5 * 3
+    assert scaler.get_scale() == 4
+
+
+def test_the_gradient_scale_is_kept_in_checkpoints(pairs):
+    settings = TrainingSettings(**SMALL | {"precision": "fp16"})
+    first, second = (new_run(settings, pairs, "cpu") for _ in range(2))
+    for scaler in (first.scaler, first.text.scaler):
+        scaler.load_state_dict(scaler.state_dict() | {"scale": 12.0, "_growth_tracker": 7})
+    second.load_state(first.state(), "cpu")
+    for scaler in (second.scaler, second.text.scaler):
+        assert scaler.state_dict()["scale"] == 12.0
+        assert scaler.state_dict()["_growth_tracker"] == 7
+
+
+def test_compiled_training_writes_the_same_names_and_nearly_the_same_losses(
+    pairs, tmp_path, monkeypatch
+):
+    """Two steps of one size each, as every other size is compiled anew."""
+    try:
+        require_compiler("cpu")
+    except UserError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
+    compiled = []
+    plain = nn.Module.compile
+
+    def noted(module, *arguments, **options):
+        compiled.append(module)
+        return plain(module, *arguments, **options)
+
+    monkeypatch.setattr(nn.Module, "compile", noted)
+    rows = {}
+    for name, compile_ in (("plain", False), ("compiled", True)):
+        run(pairs, tmp_path / name, settings={"epochs": 2, "batch_size": 500}, compile=compile_,
+            report=lambda history, name=name: rows.update({name: history[-1]}))  # fmt: skip
+    assert len(compiled) == 1
+    plain_weights, compiled_weights = (weights(tmp_path / name)[0] for name in rows)
+    assert list(plain_weights) == list(compiled_weights)
+    for loss in ("visual_loss", "text_loss"):
+        assert rows["compiled"][loss] == pytest.approx(rows["plain"][loss], rel=1e-3)
+
+
+def test_compiling_without_a_compiler_is_refused(pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="--compile needs a C"):
+        run(pairs, tmp_path, compile=True)
+    require_compiler("cuda")
+
+
+def test_training_hands_precision_and_scale_to_each_step(pairs, tmp_path, monkeypatch):
+    seen = []
+    plain = training.joint_step
+
+    def recorded(*arguments, **options):
+        seen.append((options["precision"], options["scaler"].is_enabled()))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(training, "joint_step", recorded)
+    monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
+    run(pairs, tmp_path, settings={"precision": "bf16", "epochs": 1})
+    assert set(seen) == {("bf16", False)}
