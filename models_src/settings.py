@@ -18,8 +18,7 @@ from utils.errors import UserError
 VISUAL_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "googlenet", "simclr")
 
 
-RECURRENT = ("lstm", "gru")  # text encoders that learn by gradient
-GROUP_SIZE = 10  # clusters of a group for these, unless told otherwise
+GROUP_SIZE = 10  # clusters of a group for encoders that learn by gradient, unless told otherwise
 COUNT_THRESHOLD = 0.03  # the published program's text_threshold
 
 
@@ -176,14 +175,15 @@ class TrainingSettings:
 
     def _fill_in(self) -> None:
         """Put values in the place of None where the text encoder decides them."""
-        recurrent = self.text_encoder in RECURRENT
+        by_gradient = TEXT_ENCODERS[self.text_encoder].by_gradient
         if self.cluster_group_size is None:
-            object.__setattr__(self, "cluster_group_size", GROUP_SIZE if recurrent else 1)
+            object.__setattr__(self, "cluster_group_size", GROUP_SIZE if by_gradient else 1)
         size = self.cluster_group_size
-        if recurrent != (size > 1):
+        if by_gradient != (size > 1):
+            grouped = [name for name, kind in TEXT_ENCODERS.items() if kind.by_gradient]
             raise UserError(
                 f"--cluster_group_size is {size} for --text_encoder {self.text_encoder}; give at "
-                f"least 2 for {' and '.join(RECURRENT)}, and 1 for the others"
+                f"least 2 for {' and '.join(grouped)}, and 1 for the others"
             )
         if self.cluster_num % size:
             raise UserError(
@@ -192,7 +192,7 @@ class TrainingSettings:
                 "size"
             )
         if self.text_threshold is None:
-            bound = math.exp(0.5) / self.cluster_num if recurrent else COUNT_THRESHOLD
+            bound = math.exp(0.5) / self.cluster_num if by_gradient else COUNT_THRESHOLD
             object.__setattr__(self, "text_threshold", min(1.0, bound))
 
     def as_dict(self) -> dict[str, Any]:

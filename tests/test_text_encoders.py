@@ -8,7 +8,7 @@ import torch
 
 from datasets_src.captions import PADDING, UNKNOWN
 from models_src.groups import group_posteriors
-from models_src.settings import RECURRENT, TrainingSettings
+from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
 from models_src.text_encoders.count import CountTextEncoder
 from models_src.text_encoders.interface import caption_scores, random_start_scores
@@ -19,9 +19,9 @@ K = 3  # clusters of a group, for recurrent encoders
 
 
 def settings(**values) -> TrainingSettings:
-    recurrent = values.get("text_encoder", "lstm") in RECURRENT
+    by_gradient = TEXT_ENCODERS[values.get("text_encoder", "lstm")].by_gradient
     small = {
-        "cluster_group_size": K if recurrent else 1,
+        "cluster_group_size": K if by_gradient else 1,
         "embedding_dim": 6,
         "hidden_dim": 7,
         "cluster_num": C,

@@ -4,18 +4,26 @@ A new encoder is one new file with a ``build`` function and one line in the tabl
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from models_src.settings import TrainingSettings
     from models_src.text_encoders.interface import TextEncoder
 
-# name of the encoder -> module whose build(settings, words, device) makes it
+
+class TextEncoderKind(NamedTuple):
+    """A row of the table of text encoders."""
+
+    module: str  # whose build(settings, words, device) makes the encoder
+    # learns by gradient, from groups of competing clusters (models_src/groups.py); others count
+    by_gradient: bool = False
+
+
 TEXT_ENCODERS = {
-    "lstm": "models_src.text_encoders.recurrent",
-    "gru": "models_src.text_encoders.recurrent",
-    "generative": "models_src.text_encoders.count",
-    "discriminative": "models_src.text_encoders.count",
+    "lstm": TextEncoderKind("models_src.text_encoders.recurrent", by_gradient=True),
+    "gru": TextEncoderKind("models_src.text_encoders.recurrent", by_gradient=True),
+    "generative": TextEncoderKind("models_src.text_encoders.count"),
+    "discriminative": TextEncoderKind("models_src.text_encoders.count"),
 }
 
 
@@ -26,5 +34,5 @@ def build_text_encoder(
 
     Random weights come from torch's global generator, which the caller seeds.
     """
-    module = importlib.import_module(TEXT_ENCODERS[settings.text_encoder])
+    module = importlib.import_module(TEXT_ENCODERS[settings.text_encoder].module)
     return module.build(settings, words, device)
