@@ -212,6 +212,14 @@ OPTIONS: dict[str, Option] = {
         "start for shorter steps; needs a C++ compiler on a CPU",
         bool,
     ),
+    "image_cache": Option(
+        "running",
+        None,
+        "folder to keep resized images in, written as they are first read and used from then on; "
+        "0.15 MB an image at 224 pixels",
+        Path,
+        metavar="DIR",
+    ),
     "num_items": Option(
         "demonstrations",
         10,
@@ -462,6 +470,7 @@ _BOTH_HALVES = (
         "seed",
         "device",
         "workers",
+        "image_cache",
         "text_threshold",
         "visual_threshold",
         "batch_size",
@@ -470,7 +479,7 @@ _BOTH_HALVES = (
 _TRAINING = (
     _WORDS
     | set(SETTINGS)
-    | {"config", "resume", "overwrite", "checkpoint_minutes", "workers", "compile"}
+    | {"config", "resume", "overwrite", "checkpoint_minutes", "workers", "compile", "image_cache"}
 )
 _BASELINE_WORDS = _WORDS | {
     "model_type",

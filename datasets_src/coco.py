@@ -6,13 +6,16 @@ Axes: N images of a split, M captions, G instances (boxes), K classes.
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets_src.image_cache import ImageCache, StoredImages
+from datasets_src.images import read_image
 from utils.errors import UserError
 
 # The training and the test split, as the program calls them whatever the data set; the names are
@@ -64,10 +67,34 @@ class Split:
     instances: Instances | None
     caption_files: tuple[Path, ...] = ()  # what images and captions were read from
     instance_files: tuple[Path, ...] = ()  # where instances are looked for, read and there or not
+    # (N,) int64 index before images were left out, None where none were: the row in the cache
+    first_index: np.ndarray | None = None
+    cache: ImageCache | None = None  # where resized images are kept
 
     def path(self, image: int) -> Path:
         """Return the file of the image with this index."""
         return self.folder / str(self.file_names[image])
+
+    def reader(self, images: np.ndarray, size: int) -> Callable[[int], np.ndarray]:
+        """Return what reads the image of an index, out of some, as ``read_image`` does.
+
+        Raises:
+            UserError: the cache cannot be written (see ``ImageCache.opened``).
+        """
+        if self.cache is None:
+            return partial(self._read, size)
+        rows = self._first_index()
+        return partial(self._read_stored, self.cache.opened(rows[images], size), rows)
+
+    def _read(self, size: int, image: int) -> np.ndarray:
+        return read_image(self.path(image), size)
+
+    def _read_stored(self, stored: StoredImages, rows: np.ndarray, image: int) -> np.ndarray:
+        return stored.read(self.path(image), int(rows[image]))
+
+    def _first_index(self) -> np.ndarray:
+        """Return ``first_index``, (N,) int64 in any case."""
+        return np.arange(len(self.image_ids)) if self.first_index is None else self.first_index
 
     def first_captions(self) -> np.ndarray:
         """Return each image's first caption in the file's order, (N,) int64; -1 without one."""
@@ -101,6 +128,7 @@ class Split:
             ),
             caption_image=new_index[self.caption_image[caption_kept]],
             instances=instances,
+            first_index=self._first_index()[kept],
         )
 
 

@@ -132,6 +132,13 @@ class ImageSource(Protocol):
     def path(self, image: int) -> Path:
         """Return the file of the image with this index."""
 
+    def reader(self, images: np.ndarray, size: int) -> Callable[[int], np.ndarray]:
+        """Return what reads the image of an index, out of ``images`` (N,), as ``read_image`` does.
+
+        Raises:
+            UserError: there is a cache of images, and it cannot be written.
+        """
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -142,6 +149,15 @@ class ImageFiles:
     def path(self, image: int) -> Path:
         """Return the file of the image with this index."""
         return self.files[image]
+
+    def reader(self, images: np.ndarray, size: int) -> Callable[[int], np.ndarray]:
+        """Return what reads the image of an index as ``read_image`` does."""
+        return partial(_read_file, self, partial(read_image, size=size))
+
+
+def _read_file(source: ImageSource, read: Callable[[Path], np.ndarray], image: int) -> np.ndarray:
+    """Read the file of an image as ``read`` does."""
+    return read(source.path(image))
 
 
 @dataclass(frozen=True)
@@ -155,13 +171,7 @@ class LoadedImages:
 class _ImageBatches:
     """Whole batches of images by index, as torch's DataLoader wants them."""
 
-    def __init__(
-        self,
-        source: ImageSource,
-        batches: Sequence[np.ndarray],
-        read: Callable[[Path], np.ndarray],
-    ):
-        self.source = source
+    def __init__(self, batches: Sequence[np.ndarray], read: Callable[[int], np.ndarray]):
         self.batches = batches
         self.read = read
 
@@ -174,7 +184,7 @@ class _ImageBatches:
         pixels, errors = [], {}
         for position, image in enumerate(self.batches[index]):
             try:
-                pixels.append(self.read(self.source.path(image)))
+                pixels.append(self.read(image))
             except UserError as error:  # for the parent, which can say it in one line
                 errors[position] = error
         return LoadedImages(torch.from_numpy(np.stack(pixels)) if pixels else None, errors)
@@ -192,9 +202,9 @@ def load_images(
         workers: Processes that read ahead; 0 reads in this process.
 
     Raises:
-        UserError: an image is missing or unreadable.
+        UserError: an image is missing or unreadable, or the source's cache cannot be written.
     """
-    return load_batches(source, batches, partial(read_image, size=size), workers)
+    return _load_all(batches, _reader(source, batches, size), workers)
 
 
 def load_batches(
@@ -214,31 +224,44 @@ def load_batches(
     Raises:
         UserError: an image is missing or unreadable.
     """
-    for loaded in _load(source, batches, read, workers):
-        for error in loaded.errors.values():
-            raise error
-        yield loaded.pixels
+    return _load_all(batches, partial(_read_file, source, read), workers)
 
 
 def load_readable_images(
     source: ImageSource, batches: Sequence[np.ndarray], size: int, workers: int
 ) -> Iterator[LoadedImages]:
     """Yield what ``load_images`` does, but leave out images that are missing or unreadable."""
-    return _load(source, batches, partial(read_image, size=size), workers)
+    return _load(batches, _reader(source, batches, size), workers)
+
+
+def _reader(
+    source: ImageSource, batches: Sequence[np.ndarray], size: int
+) -> Callable[[int], np.ndarray]:
+    """Return what reads the image of an index, out of those in the batches."""
+    return source.reader(np.concatenate([np.zeros(0, np.int64), *batches]), size)
+
+
+def _load_all(
+    batches: Sequence[np.ndarray], read: Callable[[int], np.ndarray], workers: int
+) -> Iterator["Tensor"]:
+    """Yield the images of each batch of indices; raise the first error among them."""
+    # no variable holds the iterator: one that an error's traceback kept alive would keep the
+    # workers, too, and they would keep this process from ending
+    for loaded in _load(batches, read, workers):
+        for error in loaded.errors.values():
+            raise error
+        yield loaded.pixels
 
 
 def _load(
-    source: ImageSource,
-    batches: Sequence[np.ndarray],
-    read: Callable[[Path], np.ndarray],
-    workers: int,
+    batches: Sequence[np.ndarray], read: Callable[[int], np.ndarray], workers: int
 ) -> Iterator[LoadedImages]:
     """Yield the images of each batch of indices, in order (see ``load_batches``)."""
     import torch
     from torch.utils.data import DataLoader
 
     yield from DataLoader(
-        _ImageBatches(source, batches, read),
+        _ImageBatches(batches, read),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,

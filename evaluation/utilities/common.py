@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +47,10 @@ def training_pairs(options: argparse.Namespace) -> "TrainingPairs":
     """Load the pairs of the training split that the options name."""
     from datasets_src.pairs import load_training_pairs
 
-    return load_training_pairs(
+    pairs = load_training_pairs(
         options.datasets_dir, use_all_images=options.use_all_images, dataset=options.dataset
     )
+    return replace(pairs, split=_with_cache(pairs.split, options))
 
 
 def note_other_data(fingerprint: str | None, pairs: "TrainingPairs") -> None:
@@ -83,13 +84,23 @@ def _split_with_instances(options: argparse.Namespace, index: int) -> tuple["Spl
     from datasets_src.coco import SPLITS
     from datasets_src.filtering import load_filtered_split
 
-    return load_filtered_split(
+    split, filtered = load_filtered_split(
         options.datasets_dir,
         SPLITS[index],
         use_all_images=options.use_all_images,
         with_instances=True,
         dataset=options.dataset,
     )
+    return _with_cache(split, options), filtered
+
+
+def _with_cache(split: "Split", options: argparse.Namespace) -> "Split":
+    """Return the split with the cache of images that the options name, if any."""
+    from datasets_src.image_cache import ImageCache
+
+    if options.image_cache is None:
+        return split
+    return replace(split, cache=ImageCache(options.image_cache, f"{options.dataset}_{split.name}"))
 
 
 def training_data(pairs: "TrainingPairs") -> dict[str, Any]:

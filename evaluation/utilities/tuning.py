@@ -384,7 +384,7 @@ def _given_places(options: argparse.Namespace) -> list[str]:
     if model_exists(options.models_dir, name):
         name += "_tuned"
     places = ("datasets_dir", "dataset", "models_dir", "results_dir", "word_list",
-              "device", "workers")  # fmt: skip
+              "device", "workers", "image_cache")  # fmt: skip
     words = [f"--model_name={name}"]
     words += [f"--{place}={options.given[place]}" for place in places if place in options.given]
     return words + (["--use_all_images"] if options.use_all_images else [])

@@ -1,0 +1,306 @@
+"""The cache of resized images: the same tensors as without it, whatever happens to its files."""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from datasets_src import image_cache
+from datasets_src.datasets import load_split
+from datasets_src.filtering import load_filtered_split
+from datasets_src.image_cache import ImageCache
+from datasets_src.images import read_image
+from datasets_src.pairs import load_images, load_readable_images
+from main import main
+from tests.conftest import TINY
+from tests.test_coco import file_name, refusal_of, write_split
+from tests.test_images_and_pairs import random_picture
+from tests.test_training import assert_same, weights
+
+SIZE = 16
+
+
+def cached_split(datasets_dir: Path, folder: Path, part: str = "train2014"):
+    return replace(load_split(datasets_dir, part), cache=ImageCache(folder, f"coco_{part}"))
+
+
+def all_images(split, workers=0, size=SIZE):
+    batches = np.array_split(np.arange(len(split.image_ids)), 3)
+    return torch.cat(list(load_images(split, batches, size, workers))).numpy()
+
+
+def from_files(split, size=SIZE):
+    return np.stack([read_image(split.path(i), size) for i in range(len(split.image_ids))])
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[Path]:
+    """The files that are decoded in this process for want of a stored image."""
+    paths = []
+
+    def read(path, size):
+        paths.append(path)
+        return read_image(path, size)
+
+    monkeypatch.setattr(image_cache, "read_image", read)
+    return paths
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A data set of six images."""
+    pictures = {number: random_picture(seed=number) for number in (4, 8, 15, 16, 23, 42)}
+    return write_split(tmp_path / "data", pictures, [(number, "a dog") for number in pictures])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_the_same_with_and_without_the_cache(demo_data, tmp_path, workers, decoded):
+    split = cached_split(demo_data, tmp_path / "cache")
+    expected = from_files(split)
+    np.testing.assert_array_equal(all_images(split, workers), expected)
+    decoded.clear()
+    again = all_images(split)
+    assert decoded == []  # all came from the cache
+    assert again.dtype == expected.dtype
+    np.testing.assert_array_equal(again, expected)
+    np.testing.assert_array_equal(all_images(split, workers), expected)
+
+
+def test_each_size_and_split_has_images_of_its_own(demo_data, tmp_path):
+    for part in ("train2014", "val2014", "train2014"):
+        split = cached_split(demo_data, tmp_path, part)
+        for size in (16, 5):
+            np.testing.assert_array_equal(all_images(split, size=size), from_files(split, size))
+    assert sorted(path.name for path in tmp_path.glob("*.pixels")) == [
+        f"coco_{part}_{size}.pixels" for part in ("train2014", "val2014") for size in (16, 5)
+    ]
+
+
+def test_a_filtered_split_shares_its_images_with_the_whole_one(demo_data, tmp_path, decoded):
+    cache = ImageCache(tmp_path, "coco_train2014")
+    filtered, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
+    filtered = replace(filtered, cache=cache)
+    whole = cached_split(demo_data, tmp_path)
+    kept = np.isin(whole.image_ids, filtered.image_ids)
+    half = filtered.keep(np.arange(len(filtered.image_ids)) % 2 == 0)  # as tuning holds out
+    np.testing.assert_array_equal(all_images(half), from_files(half))
+    assert decoded == [half.path(i) for i in range(len(half.image_ids))]
+    all_images(filtered)
+    decoded.clear()
+    np.testing.assert_array_equal(all_images(whole), from_files(whole))
+    assert decoded == [whole.path(i) for i in np.flatnonzero(~kept)]
+
+
+@pytest.mark.parametrize("change", ["content", "time", "name", "pillow"])
+def test_a_changed_image_is_read_anew(small, tmp_path, decoded, change, monkeypatch):
+    split = cached_split(small, tmp_path)
+    all_images(split)
+    decoded.clear()
+    path, stat = split.path(2), split.path(2).stat()
+    if change == "content":  # of the same length, in the same moment but for a nanosecond
+        random_picture(seed=99).save(path)
+        content = path.read_bytes()[: stat.st_size]
+        path.write_bytes(content + b"\0" * (stat.st_size - len(content)))
+        os.utime(path, ns=(0, stat.st_mtime_ns + 1))
+    elif change == "time":
+        os.utime(path, ns=(0, stat.st_mtime_ns - 10**9))
+    elif change == "name":
+        names = split.file_names.copy()
+        names[[2, 3]] = names[[3, 2]]
+        split = replace(split, file_names=names)
+    else:
+        monkeypatch.setattr("PIL.__version__", "99.0")
+    stale = {"name": [2, 3], "pillow": range(6)}.get(change, [2])
+    for expected in ([split.path(i) for i in stale], []):  # and is stored
+        np.testing.assert_array_equal(all_images(split), from_files(split))
+        assert decoded == expected
+        decoded.clear()
+
+
+def test_a_changed_image_that_cannot_be_read_is_refused_as_without_the_cache(small, tmp_path):
+    split = cached_split(small, tmp_path)
+    all_images(split)
+    for image, content in ((1, b"no image"), (3, None)):
+        if content is None:
+            split.path(image).unlink()
+        else:
+            split.path(image).write_bytes(content)
+    plain = replace(split, cache=None)
+    batches = [np.arange(6), np.array([3])]
+    for workers in (0, 2):
+        with_cache = list(load_readable_images(split, batches, SIZE, workers))
+        without = list(load_readable_images(plain, batches, SIZE, workers))
+        for left, right in zip(with_cache, without, strict=True):
+            assert {at: str(error) for at, error in left.errors.items()} == {
+                at: str(error) for at, error in right.errors.items()
+            }
+            assert_same(left.pixels, right.pixels)
+    assert file_name(8) in refusal_of(all_images, split)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_whatever_happens_to_the_files_no_wrong_pixel_is_read(small, tmp_path, data):
+    split = cached_split(small, tmp_path / "cache")
+    expected = all_images(split)
+    for path in sorted((tmp_path / "cache").iterdir()):
+        content = bytearray(path.read_bytes())
+        damage = data.draw(st.sampled_from(["none", "cut", "flip", "zeros", "swap", "gone"]))
+        at = data.draw(st.integers(0, max(0, len(content) - 1)))
+        if damage == "cut":
+            del content[at:]
+        elif damage == "flip" and content:
+            content[at] ^= data.draw(st.integers(1, 255))
+        elif damage == "zeros":  # what a power loss may leave
+            content[at : at + 300] = bytes(len(content[at : at + 300]))
+        elif damage == "swap":
+            row = len(content) // 6
+            content[:row], content[row : 2 * row] = content[row : 2 * row], content[:row]
+        path.write_bytes(content)
+        if damage == "gone":
+            path.unlink()
+    for _ in range(2):
+        np.testing.assert_array_equal(all_images(split), expected)
+
+
+def load_again_and_again(split, seed):
+    """Read all images in one order after another, until killed."""
+    torch.set_num_threads(1)
+    order = np.random.default_rng(seed)
+    while True:
+        batches = np.array_split(order.permutation(len(split.image_ids)), 8)
+        for _ in load_images(split, batches, 64, workers=0):
+            pass
+        for path in split.cache.folder.glob("*.checksums"):
+            path.unlink(missing_ok=True)  # and begin anew
+
+
+def test_killed_writers_at_once_leave_no_wrong_pixel(demo_data, tmp_path):
+    split = cached_split(demo_data, tmp_path / "cache")
+    expected = from_files(split, 64)
+    context = multiprocessing.get_context("fork")
+    moments = random.Random(0)
+    for attempt in range(6):
+        writers = [
+            context.Process(target=load_again_and_again, args=(split, 2 * attempt + i))
+            for i in range(2)
+        ]
+        for writer in writers:
+            writer.start()
+        time.sleep(moments.uniform(0.05, 0.5))
+        np.testing.assert_array_equal(all_images(split, size=64), expected)  # beside them
+        for writer in writers:
+            writer.kill()
+            writer.join()
+            assert writer.exitcode == -9
+        np.testing.assert_array_equal(all_images(split, size=64), expected)
+        np.testing.assert_array_equal(all_images(split, size=64), expected)
+
+
+def test_interrupted_writing_goes_on_where_it_stopped(small, tmp_path, decoded, caplog):
+    split = cached_split(small, tmp_path / "cache")
+    caplog.set_level(logging.INFO)
+    images = load_images(split, [np.array([3]), np.array([0, 5])], SIZE, 0)
+    assert "0 of 3 images are stored" in caplog.text
+    next(images)
+    images.close()  # the second batch is not read
+    decoded.clear()
+    caplog.clear()
+    np.testing.assert_array_equal(all_images(split), from_files(split))
+    assert decoded == [split.path(i) for i in (0, 1, 2, 4, 5)]
+    assert "1 of 6 images are stored; the others are as they are read, 0.00 GB" in caplog.text
+    caplog.clear()
+    all_images(split)
+    assert caplog.text == ""
+
+
+def test_too_little_space_is_told_before_anything_is_written(small, tmp_path, monkeypatch):
+    split = cached_split(small, tmp_path / "cache")
+    room = shutil.disk_usage(tmp_path)._replace(free=6 * 3 * SIZE**2 - 1)
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _folder: room)
+    message = refusal_of(all_images, split)
+    assert str(tmp_path / "cache") in message
+    assert "6 images take" in message
+    assert list((tmp_path / "cache").iterdir()) == []
+    # one image less has room
+    assert len(next(load_images(split, [np.arange(5)], SIZE, 0))) == 5
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(small, tmp_path, decoded):
+    (tmp_path / "cache").write_text("")
+    split = cached_split(small, tmp_path / "cache")
+    assert str(tmp_path / "cache") in refusal_of(all_images, split)
+    assert decoded == []
+
+
+def test_a_disk_that_fills_up_costs_the_cache_and_not_the_training(
+    small, tmp_path, monkeypatch, caplog
+):
+    split = cached_split(small, tmp_path / "cache")
+    calls = []
+
+    def fill_up(file, content, offset):
+        calls.append(offset)
+        if len(calls) == 4:  # the second image's checksum
+            raise OSError(28, "No space left on device")
+        return os.write(file, content) if offset == 0 else plain(file, content, offset)
+
+    plain = os.pwrite
+    monkeypatch.setattr(os, "pwrite", fill_up)
+    np.testing.assert_array_equal(all_images(split), from_files(split))
+    assert len(calls) == 4
+    assert [record.message for record in caplog.records] == [
+        f"no more images are stored in {tmp_path / 'cache' / 'coco_train2014_16.pixels'}: No space "
+        "left on device"
+    ]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(all_images(split), from_files(split))
+
+
+def test_a_write_in_parts_is_whole_in_the_end(small, tmp_path, monkeypatch, decoded):
+    split = cached_split(small, tmp_path / "cache")
+    plain = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, content, at: plain(file, content[:100], at))
+    all_images(split)
+    decoded.clear()
+    np.testing.assert_array_equal(all_images(split), from_files(split))
+    assert decoded == []
+
+
+def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_data, tmp_path):
+    def results(name, *options):
+        places = [
+            f"--datasets_dir={demo_data}",
+            f"--models_dir={tmp_path / name}",
+            f"--results_dir={tmp_path / name}",
+            *options,
+        ]
+        assert main([*TINY, "--model_name=m", "--flip_images", *places]) == 0
+        evaluation = ["--utility=visual_evaluation", "--model_name=m", "--visual_threshold=0"]
+        assert main([*evaluation, *places]) == 0
+        return json.loads((tmp_path / name / "visual_evaluation_m.json").read_text())["metrics"]
+
+    option = f"--image_cache={tmp_path / 'cache'}"
+    plain, first, second = results("plain"), results("first", option), results("second", option)
+    assert plain == first == second
+    assert_same(weights(tmp_path / "plain", "m"), weights(tmp_path / "first", "m"))
+    assert_same(weights(tmp_path / "plain", "m"), weights(tmp_path / "second", "m"))
+    assert sorted(path.name for path in (tmp_path / "cache").glob("*.pixels")) == [
+        "coco_train2014_32.pixels",
+        "coco_val2014_32.pixels",
+    ]
