@@ -1,4 +1,4 @@
-# make demo: a small world from nothing to pictures; make test: lint and all tests;
+# make demo: a small world from nothing to pictures; make test: lint, types and all tests;
 # make bench: how long things take, in 5 to 15 minutes
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -36,6 +36,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 bench: $(VENV)/installed

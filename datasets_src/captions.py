@@ -5,6 +5,7 @@ Axes: M captions, T tokens of all captions, V words of the vocabulary.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +56,12 @@ def tokenize(texts: Iterable[str]) -> Iterator[list[str]]:
     from spacy.attrs import ORTH
 
     language = spacy.blank("en")
+    # its parts are compiled, and their types unknown
+    tokenizer: Any = language.tokenizer
+    vocabulary: Any = language.vocab
     # a new word's shape, likeness to a number and so on take longer than splitting a text
-    language.vocab.lex_attr_getters = {}
-    tokenizer, strings = language.tokenizer, language.vocab.strings
+    vocabulary.lex_attr_getters = {}
+    strings = vocabulary.strings
     tokenizer.max_cache_size = TOKENIZER_CACHE
     for text in texts:
         words = [strings[orth] for orth in tokenizer(text.lower()).to_array(ORTH).tolist()]

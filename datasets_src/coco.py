@@ -306,7 +306,8 @@ def _read_coco(path: Path) -> dict[str, Any]:
             open(os.devnull, "w") as nowhere,  # noqa: PTH123 - a device, not a path
             contextlib.redirect_stdout(nowhere),  # pycocotools prints its progress
         ):
-            return COCO(str(path)).dataset
+            data: dict[str, Any] = COCO(str(path)).dataset
+            return data
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or depth too large
         raise UserError(f"{path} is not valid JSON ({error}); download it again") from None
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
@@ -343,8 +344,10 @@ def _text(record: Mapping[str, Any], key: str, path: Path) -> str:
     """Return a text of a record."""
     value = record.get(key)
     try:
+        if not isinstance(value, str):
+            raise TypeError
         value.encode()  # which refuses halves of surrogate pairs, as JSON may hold them
-    except (AttributeError, UnicodeEncodeError):
+    except (TypeError, UnicodeEncodeError):
         raise UserError(f"{path}: {_where(record)} has no text '{key}'; correct the file") from None
     return value
 
@@ -365,8 +368,12 @@ def _file_name(record: Mapping[str, Any], pattern: str | None, path: Path) -> st
 def _box(record: Mapping[str, Any], path: Path) -> list[float]:
     """Return an instance's box as four finite numbers."""
     box = record.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
-    if not numbers or not all(abs(value) <= LARGEST_SIDE for value in box) or min(box[2:]) < 0:
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(type(value) in (int, float) and abs(value) <= LARGEST_SIDE for value in box)
+        or min(box[2:]) < 0
+    ):
         raise UserError(
             f"{path}: {_where(record)} has no 'bbox' [x, y, width, height] of 4 numbers; correct "
             "the file"

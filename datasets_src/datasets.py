@@ -42,7 +42,8 @@ def load_split(
             f"{', '.join(_present(datasets_dir)) or 'none'}; put it there, or name another"
         )
     module = importlib.import_module(DATASETS.get(dataset, OTHER_DATASETS))
-    return module.load(folder, split, with_instances=with_instances)
+    loaded: Split = module.load(folder, split, with_instances=with_instances)
+    return loaded
 
 
 def dataset_folder(datasets_dir: Path, dataset: str) -> Path:

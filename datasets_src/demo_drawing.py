@@ -385,11 +385,12 @@ def _draw_object(
     stretch = rng.uniform(0.9, 1.1)
     size = (round((100 + 2 * MARGIN) * scale * stretch), round((100 + 2 * MARGIN) * scale))
     brightness = rng.uniform(0.9, 1.1)
-    colours = {name: ImageColor.getrgb(code) for name, code in FIXED_COLOURS.items()} | {
+    colours = {name: _rgb(code) for name, code in FIXED_COLOURS.items()} | {
         "main": _vary(rng, palette.main, brightness),
         "second": _vary(rng, palette.second, brightness),
     }
-    edge = tuple(channel // 3 for channel in colours["main"])
+    red, green, blue = colours["main"]
+    edge = (red // 3, green // 3, blue // 3)
     shapes = [_parse(shape) for shape in drawing.shapes.split(";")]
     zoom = np.array([scale * stretch, scale])
 
@@ -455,6 +456,12 @@ def _draw_shape(
         pen.line([*ring, ring[0], ring[1]], fill, width=round(2 * grow), joint="curve")
 
 
+def _rgb(code: str) -> RGB:
+    """Return the colour that a name or a code such as #aabbcc stands for."""
+    red, green, blue = ImageColor.getrgb(code)[:3]
+    return red, green, blue
+
+
 def _smooth(points: np.ndarray, steps: int = 6) -> np.ndarray:
     """Return a closed Catmull-Rom curve through the points, (n, 2) to (n * steps, 2)."""
     before, after, second = (np.roll(points, shift, axis=0) for shift in (1, -1, -2))
@@ -465,7 +472,8 @@ def _smooth(points: np.ndarray, steps: int = 6) -> np.ndarray:
         + t**2 * (before - 2.5 * points + 2 * after - second / 2)
         + t**3 * (1.5 * (points - after) + (second - before) / 2)
     )
-    return curve.transpose(1, 0, 2).reshape(-1, 2)
+    closed: np.ndarray = curve.transpose(1, 0, 2).reshape(-1, 2)
+    return closed
 
 
 def _texture(
@@ -503,11 +511,12 @@ def draw_background(rng: np.random.Generator, name: str, width: int, height: int
         The picture, (height, width, 3) uint8 RGB.
     """
     background = BACKGROUNDS[name]
+    sky, ground = background.sky, background.ground
     horizon = round(rng.uniform(*background.horizon) * height)
     picture = np.concatenate(
         [
-            np.linspace(*map(ImageColor.getrgb, background.sky), horizon),
-            np.linspace(*map(ImageColor.getrgb, background.ground), height - horizon),
+            np.linspace(_rgb(sky[0]), _rgb(sky[1]), horizon),
+            np.linspace(_rgb(ground[0]), _rgb(ground[1]), height - horizon),
         ]
     )[:, None, :]
     picture = np.broadcast_to(picture, (height, width, 3)).astype(np.uint8)
@@ -517,7 +526,8 @@ def draw_background(rng: np.random.Generator, name: str, width: int, height: int
     clouds = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     noise = (rng.normal(0, 4, (height, width)) + clouds)[..., None]
     light = rng.uniform(0.92, 1.06)
-    return np.rint(np.asarray(image) * light + noise).clip(0, 255).astype(np.uint8)
+    lit: np.ndarray = np.rint(np.asarray(image) * light + noise)
+    return lit.clip(0, 255).astype(np.uint8)
 
 
 def _meadow(

@@ -31,7 +31,7 @@ VERSION = 1
 MIN_IMAGES = 20
 PARTIAL_FOLDER = "demo_world.partial"
 CAPTIONS_PER_IMAGE = 5
-INFO = {
+INFO: dict[str, str | int] = {
     "description": "Demo world: invented pictures and captions in the layout of COCO 2014",
     "url": "",
     "version": str(VERSION),
@@ -344,7 +344,7 @@ def _with_article(phrase: str) -> str:
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     """Return one of the options, all equally likely."""
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def _write_world(folder: Path, images: int, seed: int) -> dict[str, int]:
@@ -528,7 +528,7 @@ def _caption_files(datasets_dir: Path) -> list[Path]:
 def _is_of_a_demo_world(path: Path) -> bool:
     """Say whether an annotation file is one of ours; COCO's may have taken its place."""
     with path.open("rb") as file:
-        return INFO["description"].encode() in file.read(500)
+        return str(INFO["description"]).encode() in file.read(500)
 
 
 def _move_into_place(partial: Path, datasets_dir: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets_src.coco import SPLITS, Split
+from datasets_src.coco import SPLITS, Instances, Split
 from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
 from datasets_src.images import read_mode
 from utils.errors import UserError
@@ -67,7 +67,7 @@ def filter_images(
         if split.instances is None:
             raise UserError(_why_no_instances(split))
         sources[name] = _source_identity(split)
-        causes = _causes(split, _is_grayscale(split, show_progress))
+        causes = _causes(split.instances, _is_grayscale(split, show_progress))
         results[name] = FilterResult(
             images=len(split.image_ids),
             dropped={
@@ -146,14 +146,14 @@ def load_filtered_split(
     return filtered, True
 
 
-def _causes(split: Split, is_grayscale: np.ndarray) -> np.ndarray:
+def _causes(instances: Instances, is_grayscale: np.ndarray) -> np.ndarray:
     """Return for each image the index of the first cause to drop it, (N,) int64; -1 for none."""
-    counts = split.instances.counts(len(split.image_ids))  # (N, K)
+    counts = instances.counts(len(is_grayscale))  # (N, K)
     holds = np.stack(
         [
             counts.sum(axis=1) == 0,
             is_grayscale,
-            counts[:, ~split.instances.is_single_word()].sum(axis=1) > 0,
+            counts[:, ~instances.is_single_word()].sum(axis=1) > 0,
         ],
         axis=1,
     )  # (N, causes)
@@ -242,7 +242,7 @@ def _read_result(path: Path, name: str) -> dict[str, Any]:
     """Return what the filter file holds for a split."""
     try:
         content = json.loads(read_text(path, "the filter result"))
-        stored = content["splits"][name]
+        stored: dict[str, Any] = content["splits"][name]
         is_complete = "source" in stored and set(stored["dropped"]) == set(CAUSES)
         dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
         if (

@@ -206,7 +206,7 @@ def _read_chain_types(path: Path) -> dict[int, set[int]]:
     return types
 
 
-def _read_boxes(path: Path) -> tuple[tuple[int, int], list[tuple[int, tuple[int, ...]]]]:
+def _read_boxes(path: Path) -> tuple[tuple[int, int], list[tuple[int, tuple[int, int, int, int]]]]:
     """Return an image's (width, height), and each chain with each of its boxes.
 
     The file has the first and the last pixel of a box, counted from 1; here a box is

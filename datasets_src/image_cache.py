@@ -70,7 +70,7 @@ class StoredImages:
             return stored
         pixels = read_image(path, self.size)
         if self.writable:
-            self._store(row, pixels, zlib.crc32(pixels, seed))
+            self._store(row, pixels, zlib.crc32(pixels.data, seed))
         return pixels
 
     def _stored(self, row: int, seed: int) -> np.ndarray | None:
@@ -91,7 +91,7 @@ class StoredImages:
             )
         except (OSError, ValueError):  # no such file, or it ends before this row
             return None
-        return pixels if zlib.crc32(pixels, seed) == checksum[0] else None
+        return pixels if zlib.crc32(pixels.data, seed) == checksum[0] else None
 
     def _store(self, row: int, pixels: np.ndarray, checksum: int) -> None:
         """Write a row; when that fails, say so once and store nothing from here on."""

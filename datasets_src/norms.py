@@ -44,7 +44,12 @@ class Norms:
     absent: dict[str, str]  # metric -> why it cannot be measured
 
     def evaluated_words(self, occurring: Iterable[str]) -> list[str]:
-        """Return the words of the category file that occur and stand in the word list, if any."""
+        """Return the words of the category file that occur and stand in the word list, if any.
+
+        Without a category file there is none.
+        """
+        if self.categories is None:
+            return []
         allowed = set(occurring)
         if self.word_list is not None:
             allowed &= self.word_list

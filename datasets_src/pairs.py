@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -250,6 +250,7 @@ def _load_all(
     for loaded in _load(batches, read, workers):
         for error in loaded.errors.values():
             raise error
+        assert loaded.pixels is not None  # no batch is empty
         yield loaded.pixels
 
 
@@ -260,8 +261,9 @@ def _load(
     import torch
     from torch.utils.data import DataLoader
 
+    dataset: Any = _ImageBatches(batches, read)  # torch asks for no more than it has
     yield from DataLoader(
-        _ImageBatches(batches, read),
+        dataset,
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,

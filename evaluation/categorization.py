@@ -102,7 +102,8 @@ def category_scores(
 def _best_f1(overlap: np.ndarray) -> np.ndarray:
     """Return the largest F1 of each category and a cluster, (K,), from their overlaps (K, C)."""
     sizes = overlap.sum(axis=1, keepdims=True) + overlap.sum(axis=0)  # (K, C)
-    return (2 * overlap / sizes).max(axis=1)
+    best: np.ndarray = (2 * overlap / sizes).max(axis=1)
+    return best
 
 
 def chance_categorization_scores(

@@ -226,10 +226,11 @@ def comparison_table(models: Sequence[ModelResults]) -> Table:
 
 def mean_over_seeds(values: Sequence[float | None]) -> Cell | None:
     """Return the mean and deviation of a figure over seeds; None where one of them lacks it."""
-    if any(value is None for value in values):
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Cell(statistics.mean(values), deviation, len(values))
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return Cell(statistics.mean(known), deviation, len(known))
 
 
 @dataclass(frozen=True)
@@ -432,12 +433,13 @@ def significance(
                 setting: mean_over_seeds([found[row] for found in members])
                 for setting, members in drawn_scores.items()
             }
+            of_reference = means[reference]
             for setting, mean in means.items():
                 if setting == reference:
                     continue
                 kept = differences.setdefault(row, {}).setdefault(setting, [])
-                if mean is not None and means[reference] is not None:
-                    kept.append(means[reference].mean - mean.mean)
+                if mean is not None and of_reference is not None:
+                    kept.append(of_reference.mean - mean.mean)
     return {
         row: {setting: bootstrap_p(np.array(values)) for setting, values in by_setting_.items()}
         for row, by_setting_ in differences.items()

@@ -6,8 +6,9 @@ Axes: N images, A activated clusters of one image, G gold boxes, P labels of one
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -142,7 +143,7 @@ def require_window() -> None:
     """
     try:
         from matplotlib import get_backend, pyplot
-        from matplotlib.backends import backend_registry
+        from matplotlib.backends.registry import backend_registry
 
         backend = get_backend()  # chosen now, where the user's settings leave it open
         pyplot.switch_backend(backend)  # fails where it has no display or lacks a library
@@ -207,10 +208,7 @@ def draw_demonstrations(
                 figure = _heatmap_figure(pixels, its_maps, its_labels)
             else:
                 figure = _box_figure(pixels, its_maps, its_labels, golds[position])
-            write_atomically(
-                files[position],
-                lambda file, figure=figure: figure.savefig(file, format="png", dpi=DPI),
-            )
+            write_atomically(files[position], partial(figure.savefig, format="png", dpi=DPI))
             position += 1
 
 
@@ -282,8 +280,9 @@ def _box_figure(
     shown = min(len(maps), MAX_BOXES)
     boxes = list(component_boxes(maps[:shown]))
     texts = [label.short() for label in labels[:shown]]
-    predicted = {"edgecolor": PREDICTED_COLOUR, "linestyle": "--", "linewidth": 2, "fill": False}
-    golden = {"edgecolor": GOLD_COLOUR, "linestyle": "-", "linewidth": 2, "fill": False}
+    style: dict[str, Any] = {"linewidth": 2, "fill": False}
+    predicted = {"edgecolor": PREDICTED_COLOUR, "linestyle": "--", **style}
+    golden = {"edgecolor": GOLD_COLOUR, "linestyle": "-", **style}
     colours = [(PREDICTED_COLOUR, PREDICTED_TEXT)] * shown
     legend = {}
     if shown:
@@ -305,9 +304,9 @@ def _box_figure(
     _show(axes, pixels)
     for position in reversed(range(len(boxes))):  # the predicted ones on top
         left, top, right, bottom = boxes[position]
-        style = predicted if position < shown else golden
+        drawn = predicted if position < shown else golden
         # inclusive edges: a box of one pixel is one pixel wide
-        axes.add_patch(Rectangle((left, top), right - left + 1, bottom - top + 1, **style))
+        axes.add_patch(Rectangle((left, top), right - left + 1, bottom - top + 1, **drawn))
     axes.set_xlim(0, MAP_SIZE)
     axes.set_ylim(MAP_SIZE, 0)
     axes.apply_aspect()
@@ -317,7 +316,7 @@ def _box_figure(
     if shown < len(maps):
         note = f"the strongest {shown} of {len(maps)} clusters are shown"
     figure.legend(
-        [Rectangle((0, 0), 1, 1, **style) for style in legend.values()],
+        [Rectangle((0, 0), 1, 1, **drawn) for drawn in legend.values()],
         list(legend),
         title=note or None,
         loc="upper center",
@@ -350,7 +349,8 @@ def _write_labels(
     ]
     if not written:
         return
-    renderer = figure.canvas.get_renderer()
+    canvas: Any = figure.canvas  # Agg's, see _box_figure
+    renderer = canvas.get_renderer()
     pad = LABEL_PAD * FONT_SIZE * DPI / 72  # pixels
     extents = [text.get_window_extent(renderer) for text in written]
     sizes = np.array([[e.width + 2 * pad, e.height + 2 * pad] for e in extents])  # (P, 2)

@@ -79,11 +79,11 @@ def _by_category(
     predictions: WordPredictions, norms: Norms
 ) -> dict[str, dict[str, float | int | None]]:
     """Return the scores of each category that has known evaluated words, by its name."""
+    categories = norms.categories
+    assert categories is not None  # as the caller has seen
     in_file, in_predictions = known_evaluated_words(predictions, norms)
-    scores = category_scores(
-        norms.categories.category[in_file], predictions.clusters[in_predictions]
-    )
-    return {norms.categories.names[category]: dict(found) for category, found in scores.items()}
+    scores = category_scores(categories.category[in_file], predictions.clusters[in_predictions])
+    return {categories.names[category]: dict(found) for category, found in scores.items()}
 
 
 def write_development(path: Path, moments: Sequence["Moment"]) -> None:

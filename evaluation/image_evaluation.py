@@ -193,6 +193,7 @@ def image_counts(
         For each of ``COUNTED_METRICS`` the (N, 3) int64 true positives, false positives and false
         negatives of each image.
     """
+    assert split.instances is not None
     single = split.instances.is_single_word()  # (K,)
     instance_counts = split.instances.counts(len(split.image_ids))[:, single]  # (N, K')
     gold = instance_counts > 0
@@ -237,7 +238,7 @@ def image_metrics(
     Returns:
         ``INSTANCE_METRICS``, each a dict of scores or None.
     """
-    if counts is None:
+    if counts is None or split.instances is None:
         return dict.fromkeys(INSTANCE_METRICS)
     golds = split_gold_boxes(split)
     class_count = int(split.instances.is_single_word().sum())
@@ -280,6 +281,7 @@ def split_gold_boxes(split: Split) -> list[np.ndarray]:
     A box that has several classes is one gold box (see ``Instances.has_own_box``).
     """
     instances = split.instances
+    assert instances is not None  # as the caller has seen
     own = slice(None) if instances.has_own_box is None else instances.has_own_box
     image_of_box, own_boxes = instances.image[own], instances.boxes[own]
     order = np.argsort(image_of_box, kind="stable")

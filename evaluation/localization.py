@@ -223,7 +223,8 @@ def box_iou(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     intersection = np.maximum(end - start + 1, 0).prod(axis=-1)  # (P, G)
     predicted_area = (predicted[..., 2:] - predicted[..., :2] + 1).prod(axis=-1)  # (P, 1)
     gold_area = (gold[..., 2:] - gold[..., :2] + 1).prod(axis=-1)  # (1, G)
-    return intersection / (predicted_area + gold_area - intersection)
+    iou: np.ndarray = intersection / (predicted_area + gold_area - intersection)
+    return iou
 
 
 def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -237,7 +238,9 @@ def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         (P, G) bool.
     """
     points, boxes = np.asarray(points).reshape(-1, 1, 2), _boxes(boxes)
-    return ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).all(axis=-1)
+    inside: np.ndarray = (points >= boxes[:, :2]) & (points <= boxes[:, 2:])  # (P, G, 2)
+    in_both: np.ndarray = inside[..., 0] & inside[..., 1]
+    return in_both
 
 
 def match_boxes(compatible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -365,7 +365,8 @@ def category_fit(categories: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     together = (categories[:, None] == categories) & (clusters[:, None] == clusters)  # (W, W)
     of_category = (categories[:, None] == categories).sum(axis=1)
     of_cluster = (clusters[:, None] == clusters).sum(axis=1)
-    return 2 * together.sum(axis=1) / (of_category + of_cluster)
+    fit: np.ndarray = 2 * together.sum(axis=1) / (of_category + of_cluster)
+    return fit
 
 
 def rank_differences(predicted: np.ndarray, ratings: np.ndarray) -> np.ndarray:
@@ -376,7 +377,8 @@ def rank_differences(predicted: np.ndarray, ratings: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import rankdata
 
-    return (rankdata(predicted) - rankdata(ratings)) / max(len(ratings) - 1, 1)
+    higher: np.ndarray = rankdata(predicted) - rankdata(ratings)
+    return higher / max(len(ratings) - 1, 1)
 
 
 def extremes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -147,9 +147,10 @@ def write_by_image(
             and false negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes (see
             ``matching_outcomes``).
     """
+    named: dict[str, Any] = dict(arrays)  # any type, for numpy also has an option of its own there
     write_atomically(
         by_image_file(results_dir, utility, model_name),
-        lambda file: np.savez_compressed(file, **arrays),
+        lambda file: np.savez_compressed(file, **named),
     )
 
 

@@ -36,7 +36,8 @@ def matching_outcomes(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.nd
     captions = caption_bits[:trial_count].reshape(pairs)  # (M, 2, C)
     own_distance = (images != captions).sum(axis=-1)  # (M, 2)
     other_distance = (images != captions[:, ::-1]).sum(axis=-1)  # (M, 2)
-    return np.sign(other_distance - own_distance).astype(np.int8)
+    outcomes: np.ndarray = np.sign(other_distance - own_distance)  # (M, 2)
+    return outcomes.astype(np.int8)
 
 
 def matching_scores(outcomes: np.ndarray) -> dict[str, float | int | None]:

@@ -105,6 +105,7 @@ def known_evaluated_words(
     predictions: WordPredictions, norms: Norms
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of the known evaluated words in the category file and in predictions."""
+    assert norms.categories is not None  # as the caller has seen; likewise below
     index = {word: position for position, word in enumerate(predictions.words)}
     place = {word: position for position, word in enumerate(norms.categories.words)}
     pairs = [
@@ -119,6 +120,7 @@ def known_evaluated_words(
 def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int) -> dict[str, Any]:
     """Return the scores of the known words and of all words of the category file, with chance."""
     categories = norms.categories
+    assert categories is not None
     in_file, in_predictions = known_evaluated_words(predictions, norms)
     # every word the encoder cannot place goes into one extra cluster, NO_CLUSTER
     all_clusters = np.full(len(categories.words), NO_CLUSTER)
@@ -149,8 +151,10 @@ def concreteness_metrics(
         predicted: (W,) any measure that rises with concreteness.
         norms: With ratings.
     """
-    rated = np.array([word in norms.concreteness for word in words], dtype=bool)  # (W,)
-    ratings = np.array([norms.concreteness[word] for word in words if word in norms.concreteness])
+    rating = norms.concreteness
+    assert rating is not None
+    rated = np.array([word in rating for word in words], dtype=bool)  # (W,)
+    ratings = np.array([rating[word] for word in words if word in rating])
     return concreteness_scores(predicted[rated], ratings, counts[rated])
 
 
@@ -189,6 +193,7 @@ def text_only_concreteness_metrics(
 
 def association_metrics(predictions: WordPredictions, norms: Norms) -> dict[str, Any]:
     """Return the association scores of the known evaluated words."""
+    assert norms.association_file is not None
     _, known = known_evaluated_words(predictions, norms)
     words = [predictions.words[position] for position in known]
     return association_scores(

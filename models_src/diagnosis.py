@@ -80,8 +80,13 @@ def activity(sums: Tensor) -> Activity:
         int(((bits / pairs >= ALIVE_FROM) & (bits / pairs <= ALIVE_TO)).sum())
         for bits in (images, captions)
     ]
-    means = [value / pairs for value in scalars]
-    return Activity(*means, *alive, bit_agreement(images, captions, both, pairs))
+    means = {name: value / pairs for name, value in zip(_SCALARS[1:], scalars, strict=True)}
+    return Activity(
+        **means,
+        alive_image_clusters=alive[0],
+        alive_caption_clusters=alive[1],
+        agreement=bit_agreement(images, captions, both, pairs),
+    )
 
 
 def bit_agreement(

@@ -91,4 +91,5 @@ def group_cross_entropy(scores: Tensor, targets: Tensor, size: int) -> Tensor:
     log_posteriors = torch.log_softmax(scores.unflatten(1, (-1, size)), dim=2)  # (B, G, K)
     weights = targets.to(scores).unflatten(1, (-1, size))  # (B, G, K)
     weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
-    return -(weights * log_posteriors).sum(dim=2).mean()
+    loss: Tensor = -(weights * log_posteriors).sum(dim=2).mean()
+    return loss

@@ -3,10 +3,11 @@
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch.amp.grad_scaler import GradScaler
 
 from utils.errors import UserError
 
@@ -21,7 +22,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def autocast(precision: str, device: torch.device | str) -> AbstractContextManager:
+def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[Any]:
     """Return the context in which an encoder predicts with ``--precision``."""
     if precision == "fp32":
         return nullcontext()

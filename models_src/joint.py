@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.amp import GradScaler
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from models_src.groups import balanced_winners, group_cross_entropy
@@ -74,6 +74,7 @@ def joint_step(
     if size > 1:
         image_targets = balanced_winners(image_logits.detach(), size)[image_of_caption]
         if not random_votes:
+            assert reading.raw_scores is not None  # encoders with groups learn by gradient
             has_words = (tokens >= 0).any(dim=1, keepdim=True)  # (B, 1)
             winners = balanced_winners(reading.raw_scores.detach(), size)
             caption_targets = winners & to_device(has_words, images.device)

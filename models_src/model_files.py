@@ -184,6 +184,7 @@ def load_text_model(
     """
     config = find_config(models_dir, "text", name)
     path = model_path(models_dir, "text", name, "mdl")
+    settings: TrainingSettings
     try:
         if is_published(config):
             settings, words, counts = read_text_half(config, path)
@@ -209,6 +210,7 @@ def load_visual_model(
     """
     config = find_config(models_dir, "visual", name)
     path = model_path(models_dir, "visual", name, "mdl")
+    settings: TrainingSettings
     if is_published(config):
         settings, state = read_visual_half(config, path)
         origin = published_origin(settings.cluster_num)
@@ -226,7 +228,7 @@ def load_visual_model(
         encoder.network.load_state_dict(state)
     except (RuntimeError, TypeError):
         raise _unfit(path) from None
-    return encoder.to(device, memory_format=torch.channels_last).eval(), settings, origin
+    return encoder.placed_on(device).eval(), settings, origin
 
 
 def published_origin(cluster_num: int) -> Origin:

@@ -119,10 +119,11 @@ class _NumberType:
 
 def _number(number_type: Any, raw: Any) -> int | float | bool:
     """Stands in for numpy's way of making a number: returns a plain one."""
-    return struct.unpack(number_type.order + number_type.code, raw)[0]
+    number: int | float | bool = struct.unpack(number_type.order + number_type.code, raw)[0]
+    return number
 
 
-def _dict(*default: Any) -> dict:
+def _dict(*default: Any) -> dict[Any, Any]:
     """Stands in for ``collections.defaultdict``: an empty dict."""
     return {}
 
@@ -131,7 +132,7 @@ def _nothing(*arguments: Any) -> None:
     """Stands in for the types that a ``defaultdict`` may name as its default."""
 
 
-PLAIN_DATA: dict[str, Callable] = {
+PLAIN_DATA: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _NumberType,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
@@ -396,7 +397,9 @@ def _read_record(path: Path, what: str, name: str, required: tuple[str, ...]) ->
     return record.attributes
 
 
-def read_safely(path: Path, what: str, stand_ins: Mapping[str, Callable] | None = None) -> Any:
+def read_safely(
+    path: Path, what: str, stand_ins: Mapping[str, Callable[..., Any]] | None = None
+) -> Any:
     """Read a torch file of either container, running nothing that it may hold.
 
     Args:
@@ -409,7 +412,7 @@ def read_safely(path: Path, what: str, stand_ins: Mapping[str, Callable] | None 
         UserError: the file is missing, damaged, or names something that it may not.
     """
     allowed = {**PLAIN_DATA, **stand_ins} if stand_ins else {}
-    listed = [(stand_in, name) for name, stand_in in allowed.items()]
+    listed: list[Any] = [(stand_in, name) for name, stand_in in allowed.items()]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(listed):
             warnings.simplefilter("ignore")  # of other pickle protocols: they are refused below
@@ -447,8 +450,9 @@ def _names_in(path: Path) -> list[str]:
         elif tarfile.is_tarfile(path):
             with tarfile.open(path) as archive:
                 for member in archive:
-                    if member.isfile():
-                        _collect_names(archive.extractfile(member), names)
+                    content = archive.extractfile(member) if member.isfile() else None
+                    if content is not None:
+                        _collect_names(content, names)
         else:
             with path.open("rb") as file:
                 _collect_names(file, names)
@@ -464,6 +468,7 @@ def _collect_names(file: IO[bytes], names: list[str]) -> None:
             strings = ("", "")  # the last two pushed: module and name, for STACK_GLOBAL
             memo: dict[int, str] = {}
             last = ""  # what the last operation pushed, where that is a string
+            argument: Any
             for operation, argument, _ in pickletools.genops(file):
                 kind = operation.name
                 if kind in ("GLOBAL", "INST"):

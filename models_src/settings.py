@@ -48,7 +48,8 @@ class TrainingSettings:
 
     Each field is an option ``--<name>`` and a key of a ``--config`` file; its metadata holds the
     help text and the allowed values. The defaults are those of the published program, but for the
-    text encoder; those of the published model stand in ``configs/published.yaml``.
+    text encoder; those of the published model stand in ``configs/published.yaml``. Where the
+    default is None, None may be given; ``_fill_in`` replaces it unless the type allows for it.
     """
 
     visual_encoder: str = _setting(
@@ -87,7 +88,7 @@ class TrainingSettings:
         "count words and clusters",
         choices=tuple(TEXT_ENCODERS),
     )
-    text_threshold: float | None = _setting(
+    text_threshold: float = _setting(
         None,
         "text encoder",
         "a caption activates a cluster when it gives it at least this probability; lower it when "
@@ -116,7 +117,7 @@ class TrainingSettings:
     cluster_num: int = _setting(
         100, "training", "number of clusters, the same for both encoders", minimum=1
     )
-    cluster_group_size: int | None = _setting(
+    cluster_group_size: int = _setting(
         None,
         "training",
         "clusters that compete with each other for each input, so that neither encoder collapses; "
@@ -203,12 +204,11 @@ class TrainingSettings:
 SETTINGS = {setting.name: setting for setting in fields(TrainingSettings)}
 
 
-def setting_type(setting: Field) -> tuple[type, bool]:
+def setting_type(setting: Field[Any]) -> tuple[type, bool]:
     """Return a setting's plain type (str, int, float or bool) and whether None is allowed."""
     hint = typing.get_type_hints(TrainingSettings)[setting.name]
-    if isinstance(hint, types.UnionType):
-        return next(part for part in hint.__args__ if part is not type(None)), True
-    return hint, False
+    plain = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    return plain, setting.default is None
 
 
 def settings_from_sources(config_file: Path | None, options: Mapping[str, Any]) -> TrainingSettings:
@@ -266,14 +266,16 @@ def read_by_setting(path: Path) -> dict[str, Any]:
         raise UserError(
             f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(SETTINGS)}"
         )
-    keys = [key.value for key, _ in yaml.compose(text).value]
+    document = yaml.compose(text)
+    assert document is not None  # there are values
+    keys = [key.value for key, _ in document.value]
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:  # YAML would silently take the last
         raise UserError(f"{path} gives {', '.join(repeated)} more than once; keep one of them")
     return values
 
 
-def file_value(setting: Field, value: Any, path: Path) -> Any:
+def file_value(setting: Field[Any], value: Any, path: Path) -> Any:
     """Return a value that a YAML file gives a setting, as the setting takes it.
 
     Raises:
@@ -290,7 +292,7 @@ def file_value(setting: Field, value: Any, path: Path) -> Any:
     return value
 
 
-def check_setting(setting: Field, value: Any) -> None:
+def check_setting(setting: Field[Any], value: Any) -> None:
     """Raise a UserError unless ``value`` is allowed for ``setting``."""
     plain, optional = setting_type(setting)
     if value is None and optional:

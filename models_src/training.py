@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -206,7 +207,7 @@ def _train_epoch(
     options: RunOptions,
     random_start: int,
     stop: Callable[[], bool],
-    progress: tqdm,
+    progress: "tqdm[NoReturn]",
     keep: Callable[[], None],
 ) -> None:
     """Take the joint steps of the current epoch that are left.
@@ -233,7 +234,7 @@ def _train_epoch(
         kept = np.array([place not in loaded.errors for place in range(len(whole_batch.images))])
         batch = whole_batch.only(kept)
         # batch normalisation needs two images
-        if loaded.errors and len(batch.images) < 2:
+        if loaded.pixels is None or (loaded.errors and len(batch.images) < 2):
             sums = empty_sums(settings.cluster_num, options.device)
             batch = whole_batch.only(np.zeros_like(kept))
         else:
@@ -265,7 +266,7 @@ def _train_epoch(
         if run.development is not None:
             run.development.add(sums, pairs.captions, batch.captions)
             if run.development.is_due(run.step):
-                run.text.summarise(_caption_batches(pairs, settings.batch_size, options.device))
+                run.text.summarise(_caption_batches(pairs, settings.batch_size))
                 run.development.measure(run.step, run.text)
         pairs_seen += len(whole_batch.captions)
         progress.update(len(whole_batch.captions))
@@ -404,7 +405,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     def request(number: int, _frame: object) -> None:
         nonlocal requested
         requested = True
-        signal.signal(number, earlier[number])
+        signal.signal(number, earlier[signal.Signals(number)])
         logger.info("stopping after this step; a second signal stops at once")
 
     earlier = {number: signal.signal(number, request) for number in signals}
@@ -416,7 +417,9 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress(run: TrainingRun, settings: TrainingSettings, pairs: TrainingPairs) -> Iterator[tqdm]:
+def _progress(
+    run: TrainingRun, settings: TrainingSettings, pairs: TrainingPairs
+) -> Iterator["tqdm[NoReturn]"]:
     """Yield a bar over all pairs of all epochs; it is silent where there is no terminal."""
     total = settings.epochs * len(pairs)
     done = run.epoch * len(pairs) + _pair_count(_batches(settings, pairs, run.epoch)[: run.batch])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp import GradScaler
+from torch.amp.grad_scaler import GradScaler
 
 from datasets_src.pairs import TrainingPairs
 from models_src.development import Development
@@ -51,11 +51,11 @@ class TrainingRun:
     text: TextEncoder
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
+    totals: Tensor  # sums over the current epoch, see diagnosis.step_sums
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the current epoch finished
     step: int = 0  # joint steps taken, those that unreadable images left nothing of included
-    totals: Tensor | None = None  # sums over the current epoch, see diagnosis.step_sums
     warned: bool = False  # of starving or collapse: once is enough
     history: list[dict[str, float | None]] = field(default_factory=list)
     bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
@@ -106,7 +106,7 @@ def new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> Tr
     optimizer = adam(visual, settings.visual_learning_rate)
     scaler = gradient_scaler(settings.precision, device)
     totals = empty_sums(settings.cluster_num, device)
-    return TrainingRun(visual, text, optimizer, scaler, totals=totals)
+    return TrainingRun(visual, text, optimizer, scaler, totals)
 
 
 def save_checkpoint(

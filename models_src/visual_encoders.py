@@ -4,6 +4,7 @@ Axes: B images, D channels of the last convolution, h x w its cells, C clusters.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ class VisualEncoder(nn.Module):
         self.group_size = group_size
         self.name = name
         self.cluster_num = cluster_num
-        self.network = _torchvision_network(name, cluster_num, pretrained)
+        # a name in torchvision's networks is a layer or a tensor: which, mypy cannot know
+        self.network: Any = _torchvision_network(name, cluster_num, pretrained)
         self.frozen = freeze
         if freeze:
             self.network.requires_grad_(False)
@@ -48,7 +50,15 @@ class VisualEncoder(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The last layer; its weight (C, D) weighs channels in a class activation map."""
-        return self.network.classifier if self.name == "vgg16" else self.network.fc
+        head: nn.Linear = self.network.classifier if self.name == "vgg16" else self.network.fc
+        return head
+
+    def placed_on(self, device: str) -> "VisualEncoder":
+        """Move the encoder to a device, and return it."""
+        # weights whose channels come last make every convolution use the faster layout (torch's
+        # type hints lack the argument)
+        self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits: (B, 3, H, W) normalised images -> (B, C)."""
@@ -74,7 +84,7 @@ def network_shapes(name: str, cluster_num: int) -> dict[str, torch.Size]:
     return {entry: value.shape for entry, value in state.items()}
 
 
-def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> nn.Module:
+def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> Any:
     """Return torchvision's network with random weights and ``cluster_num`` outputs.
 
     ``pretrained`` says whether ImageNet weights take their place.
@@ -107,18 +117,16 @@ def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> Vis
     Raises:
         UserError: the file of ``pretrained_visual`` is missing or does not fit the encoder.
     """
-    pretrained = settings.pretrained_visual is not None
     encoder = VisualEncoder(
         settings.visual_encoder,
         settings.cluster_num,
         settings.freeze_visual,
-        pretrained,
+        settings.pretrained_visual is not None,
         settings.cluster_group_size,
     )
-    if pretrained:
+    if settings.pretrained_visual is not None:
         load_trunk(encoder, Path(settings.pretrained_visual))
-    # weights whose channels come last make every convolution use the faster layout
-    return encoder.to(device, memory_format=torch.channels_last)
+    return encoder.placed_on(device)
 
 
 def load_trunk(encoder: VisualEncoder, path: Path) -> None:

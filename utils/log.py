@@ -3,11 +3,12 @@
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from utils.errors import UserError
 
 
-class _Console(logging.StreamHandler):
+class _Console(logging.StreamHandler[TextIO]):
     """Standard output; when its reader is gone (``| head``), the program ends."""
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -230,7 +230,8 @@ def single_word_classes(split: "Split") -> list[str]:
     if split.instances is None:
         return []
     names = np.array(split.instances.class_names, dtype=object)
-    return names[split.instances.is_single_word()].tolist()
+    single: list[str] = names[split.instances.is_single_word()].tolist()
+    return single
 
 
 def word_list_settings(options: argparse.Namespace) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from typing import Any
 
 from utils.errors import UserError
 
@@ -58,7 +59,7 @@ def convert_published_model(options: argparse.Namespace) -> None:
             "to replace it"
         )
 
-    loaders = {"visual": load_visual_model, "text": load_text_model}
+    loaders: dict[str, Any] = {"visual": load_visual_model, "text": load_text_model}
     loaded = {half: load(folder, name) for half, load in loaders.items() if half in present}
     origins = {half: origin for half, (_, _, origin) in loaded.items()}
     if len(origins) == len(HALVES):

@@ -151,14 +151,15 @@ def _stored_or_measured(
 
     path = options.results_dir / f"{utility}_{options.model_name}.json"
     if path.is_file():
-        stored = _read(path)
+        stored: dict[str, Any] = _read(path)
         difference = difference_from_stored(stored, settings, data, unmeasured)
         if difference is None:
             logger.info("%s: stored results are used: %s", utility, path)
             return stored
         logger.info("%s: %s holds those of %s; measured anew", utility, path, difference)
     evaluate(argparse.Namespace(**vars(options) | {"utility": utility}))
-    return _read(path)
+    measured: dict[str, Any] = _read(path)
+    return measured
 
 
 def _read(path: Path) -> Any:
@@ -480,12 +481,13 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
     if split.instances is None:
         return page | {"localization": _Absent(f"no instances of {split.name}")}
     images = choose_images(split, min(options.num_items, LOCALIZED), options.seed)
-    examples = []
+    examples: list[dict[str, Any]] = []
     for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
         all_boxes, _ = boxes_and_peaks(maps, MAP_SIZE)
         for position in range(len(logits)):
             image = int(images[len(examples)])
             gold = gold_objects(split, image)
+            assert gold is not None  # there are instances
             chosen = np.flatnonzero(offset == position)
             boxes = all_boxes[chosen]
             hit, found = match_boxes(box_iou(boxes, gold.boxes) >= MATCH_IOU)

@@ -97,8 +97,9 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     }
     seeds = {"held_out_seed": seed, "evaluation_seed": seed}
     if options.grid is None:
-        settings = combinations[0].settings.as_dict()
-        finish(options, runs[0].metrics, settings | seeds, counts, not_measured)
+        settings, metrics = combinations[0].settings.as_dict(), runs[0].metrics
+        assert metrics is not None  # a failure has been raised
+        finish(options, metrics, settings | seeds, counts, not_measured)
     else:
         varied = {"grid": grid, **seeds}
         _report_ranking(options, ranked(runs, rank_by), rank_by, varied, counts, not_measured)
@@ -131,8 +132,8 @@ def _settings_and_grid(
 
 def _require_pretrained_files(combinations: Sequence[Combination]) -> None:
     """Raise a UserError when a file of pretrained weights is missing."""
-    for path in {combination.settings.pretrained_visual for combination in combinations} - {None}:
-        if not Path(path).is_file():
+    for path in {combination.settings.pretrained_visual for combination in combinations}:
+        if path is not None and not Path(path).is_file():
             raise UserError(
                 f"no file {path} for --pretrained_visual; download the weights and give their path"
             )
@@ -234,7 +235,7 @@ def _identity(settings: TrainingSettings, task: _Task) -> dict[str, Any]:
 def _stored(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a stored result, or None where there is none of this identity."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         is_whole = content["identity"] == identity and {"metrics", "failure"} <= set(content)
     except FileNotFoundError:
         return None

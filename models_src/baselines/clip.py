@@ -138,7 +138,7 @@ class ImageReader:
 
     def prepare(self, image: Any) -> np.ndarray:
         """Return a Pillow image in RGB as the network wants it, (3, S, S) float32."""
-        prepared = self.processor(image, return_tensors="np").pixel_values[0]
+        prepared: np.ndarray = self.processor(image, return_tensors="np").pixel_values[0]
         return prepared.astype(np.float32, copy=False)
 
 
@@ -199,7 +199,8 @@ def image_text_similarities(
     reader = load_image_reader(folder, model)
     text = text_vectors(model, texts)  # (W, D)
     image = image_vectors(model, reader, paths, batch_size=batch_size, workers=workers)  # (N, D)
-    return _unit_length(image) @ _unit_length(text).T  # (N, W)
+    cosines: np.ndarray = _unit_length(image) @ _unit_length(text).T  # (N, W)
+    return cosines
 
 
 def _unit_length(vectors: np.ndarray) -> np.ndarray:

@@ -43,7 +43,8 @@ def cluster_vectors(vectors: "np.ndarray | csr_matrix", cluster_num: int, seed: 
     with warnings.catch_warnings():
         # rows that differ by rounding only may end up in fewer clusters, which is well
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return k_means.fit_predict(vectors).astype(np.int64)
+        clusters: np.ndarray = k_means.fit_predict(vectors)
+        return clusters.astype(np.int64)
 
 
 def _distinct_row_count(vectors: "np.ndarray | csr_matrix") -> int:

@@ -156,7 +156,8 @@ def _predict(
     seen = np.hstack([seen / scale for (seen, _), scale in zip(kinds, scales, strict=True)])
     new = np.hstack([new / scale for (_, new), scale in zip(kinds, scales, strict=True)])
     regression = SVR(C=PENALTY, epsilon=TOLERANCE, gamma="scale", cache_size=500)
-    return regression.fit(seen, ratings[fitted]).predict(new)
+    predicted: np.ndarray = regression.fit(seen, ratings[fitted]).predict(new)
+    return predicted
 
 
 def _scale(features: np.ndarray) -> float:
@@ -182,7 +183,7 @@ def load_supervised_concreteness(models_dir: Path, name: str) -> SupervisedConcr
         UserError: there are none of this name, or a file is malformed.
     """
     utility = "train_concreteness_supervised_model"
-    words, arrays, settings = load_baseline(
+    words, (cross_validated, on_training_words), settings = load_baseline(
         models_dir, KIND, name, utility, ("cross_validated", "on_training_words")
     )
-    return SupervisedConcreteness(words, *arrays, settings)
+    return SupervisedConcreteness(words, cross_validated, on_training_words, settings)

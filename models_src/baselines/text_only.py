@@ -107,7 +107,8 @@ def co_occurrence_concreteness(
     """
     # cosines add up: one product with the summed rows holds all of them
     direction = rows[concrete].sum(axis=0) - rows[abstract].sum(axis=0)  # (1, V)
-    return rows @ np.asarray(direction, dtype=np.float64).ravel()
+    sums: np.ndarray = rows @ np.asarray(direction, dtype=np.float64).ravel()
+    return sums
 
 
 def require_norms(norms: Norms) -> None:
@@ -195,7 +196,7 @@ def load_text_only_model(models_dir: Path, name: str) -> TextOnlyModel:
     Raises:
         UserError: there is no such model, or a file is malformed.
     """
-    words, arrays, settings = load_baseline(
+    words, (clusters, concreteness), settings = load_baseline(
         models_dir, KIND, name, "train_text_only_baseline", ("clusters", "concreteness")
     )
-    return TextOnlyModel(words, *arrays, settings)
+    return TextOnlyModel(words, clusters, concreteness, settings)

@@ -12,7 +12,7 @@ import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -58,9 +58,10 @@ def load_word_vectors(
     wanted = {word.encode("utf-8", "surrogatepass") for word in words}
     try:
         with (
-            gzip.open(path) if path.suffix == ".gz" else path.open("rb", buffering=1 << 20) as file
-        ):
-            dim, vectors = _read(file, path, wanted)
+            gzip.open(path) if path.suffix == ".gz" else path.open("rb", buffering=1 << 20)
+        ) as file:
+            # a GzipFile is an IO[bytes] in all but name
+            dim, vectors = _read(cast(IO[bytes], file), path, wanted)
     except EOFError:
         raise UserError(f"{path} ends within its compressed data; get the file again") from None
     except (OSError, zlib.error) as error:

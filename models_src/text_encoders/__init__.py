@@ -35,4 +35,5 @@ def build_text_encoder(
     Random weights come from torch's global generator, which the caller seeds.
     """
     module = importlib.import_module(TEXT_ENCODERS[settings.text_encoder].module)
-    return module.build(settings, words, device)
+    encoder: TextEncoder = module.build(settings, words, device)
+    return encoder

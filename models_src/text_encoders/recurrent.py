@@ -47,7 +47,9 @@ class _TokenClassifier(nn.Module):
         filled = tokens.masked_fill(tokens < 0, self.embedding.num_embeddings - 1)
         embedded = self.embedding(to_device(filled, device))  # (B, L, E)
         states, _ = self.recurrent(embedded)  # (B, L, H)
-        return self.head(states[to_device(captions, device), to_device(positions, device)])
+        tokens_states = states[to_device(captions, device), to_device(positions, device)]  # (T, H)
+        scores: Tensor = self.head(tokens_states)
+        return scores
 
 
 class RecurrentTextEncoder:
@@ -86,6 +88,7 @@ class RecurrentTextEncoder:
 
     def learn(self, reading: Reading, targets: Tensor) -> Tensor:
         """Take one Adam step on the cross-entropy within groups; empty captions teach nothing."""
+        assert reading.raw_scores is not None  # as ``read`` gives them
         has_words = to_device((reading.tokens >= 0).any(dim=1, keepdim=True), self.device)  # (B, 1)
         loss = group_cross_entropy(reading.raw_scores, targets & has_words, self.group_size)
         descend(loss, self.optimizer, self.scaler)
