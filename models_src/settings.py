@@ -149,6 +149,14 @@ class TrainingSettings:
         "CPUs made for it; fp16, for older GPUs, scales the loss so that small gradients survive",
         choices=("fp32", "bf16", "fp16"),
     )
+    accumulate: int = _setting(
+        1,
+        "training",
+        "parts, of two images at least, in which a batch goes through the CNN, so that the memory "
+        "of one part is enough; costs up to a third more time. The step is that of the whole "
+        "batch, but that batch normalisation sees the parts",
+        minimum=1,
+    )
     image_size: int = _setting(
         224,
         "training",

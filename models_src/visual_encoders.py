@@ -3,11 +3,14 @@
 Axes: B images, D channels of the last convolution, h x w its cells, C clusters.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models_src.groups import group_log_ratios
 from models_src.settings import TrainingSettings
@@ -22,6 +25,11 @@ class VisualEncoder(nn.Module):
 
     The network keeps torchvision's parameter names, so its state dict is a torchvision one. That
     does not tell whether training began with ImageNet weights, which ``pretrained`` does.
+
+    With ``parts`` above 1 a batch goes through the network in that many parts of at least two
+    images, and only one part's activations are held at a time: the others are computed again when
+    their gradient is. The logits are those of the whole batch, but that batch normalisation sees
+    the parts, each of which moves its running statistics once.
     """
 
     def __init__(
@@ -31,9 +39,11 @@ class VisualEncoder(nn.Module):
         freeze: bool = False,
         pretrained: bool = False,
         group_size: int = 1,
+        parts: int = 1,
     ):
         super().__init__()
         self.group_size = group_size
+        self.parts = parts
         self.name = name
         self.cluster_num = cluster_num
         # a name in torchvision's networks is a layer or a tensor: which, mypy cannot know
@@ -62,7 +72,18 @@ class VisualEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits: (B, 3, H, W) normalised images -> (B, C)."""
-        return group_log_ratios(self.network(images).float(), self.group_size)
+        *parts, last = images.tensor_split(max(1, min(self.parts, len(images) // 2)))
+        outputs = [
+            checkpoint(
+                self.network,
+                part,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _kept_statistics(self.network)),
+            )
+            for part in parts
+        ]
+        logits = torch.cat([*outputs, self.network(last)]).float()
+        return group_log_ratios(logits, self.group_size)
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and the last convolution's activation (B, D, h, w)."""
@@ -75,6 +96,20 @@ class VisualEncoder(nn.Module):
         finally:
             hook.remove()
         return logits, seen[0]
+
+
+@contextmanager
+def _kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Let batch normalisation work as before, but leave its running statistics as they are."""
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def network_shapes(name: str, cluster_num: int) -> dict[str, torch.Size]:
@@ -123,6 +158,7 @@ def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> Vis
         settings.freeze_visual,
         settings.pretrained_visual is not None,
         settings.cluster_group_size,
+        settings.accumulate,
     )
     if settings.pretrained_visual is not None:
         load_trunk(encoder, Path(settings.pretrained_visual))
