@@ -51,6 +51,8 @@ def filter_images(
 ) -> dict[str, FilterResult]:
     """Filter both splits of a data set and keep the result (see ``filter_file``).
 
+    A kept result of the same source files is returned as it is.
+
     Dropped are images without instances, one-channel images, and images that show a category
     whose name has several words; an image is counted under the first that holds.
 
@@ -60,6 +62,13 @@ def filter_images(
     Raises:
         UserError: files are missing or malformed, or there are no instances to filter by.
     """
+    kept = _kept_results(datasets_dir, dataset)
+    if kept is not None:
+        logger.info(
+            "%s is of the same files: nothing is filtered anew (remove it to do so)",
+            filter_file(datasets_dir, dataset),
+        )
+        return kept
     results, sources = {}, {}
     for part in SPLITS:
         split = load_split(datasets_dir, part, with_instances=True, dataset=dataset)
@@ -90,6 +99,24 @@ def filter_images(
             },
         },
     )
+    return results
+
+
+def _kept_results(datasets_dir: Path, dataset: str) -> dict[str, FilterResult] | None:
+    """Return the kept results of both splits; None unless they are whole and of the same source."""
+    path = filter_file(datasets_dir, dataset)
+    if not path.is_file():
+        return None
+    results = {}
+    for part in SPLITS:
+        split = load_split(datasets_dir, part, dataset=dataset)
+        try:
+            stored = _read_result(path, split.name)
+        except UserError:
+            return None
+        if stored["source"] != _source_identity(split):
+            return None
+        results[split.name] = FilterResult(len(split.image_ids), stored["dropped"])
     return results
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from datasets_src.captions import TokenizedCaptions, Vocabulary, build_vocabulary
+from datasets_src.captions import TokenizedCaptions, Vocabulary, stored_vocabulary
 from datasets_src.coco import SPLITS, Split
 from datasets_src.datasets import COCO
-from datasets_src.filtering import load_filtered_split
+from datasets_src.filtering import filter_file, load_filtered_split
 from datasets_src.images import read_image
 from utils.errors import UserError
 
@@ -54,6 +54,9 @@ def load_training_pairs(
 ) -> TrainingPairs:
     """Load and tokenize the captions of a data set that are kept for training.
 
+    Tokens are stored beside setup's filter result, and read from there when it has the same
+    captions again.
+
     Raises:
         UserError: the data is missing or malformed, or no caption is left.
     """
@@ -65,7 +68,9 @@ def load_training_pairs(
             f"{len(split.captions)} training captions, and two are the least; check "
             f"{' and '.join(map(str, split.caption_files))} and the filter"
         )
-    return TrainingPairs(split, *build_vocabulary(split.captions), filtered)
+    name = f"tokens_{split.name}{'_filtered' if filtered else ''}.npz"
+    path = filter_file(datasets_dir, dataset).with_name(name)
+    return TrainingPairs(split, *stored_vocabulary(split.captions, path), filtered)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from datasets_src import filtering
 from datasets_src.datasets import load_split
 from datasets_src.filtering import CAUSES, FILTER_FILE, filter_images, load_filtered_split
 from tests.test_coco import change, drop, edit_json, file_name, refusal_of, write_split
@@ -151,6 +152,25 @@ def test_filtering_again_gives_the_same_file(coco):
     before = (coco / FILTER_FILE).read_bytes()
     filter_images(coco)
     assert (coco / FILTER_FILE).read_bytes() == before
+
+
+def test_filtering_again_reads_images_only_where_the_source_has_changed(coco, monkeypatch):
+    reads = []
+    plain = filtering.read_mode
+    monkeypatch.setattr(filtering, "read_mode", lambda path: reads.append(path) or plain(path))
+    first = filter_images(coco)
+    count = len(reads)
+    assert count == sum(result.images for result in first.values())
+    assert filter_images(coco) == first
+    assert len(reads) == count
+    content = json.loads((coco / FILTER_FILE).read_text())
+    content["splits"]["val2014"]["source"]["images"] = "other"
+    (coco / FILTER_FILE).write_text(json.dumps(content))
+    assert filter_images(coco) == first
+    assert len(reads) == 2 * count
+    (coco / FILTER_FILE).write_text("{}")
+    assert filter_images(coco) == first
+    assert len(reads) == 3 * count
 
 
 def test_without_setup_all_images_are_used_and_that_is_said(coco, caplog):
