@@ -23,7 +23,8 @@ from models_src.settings import (
 )
 from utils.errors import UserError
 from utils.files import require_writable_folder
-from utils.log import start_logging, stop_logging
+from utils.log import silence_logging, start_logging, stop_logging
+from utils.processes import process_count, process_rank
 
 FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -624,6 +625,7 @@ UTILITIES: dict[str, Utility] = {
 
 
 LOGGED = ("train_joint_model", "tune_joint_model_parameters")  # whatever --write_to_log says
+TOGETHER = ("train_joint_model",)  # what several processes of torchrun can do
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -641,14 +643,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log_name = options.utility + (f"_{options.model_name}" if of_one_model else "") + ".log"
         if has_results:
             require_writable_folder(options.results_dir)
-        start_logging(options.results_dir / log_name if logs else None)
+        if process_count() > 1 and options.utility not in TOGETHER:
+            raise UserError(
+                f"--utility {options.utility} runs in one process; start it without torchrun"
+            )
+        if process_rank() == 0:
+            start_logging(options.results_dir / log_name if logs else None)
+        else:
+            silence_logging()
         module = importlib.import_module(f"evaluation.utilities.{utility.module}")
         getattr(module, options.utility)(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if process_rank() == 0:
+            print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # quiet to the end

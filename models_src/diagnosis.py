@@ -27,7 +27,7 @@ _SCALARS = (
 )
 
 
-def empty_sums(cluster_num: int, device: str = "cpu") -> Tensor:
+def empty_sums(cluster_num: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the sums of no step: (7 + 3 C,) float64, see ``step_sums``."""
     return torch.zeros(len(_SCALARS) + 3 * cluster_num, dtype=torch.float64, device=device)
 
@@ -42,6 +42,8 @@ def step_sums(result: StepResult) -> Tensor:
     """
     images, captions = result.image_bits, result.caption_bits  # (B, C)
     pair_count = len(images)
+    if not pair_count:  # whose mean loss is not a number
+        return empty_sums(images.shape[1], images.device)
     scalars = [
         torch.full_like(result.visual_loss, pair_count),
         result.visual_loss * pair_count,

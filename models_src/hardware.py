@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -34,10 +35,19 @@ def gradient_scaler(precision: str, device: torch.device | str) -> GradScaler:
     return GradScaler(torch.device(device).type, enabled=precision == "fp16")
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> None:
-    """Take one step down the gradient of a scalar loss; in fp16 none where it is not finite."""
+def descend(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """Take one step down the gradient of a scalar loss; in fp16 none where it is not finite.
+
+    ``between`` runs when the gradients are there.
+    """
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
+    between()
     scaler.step(optimizer)
     scaler.update()
 

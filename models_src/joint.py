@@ -4,17 +4,19 @@ Axes: B pairs, I images (one a pair, or one for several captions of an image), L
 C clusters.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
+from models_src.distributed import on_all_rows, share_of_rows, two_at_least
 from models_src.groups import balanced_winners, group_cross_entropy
 from models_src.hardware import autocast, descend, gradient_scaler, to_device
 from models_src.text_encoders.interface import TextEncoder, random_start_scores
-from models_src.visual_encoders import VisualEncoder
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class StepResult:
 
 
 def joint_step(
-    visual: VisualEncoder,
+    visual: Callable[[Tensor], Tensor],
     visual_optimizer: torch.optim.Optimizer,
     text: TextEncoder,
     images: Tensor,
@@ -48,7 +50,11 @@ def joint_step(
     bits that pass the thresholds but the batch's balanced winners (see ``groups.py``), and the
     visual loss is a cross-entropy within groups. The result holds the bits in either case.
 
+    Where several processes train together (see ``distributed.py``), each calls this with its part
+    of the batch; winners are balanced, counts added up and gradients averaged over the whole batch.
+
     Args:
+        visual: The visual encoder, its gradients averaged over processes where there are several.
         images: (I, 3, H, W) normalised.
         image_of_caption: (B,) position in ``images`` of each caption's image.
         tokens: (B, L) token ids, padded, on the CPU (see ``TextEncoder.read``).
@@ -62,7 +68,7 @@ def joint_step(
     """
     size = text.group_size
     with autocast(precision, images.device):
-        image_logits = visual(images)  # (I, C)
+        image_logits = visual(two_at_least(images))[: len(images)]  # (I, C)
         reading = text.read(tokens)
     logits = image_logits[image_of_caption]  # (B, C)
     image_bits = logits.detach() >= visual_threshold
@@ -72,11 +78,13 @@ def joint_step(
     caption_bits = scores >= text_threshold  # (B, C)
     image_targets, caption_targets = image_bits, caption_bits
     if size > 1:
-        image_targets = balanced_winners(image_logits.detach(), size)[image_of_caption]
+        winners = on_all_rows(partial(balanced_winners, size=size), image_logits.detach())
+        image_targets = winners[image_of_caption]
         if not random_votes:
             assert reading.raw_scores is not None  # encoders with groups learn by gradient
             has_words = (tokens >= 0).any(dim=1, keepdim=True)  # (B, 1)
-            winners = balanced_winners(reading.raw_scores.detach(), size)
+            raw = reading.raw_scores.detach()
+            winners = on_all_rows(partial(balanced_winners, size=size), raw)
             caption_targets = winners & to_device(has_words, images.device)
 
     text_loss = text.learn(reading, image_targets) if teach_text else logits.new_zeros(())
@@ -86,5 +94,9 @@ def joint_step(
         visual_loss = functional.binary_cross_entropy_with_logits(
             logits, caption_targets.to(logits)
         )
-    descend(visual_loss, visual_optimizer, scaler or gradient_scaler(precision, images.device))
+    descend(
+        visual_loss * share_of_rows(len(tokens)),
+        visual_optimizer,
+        scaler or gradient_scaler(precision, images.device),
+    )
     return StepResult(visual_loss.detach(), text_loss.detach(), image_bits, caption_bits)

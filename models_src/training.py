@@ -8,11 +8,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -20,6 +21,17 @@ from datasets_src.images import normalise
 from datasets_src.pairs import PairBatch, TrainingPairs, load_readable_images, pair_batches
 from models_src.development import Development, Plan, require_same_plan
 from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
+from models_src.distributed import (
+    any_rank,
+    average_statistics,
+    by_first_rank,
+    gather_objects,
+    own_images,
+    rank,
+    replicated,
+    sum_over_ranks,
+    world_size,
+)
 from models_src.hardware import require_compiler, require_precision, to_device
 from models_src.joint import joint_step
 from models_src.model_files import (
@@ -90,10 +102,21 @@ def train(
         KeyboardInterrupt: a signal ended training; a checkpoint was saved.
     """
     with ExitStack() as locks:
-        for name in (options.name, f"{options.name}_best"):  # all names that are written
-            place = options.models_dir / f"{name}.lock"
-            locks.enter_context(only_process(place, f"the training of '{name}'"))
+        by_first_rank(_lock_names)(locks, options)
+        if plan is not None:
+            plan = replace(
+                plan, evaluate=by_first_rank(plan.evaluate), report=by_first_rank(plan.report)
+            )
+        evaluate = by_first_rank(evaluate) if evaluate is not None else None
+        report = by_first_rank(report)
         return _train_alone(settings, pairs, options, evaluate, report, plan)
+
+
+def _lock_names(locks: ExitStack, options: RunOptions) -> None:
+    """Keep other processes from training a model of these names, as long as ``locks`` is open."""
+    for name in (options.name, f"{options.name}_best"):  # all names that are written
+        place = options.models_dir / f"{name}.lock"
+        locks.enter_context(only_process(place, f"the training of '{name}'"))
 
 
 def _train_alone(
@@ -105,13 +128,14 @@ def _train_alone(
     plan: Plan | None = None,
 ) -> bool:
     """Do what ``train`` does, while no other process trains a model of these names."""
-    checkpoint = find_checkpoint(options)
-    if checkpoint is None and options.resume and model_exists(options.models_dir, options.name):
+    checkpoint = by_first_rank(find_checkpoint)(options)
+    is_finished = by_first_rank(model_exists)(options.models_dir, options.name)
+    if checkpoint is None and options.resume and is_finished:
         logger.info("'%s' is finished: there is nothing to continue", options.name)
         return False
     if checkpoint is None and options.overwrite:
         # the old run's best epoch must not stand beside the new run's model
-        remove_model(options.models_dir, f"{options.name}_best")
+        by_first_rank(remove_model)(options.models_dir, f"{options.name}_best")
     require_precision(settings.precision, options.device)
     run = new_run(settings, pairs, options.device)
     fingerprint = pairs.fingerprint()
@@ -131,6 +155,7 @@ def _train_alone(
     if options.compile:
         require_compiler(options.device)
         run.visual.network.compile()  # in place: names of weights stay as they are
+    visual = replicated(run.visual)
 
     random_start = random_start_steps(settings, run.text.starts_at_random, steps)
 
@@ -142,16 +167,18 @@ def _train_alone(
             random_start,
         )
 
+    @by_first_rank
     def keep() -> None:
         save_checkpoint(run, settings, fingerprint, options.checkpoint_file)
 
+    @by_first_rank
     def save(name: str) -> None:
         origin = Origin(run.run_id, run.step, settings.seed, fingerprint)
         save_model(options.models_dir, name, settings, origin, run.visual, run.text)
 
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:
-            _train_epoch(run, settings, pairs, options, random_start, stop, progress, keep)
+            _train_epoch(run, visual, settings, pairs, options, random_start, stop, progress, keep)
             run.text.summarise(_caption_batches(pairs, settings.batch_size))
             row = _epoch_row(run, evaluate)
             is_last = run.epoch + 1 == settings.epochs
@@ -166,7 +193,7 @@ def _train_alone(
             keep()
             report(run.history)
     save(options.name)
-    options.checkpoint_file.unlink(missing_ok=True)
+    by_first_rank(options.checkpoint_file.unlink)(missing_ok=True)
     if run.bad_images:
         logger.warning(
             "%d of %d images were left out: missing or unreadable, see above",
@@ -175,7 +202,7 @@ def _train_alone(
         )
     if evaluate is not None and _score(run.history[-1]) == float("-inf"):
         logger.info("'%s_best' is not written: no epoch has a %s", options.name, BEST_METRIC)
-    return stop()
+    return any_rank(stop())[0]
 
 
 def random_start_steps(
@@ -202,6 +229,7 @@ def _batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> li
 
 def _train_epoch(
     run: TrainingRun,
+    visual: nn.Module,
     settings: TrainingSettings,
     pairs: TrainingPairs,
     options: RunOptions,
@@ -212,7 +240,8 @@ def _train_epoch(
 ) -> None:
     """Take the joint steps of the current epoch that are left.
 
-    The first ``random_start`` steps of the run have random votes.
+    ``visual`` is the run's visual encoder, replicated. The first ``random_start`` steps of the run
+    have random votes.
     """
     batches = _batches(settings, pairs, run.epoch)
     left = batches[run.batch :]
@@ -221,36 +250,43 @@ def _train_epoch(
     pairs_seen = 0
     reported = run.totals.clone()  # the sums at the last report
     run.visual.train()
-    for whole_batch, loaded in zip(
-        left,
-        load_readable_images(
-            pairs.split, [batch.images for batch in left], settings.image_size, options.workers
-        ),
-        strict=True,
-    ):
-        if loaded.errors:
+    owned = [own_images(len(batch.images)) for batch in left]  # (I,) bool of each batch
+    loading = load_readable_images(
+        pairs.split,
+        [batch.images[own] for batch, own in zip(left, owned, strict=True)],
+        settings.image_size,
+        options.workers,
+    )
+    for whole_batch, own, loaded in zip(left, owned, loading, strict=True):
+        errors = _errors_of_all(loaded.errors, own)
+        if errors:
             seen_images = _image_count(batches[: run.batch + 1], pairs, run.epoch)
-            _note_bad_images(run, whole_batch, loaded.errors, seen_images)
-        kept = np.array([place not in loaded.errors for place in range(len(whole_batch.images))])
+            _note_bad_images(run, whole_batch, errors, seen_images)
+        kept = np.array([place not in errors for place in range(len(whole_batch.images))])
         batch = whole_batch.only(kept)
         # batch normalisation needs two images
-        if loaded.pixels is None or (loaded.errors and len(batch.images) < 2):
+        if errors and len(batch.images) < 2:
             sums = empty_sums(settings.cluster_num, options.device)
             batch = whole_batch.only(np.zeros_like(kept))
         else:
             pixels = loaded.pixels
+            if pixels is None:
+                pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
             if settings.flip_images:
                 # from the place in the run, so that a continued run draws the same
                 rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
-                mirrored = torch.from_numpy(rng.random(len(kept))[kept] < 0.5)  # (I,)
+                mirrored = torch.from_numpy(rng.random(len(kept))[kept & own] < 0.5)  # (I,)
                 pixels[mirrored] = pixels[mirrored].flip(-1)
+            share = batch.only(own[kept])
+            tokens = pairs.captions.padded(batch.captions)[own[kept][batch.image_of_caption]]
+            _part_ways(settings.seed, run.step)
             result = joint_step(
-                run.visual,
+                visual,
                 run.optimizer,
                 run.text,
                 normalise(to_device(pixels, options.device)),
-                to_device(torch.from_numpy(batch.image_of_caption), options.device),
-                torch.from_numpy(pairs.captions.padded(batch.captions)),
+                to_device(torch.from_numpy(share.image_of_caption), options.device),
+                torch.from_numpy(tokens),
                 settings.visual_threshold,
                 settings.text_threshold,
                 random_votes=run.step < random_start,
@@ -259,7 +295,8 @@ def _train_epoch(
                 precision=settings.precision,
                 scaler=run.scaler,
             )
-            sums = step_sums(result)
+            average_statistics(run.visual)
+            sums = sum_over_ranks(step_sums(result))
         run.totals += sums
         run.batch += 1
         run.step += 1
@@ -282,11 +319,13 @@ def _train_epoch(
             enough = since[0].item() > LOG_EVERY_STEPS / 2 * settings.batch_size
             if enough and run.step >= random_start + SETTLING_STEPS:
                 _warn_once(run, seen, settings.cluster_num)
-        if stop():
+        is_late = time.monotonic() - last_saved > 60 * options.checkpoint_minutes
+        has_to_stop, is_late = any_rank(stop(), is_late)
+        if has_to_stop:
             keep()
             logger.info("stopped; continue with %s", options.continue_with)
             raise KeyboardInterrupt
-        if time.monotonic() - last_saved > 60 * options.checkpoint_minutes:
+        if is_late:
             keep()
             last_saved = time.monotonic()
 
@@ -301,6 +340,29 @@ def _image_count(batches: Sequence[PairBatch], pairs: TrainingPairs, epoch: int)
     if epoch > 0:
         return len(np.unique(pairs.split.caption_image))
     return len(np.unique(np.concatenate([batch.images for batch in batches])))
+
+
+def _errors_of_all(errors: Mapping[int, UserError], own: np.ndarray) -> dict[int, UserError]:
+    """Return why images of a batch cannot be read, from all ranks.
+
+    Args:
+        errors: Position among this rank's images -> why that image cannot be read.
+        own: (I,) bool, which images of the batch are this rank's.
+
+    Returns:
+        The same by position in the batch.
+    """
+    if not any_rank(bool(errors))[0]:
+        return {}
+    places = np.flatnonzero(own)
+    by_place = {int(places[position]): error for position, error in errors.items()}
+    return {place: why for part in gather_objects(by_place) for place, why in part.items()}
+
+
+def _part_ways(seed: int, step: int) -> None:
+    """Let dropout differ between ranks. The first goes on as if alone, and needs nothing."""
+    if rank() > 0:
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
 
 
 def _note_bad_images(
@@ -387,8 +449,8 @@ def _score(row: Metrics) -> float:
 
 
 def _caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
-    """Yield all training captions as padded batches."""
-    for start in range(0, len(pairs), batch_size):
+    """Yield this rank's part of the training captions as padded batches."""
+    for start in range(0, len(pairs), batch_size)[rank() :: world_size()]:
         chunk = np.arange(start, min(start + batch_size, len(pairs)))
         yield torch.from_numpy(pairs.captions.padded(chunk))
 
@@ -420,11 +482,15 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 def _progress(
     run: TrainingRun, settings: TrainingSettings, pairs: TrainingPairs
 ) -> Iterator["tqdm[NoReturn]"]:
-    """Yield a bar over all pairs of all epochs; it is silent where there is no terminal."""
+    """Yield a bar over all pairs of all epochs; it is silent where there is no terminal.
+
+    Of several processes the first one shows it.
+    """
     total = settings.epochs * len(pairs)
     done = run.epoch * len(pairs) + _pair_count(_batches(settings, pairs, run.epoch)[: run.batch])
+    silent = None if rank() == 0 else True
     with (
         logging_redirect_tqdm(),
-        tqdm(total=total, initial=done, unit="pair", disable=None) as progress,
+        tqdm(total=total, initial=done, unit="pair", disable=silent) as progress,
     ):
         yield progress

@@ -42,6 +42,11 @@ def start_logging(log_file: Path | None) -> None:
     root.setLevel(logging.INFO)
 
 
+def silence_logging() -> None:
+    """Let messages go nowhere, for a process whose fellow says the same."""
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
 def stop_logging() -> None:
     """Close and remove the handlers of ``start_logging``."""
     root = logging.getLogger()

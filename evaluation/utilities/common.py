@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 from utils.files import sha256_of_file
+from utils.processes import local_rank, process_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> str:
-    """Return the device to run on.
+    """Return the device to run on; each process of a machine takes a GPU of its own.
 
     Raises:
         UserError: the device is unknown or not there.
@@ -30,7 +31,9 @@ def choose_device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and process_count() > 1:
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         usable = device.type in ("cpu", "cuda")

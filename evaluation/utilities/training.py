@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from evaluation.utilities.common import choose_device, training_pairs
 from models_src.settings import TrainingSettings, settings_from_sources
 from utils.errors import UserError
 from utils.files import require_writable_folder
+from utils.processes import process_count
 
 if TYPE_CHECKING:
     from datasets_src.captions import Vocabulary
@@ -22,7 +24,18 @@ def train_joint_model(options: argparse.Namespace) -> None:
     """Train both encoders and write the model, its best epoch, the metrics by epoch and curves.
 
     With ``--seeds``, one model after another is trained, each under a name that ends in its seed.
+    Started by torchrun, several processes train together.
     """
+    with ExitStack() as stack:
+        if process_count() > 1:
+            from models_src.distributed import joined_ranks
+
+            stack.enter_context(joined_ranks(choose_device(options.device)))
+        _train_all(options)
+
+
+def _train_all(options: argparse.Namespace) -> None:
+    """Train one model, or one for each of ``--seeds``."""
     if options.seeds is None:
         _train_one(options)
         return

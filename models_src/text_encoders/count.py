@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models_src.distributed import gather_rows
 from models_src.hardware import to_device
 from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import Reading, caption_scores, uniform_posteriors
@@ -55,10 +56,11 @@ class CountTextEncoder:
         loss = functional.binary_cross_entropy(
             reading.scores.clamp(max=1), targets.to(reading.scores)
         )
-        captions, positions = torch.nonzero(reading.tokens >= 0, as_tuple=True)  # (T,), (T,)
+        tokens, targets = gather_rows(reading.tokens), gather_rows(targets)  # of all processes
+        captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
         device = self.counts.device
         added = targets[to_device(captions, device)].long()  # (T, C)
-        words = to_device(reading.tokens[captions, positions], device)  # (T,)
+        words = to_device(tokens[captions, positions], device)  # (T,)
         self.counts.index_add_(0, words, added)
         self.totals += added.sum(dim=0)
         return loss

@@ -41,13 +41,17 @@ class TextEncoder(Protocol):
     def learn(self, reading: Reading, targets: Tensor) -> Tensor:
         """Learn the clusters (B, C) bool of the images that ``reading``'s captions describe.
 
+        Where several processes train together, each gives its part of the batch, captions padded
+        to the same length, and all learn the same from the whole (``models_src/distributed.py``).
+
         Returns the loss of the reading against these bits, a scalar without gradient.
         """
 
     def summarise(self, batches: Iterable[Tensor]) -> None:
         """Bring p(c|w) up to date from all training captions, given as batches (B, L).
 
-        Called whenever training pauses for an evaluation or ends.
+        Called whenever training pauses for an evaluation or ends. Where several processes train
+        together, each gives its part of the captions.
         """
 
     def word_posteriors(self) -> Tensor:

@@ -8,11 +8,13 @@ Axes as in ``interface.py``; E embedding size, H state size.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models_src.distributed import average_gradients, share_of_rows, sum_over_ranks
 from models_src.groups import group_cross_entropy, group_posteriors
 from models_src.hardware import adam, descend, gradient_scaler, to_device
 from models_src.settings import TrainingSettings
@@ -91,7 +93,12 @@ class RecurrentTextEncoder:
         assert reading.raw_scores is not None  # as ``read`` gives them
         has_words = to_device((reading.tokens >= 0).any(dim=1, keepdim=True), self.device)  # (B, 1)
         loss = group_cross_entropy(reading.raw_scores, targets & has_words, self.group_size)
-        descend(loss, self.optimizer, self.scaler)
+        descend(
+            loss * share_of_rows(len(reading.tokens)),
+            self.optimizer,
+            self.scaler,
+            partial(average_gradients, self.network),
+        )
         return loss.detach()
 
     @torch.no_grad()
@@ -104,6 +111,7 @@ class RecurrentTextEncoder:
             posteriors = group_posteriors(self.network(tokens), self.group_size)  # (T, C)
             sums.index_add_(0, words, posteriors.double().cpu())
             occurrences.index_add_(0, words, torch.ones(len(words), dtype=torch.float64))
+        sums, occurrences = sum_over_ranks(sums), sum_over_ranks(occurrences)
         self.word_table = sums / occurrences.clamp(min=1)[:, None]
 
     def word_posteriors(self) -> Tensor:

@@ -1,0 +1,210 @@
+"""Several processes that train one model together, as torchrun starts them.
+
+Each process, a rank, holds both encoders and works on its own part of each batch; what is exchanged
+makes a step that of the whole batch. Every rank has to call these functions, in the same order. A
+process that is alone gets back what it gives.
+
+Axes: N rows of a rank, I images of a batch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import UserError
+from utils.processes import process_count
+
+# a rank that waits for the first one's evaluation must not give up; torchrun ends those whose
+# fellows have died
+PATIENCE = timedelta(days=30)
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def joined_ranks(device: str) -> Iterator[None]:
+    """Be one of the ranks that torchrun started, as long as the ``with`` block lasts.
+
+    What is on the CPU is exchanged by gloo, what is on GPUs by NCCL.
+    """
+    if process_count() == 1:
+        yield
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return the number of ranks."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return which of the ranks this is, from 0; the first one writes files and messages."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def by_first_rank(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Return what runs ``function`` on the first rank alone, and gives all its result.
+
+    A ``UserError`` of it is raised on all ranks.
+    """
+
+    def run(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        if world_size() == 1:
+            return function(*arguments, **options)
+        outcome: list[Any] = [None]
+        if rank() == 0:
+            try:
+                outcome[0] = function(*arguments, **options)
+            except UserError as error:
+                outcome[0] = error
+        distributed.broadcast_object_list(outcome, device=torch.device("cpu"))
+        if isinstance(outcome[0], UserError):
+            raise outcome[0]
+        result: Result = outcome[0]
+        return result
+
+    return run
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """Return of each flag whether it is set on any rank. GPUs are not waited for."""
+    if world_size() == 1:
+        return list(flags)
+    votes = torch.tensor(flags, dtype=torch.int32)
+    distributed.all_reduce(votes, distributed.ReduceOp.MAX)
+    return [bool(vote) for vote in votes]
+
+
+def gather_objects(value: Result) -> list[Result]:
+    """Return the values of all ranks, in their order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def own_images(count: int) -> np.ndarray:
+    """Return which images of a batch are this rank's.
+
+    Ranks get runs of neighbours, as even as can be and of at least two images, which batch
+    normalisation needs; where there are too few for all, the last ranks get none.
+
+    Args:
+        count: I, the images of the whole batch.
+
+    Returns:
+        (I,) bool; each image is that of one rank.
+    """
+    parts = np.array_split(np.arange(count), max(1, min(world_size(), count // 2)))
+    own = np.zeros(count, dtype=bool)
+    if rank() < len(parts):
+        own[parts[rank()]] = True
+    return own
+
+
+def two_at_least(images: Tensor) -> Tensor:
+    """Return a rank's images, filled up with grey ones where it has fewer than two.
+
+    So a rank whose images cannot be read, or that has none, keeps in step with the others.
+    """
+    missing = 2 - len(images)
+    if world_size() == 1 or missing <= 0:
+        return images
+    return torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+
+
+def row_counts(count: int) -> list[int]:
+    """Return the numbers of all ranks, in their order. GPUs are not waited for."""
+    if world_size() == 1:
+        return [count]
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    distributed.all_gather(counts, torch.tensor([count]))
+    return [int(of_rank) for of_rank in counts]
+
+
+def share_of_rows(count: int) -> float:
+    """Return a rank's share of all rows as a multiple of an even share.
+
+    With it as weight, the mean over ranks of the means over their rows is the mean over all rows.
+    """
+    return count * world_size() / sum(row_counts(count))
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks, in their order: (N, ...) on each -> (sum of N, ...)."""
+    if world_size() == 1:
+        return rows
+    counts = row_counts(len(rows))
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(gathered, padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def on_all_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Return this rank's rows of what ``function`` makes of all ranks' rows.
+
+    Args:
+        function: Returns a row for each row.
+        rows: (N, ...).
+    """
+    start = sum(row_counts(len(rows))[: rank()])
+    return function(gather_rows(rows))[start : start + len(rows)]
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Return the sum over ranks of tensors of one shape; it may take the place of ``values``."""
+    if world_size() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def replicated(network: nn.Module) -> nn.Module:
+    """Return a network whose gradients are averaged over ranks while they are computed.
+
+    Weights are those of the first rank. Running statistics are not exchanged, see
+    ``average_statistics``.
+    """
+    if world_size() == 1:
+        return network
+    return DistributedDataParallel(network, broadcast_buffers=False)
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Replace each gradient by its mean over ranks; for small networks, all at once."""
+    if world_size() > 1:
+        _average([weight.grad for weight in network.parameters() if weight.grad is not None])
+
+
+def average_statistics(network: nn.Module) -> None:
+    """Replace the running statistics of batch normalisation by their means over ranks."""
+    if world_size() > 1 and network.training:
+        _average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+
+
+def _average(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their means over ranks."""
+    tensors = list(tensors)
+    if not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    mean = sum_over_ranks(flat) / world_size()
+    for tensor, part in zip(tensors, mean.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

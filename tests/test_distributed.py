@@ -1,0 +1,341 @@
+"""Two processes that train together end as one process does."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets_src.pairs import TrainingPairs, load_training_pairs
+from main import main
+from models_src import training, visual_encoders
+from models_src.distributed import (
+    any_rank,
+    average_gradients,
+    by_first_rank,
+    gather_objects,
+    gather_rows,
+    joined_ranks,
+    on_all_rows,
+    own_images,
+    rank,
+    share_of_rows,
+    sum_over_ranks,
+    two_at_least,
+    world_size,
+)
+from models_src.groups import balanced_winners
+from models_src.settings import TrainingSettings
+from models_src.training import BEST_METRIC, train
+from models_src.training_run import RunOptions
+from tests.conftest import TINY
+from tests.test_accumulation import with_norm, without_norm
+from tests.test_training import SMALL, assert_same, damaged_copy
+from utils.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+RANKS = 2
+SECONDS = 300  # after which processes that wait for each other are ended
+GROUPED = {"group_captions": True, "batch_size": 8, "flip_images": True, "precision": "bf16"}
+# name -> what builds the CNN, settings, damaged images
+TRAININGS = {
+    "lstm": (without_norm, {"text_encoder": "lstm", "epochs": 2}, False),
+    "generative": (without_norm, {"text_encoder": "generative", "visual_threshold": 0.0}, False),
+    # its last batch of an epoch has 3 images, too few for two processes
+    "grouped": (without_norm, {"text_encoder": "lstm", **GROUPED}, False),
+    "parts": (without_norm, {"text_encoder": "gru", "accumulate": 2, "flip_images": True}, False),
+    "damaged": (without_norm, {"text_encoder": "generative", "visual_threshold": 0.0}, True),
+}
+
+
+def train_here(
+    name: str, folder: Path, pairs: TrainingPairs, network, settings, stop_at=None, **options
+) -> dict:
+    """Train in this process, alone or as one rank, and return all that it ends with."""
+    runs, reports, losses = [], [], []
+    plain_new, plain_step = training.new_run, training.joint_step
+
+    def new_run(*arguments):
+        runs.append(plain_new(*arguments))
+        return runs[-1]
+
+    def joint_step(*arguments, **given):
+        if stop_at == len(losses) and rank() == world_size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # one rank only, in the midst of a step
+        result = plain_step(*arguments, **given)
+        losses.append(float(result.visual_loss))
+        return result
+
+    training.new_run, training.joint_step = new_run, joint_step
+    plain_network = visual_encoders._torchvision_network
+    visual_encoders._torchvision_network = network
+    interrupted = False
+    try:
+        train(
+            TrainingSettings(**SMALL | {"epochs": 1, "batch_size": 40} | settings),
+            pairs,
+            RunOptions(name, folder, **options),
+            lambda text: {BEST_METRIC: float(text.word_posteriors().max()), "rank": rank()},
+            lambda history: reports.append(len(history)),
+        )
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        training.new_run, training.joint_step = plain_new, plain_step
+        visual_encoders._torchvision_network = plain_network
+    state = runs[-1].state()
+    del state["random"], state["run_id"]
+    return {
+        "state": state,
+        "posteriors": runs[-1].text.word_posteriors(),
+        "reports": reports,
+        "steps": len(losses),
+        "interrupted": interrupted,
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob(f"{name}*")),
+    }
+
+
+def as_rank(number: int, port: int, folder: Path, work, *arguments) -> None:
+    """Be one of two ranks, do ``work``, and leave what it returns in a file."""
+    os.environ |= {
+        "RANK": str(number),
+        "WORLD_SIZE": str(RANKS),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    try:
+        with joined_ranks("cpu"):
+            torch.save(work(*arguments), folder / f"{number}.result")
+    except BaseException:
+        (folder / f"{number}.failed").write_text(traceback.format_exc())
+        os._exit(1)  # without waiting for the other
+
+
+def together(folder: Path, work, *arguments) -> list:
+    """Do ``work`` in two processes that exchange what they compute; return what each returns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    processes = [
+        context.Process(target=as_rank, args=(number, port, folder, work, *arguments))
+        for number in range(RANKS)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+    late = [process for process in processes if process.is_alive()]
+    for process in late:
+        process.kill()
+        process.join()
+    failures = [path.read_text() for path in folder.glob("*.failed")]
+    assert not failures and not late, "\n".join(failures) or "they wait for each other"
+    return [torch.load(folder / f"{number}.result", weights_only=False) for number in range(RANKS)]
+
+
+def all_trainings(folder: Path, pairs: TrainingPairs, damaged: TrainingPairs) -> dict[str, dict]:
+    """Train everything of ``TRAININGS``."""
+    return {
+        name: train_here(name, folder, damaged if is_damaged else pairs, network, settings)
+        for name, (network, settings, is_damaged) in TRAININGS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def pairs(demo_data) -> TrainingPairs:
+    return load_training_pairs(demo_data, use_all_images=False)
+
+
+@pytest.fixture(scope="module")
+def damaged(demo_data, tmp_path_factory) -> TrainingPairs:
+    folder = tmp_path_factory.mktemp("damaged") / "datasets"
+    return damaged_copy(demo_data, folder, {"truncated": 1, "missing": 1})[0]
+
+
+@pytest.fixture(scope="module")
+def outcomes(pairs, damaged, tmp_path_factory) -> tuple[dict, list[dict]]:
+    """What one process ends with, and what each of two that train together does."""
+    folder = tmp_path_factory.mktemp("trainings")
+    alone = all_trainings(folder / "alone", pairs, damaged)
+    return alone, together(folder / "both", all_trainings, folder / "both", pairs, damaged)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_both_ranks_end_with_the_same(outcomes, name):
+    first, second = (of_rank[name] for of_rank in outcomes[1])
+    assert_same(first["state"], second["state"])
+    assert torch.equal(first["posteriors"], second["posteriors"])
+    assert first["steps"] == second["steps"]
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_they_learn_what_one_process_learns(outcomes, name):
+    alone, both = outcomes[0][name], outcomes[1][0][name]
+    assert alone["steps"] == both["steps"] > 2
+    rows = zip(alone["state"]["history"], both["state"]["history"], strict=True)
+    reduced = TRAININGS[name][1].get("precision") == "bf16"
+    for row, other in rows:
+        assert row.keys() == other.keys()
+        for key, value in row.items():
+            if "loss" in key:
+                assert other[key] == pytest.approx(value, rel=1e-2 if reduced else 1e-5), key
+            elif not reduced:  # means and counts of bits, exactly
+                assert other[key] == value or key == BEST_METRIC, key
+    assert alone["files"] == both["files"]
+    assert alone["state"]["bad_images"] == both["state"]["bad_images"]
+    if TRAININGS[name][1]["text_encoder"] == "generative":
+        counts = (outcome["state"]["text"]["word_cluster_counts"] for outcome in (alone, both))
+        assert torch.equal(*counts)
+    if not reduced:
+        for key, value in alone["state"]["visual"].items():
+            torch.testing.assert_close(both["state"]["visual"][key], value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_counts_are_of_something(outcomes):
+    for name in ("generative", "damaged"):
+        assert outcomes[0][name]["state"]["text"]["word_cluster_counts"].sum() > 1000
+    assert len(outcomes[0]["damaged"]["state"]["bad_images"]) == 2
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_first_rank_alone_evaluates_and_reports(outcomes, name):
+    alone = outcomes[0][name]
+    assert [of_rank[name]["reports"] for of_rank in outcomes[1]] == [alone["reports"], []]
+    for of_rank in outcomes[1]:
+        assert all(row["rank"] == 0 for row in of_rank[name]["state"]["history"])
+
+
+def stopped_and_resumed(folder: Path, pairs: TrainingPairs) -> list[dict]:
+    """Train at one go, then with a stop and a continuation; the network has norms and dropout."""
+    train_with_norm = partial(train_here, pairs=pairs, network=with_norm, settings={"epochs": 2})
+    return [
+        train_with_norm("straight", folder),
+        train_with_norm("stopped", folder, stop_at=2),
+        train_with_norm("stopped", folder, resume=True),
+    ]
+
+
+def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_both_continue(pairs, tmp_path):
+    first, second = together(tmp_path, stopped_and_resumed, tmp_path, pairs)
+    for of_rank in (first, second):
+        straight, stopped, resumed = of_rank
+        assert [run["interrupted"] for run in of_rank] == [False, True, False]
+        assert stopped["steps"] == 3
+        assert "stopped.checkpoint" in stopped["files"]
+        assert stopped["steps"] + resumed["steps"] == straight["steps"]
+        assert_same(straight["state"], resumed["state"])
+    for one, other in zip(first, second, strict=True):
+        assert_same(one["state"], other["state"])  # running statistics, too
+    statistics = first[0]["state"]["visual"]["network.norm.running_mean"]
+    assert statistics.abs().sum() > 0
+
+
+def exchanges() -> dict:
+    """Use every exchange once."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(7, 6, generator=generator)
+    own = rows[:5] if rank() == 0 else rows[5:]
+    none_first = rows[:0] if rank() == 0 else rows
+    network = torch.nn.Linear(2, 1)
+    network.weight.grad = torch.tensor([[1.0, 2.0]]) * (rank() + 1)
+    average_gradients(network)
+    calls = []
+
+    def refuse():
+        calls.append(rank())
+        raise UserError("not so")
+
+    with pytest.raises(UserError, match="not so"):
+        by_first_rank(refuse)()
+    return {
+        "world": (rank(), world_size()),
+        "gathered": gather_rows(own),
+        "bits": gather_rows(own > 0),
+        "none": gather_rows(none_first),
+        "winners": on_all_rows(partial(balanced_winners, size=3), own),
+        "share": share_of_rows(len(own)),
+        "any": any_rank(rank() == 1, False, True),
+        "objects": gather_objects({"rank": rank()}),
+        "sum": sum_over_ranks(torch.tensor([1.0 + rank()])),
+        "first": by_first_rank(lambda: ("from", rank()))(),
+        "gradient": network.weight.grad,
+        "calls": calls,
+        "images": [own_images(count) for count in range(8)],
+        "filled": [len(two_at_least(torch.ones(count, 3, 2, 2))) for count in range(4)],
+    }
+
+
+def test_exchanges(tmp_path):
+    rows = torch.randn(7, 6, generator=torch.Generator().manual_seed(3))
+    first, second = results = together(tmp_path, exchanges)
+    assert [result["world"] for result in results] == [(0, 2), (1, 2)]
+    for result in results:
+        assert torch.equal(result["gathered"], rows)
+        assert torch.equal(result["bits"], rows > 0)
+        assert torch.equal(result["none"], rows)
+        assert result["any"] == [True, False, True]
+        assert result["objects"] == [{"rank": 0}, {"rank": 1}]
+        assert result["sum"].tolist() == [3.0]
+        assert result["first"] == ("from", 0)
+        assert result["gradient"].tolist() == [[1.5, 3.0]]
+        assert result["filled"] == [2, 2, 2, 3]
+    winners = torch.cat([first["winners"], second["winners"]])
+    assert torch.equal(winners, balanced_winners(rows, 3))
+    assert (first["share"], second["share"]) == (10 / 7, 4 / 7)
+    assert (first["calls"], second["calls"]) == ([0], [])
+    for count, (own, other) in enumerate(zip(first["images"], second["images"], strict=True)):
+        assert (own ^ other).all()  # each image once
+        assert own.sum() >= other.sum()
+        assert other.sum() != 1
+        assert np.all(np.diff(own.astype(int)) <= 0)  # the first ones
+        assert len(own) == count
+
+
+def test_alone_nothing_is_exchanged():
+    rows = torch.rand(3, 2)
+    assert gather_rows(rows) is rows
+    assert two_at_least(rows[:1]).shape == (1, 2)
+    assert own_images(3).all()
+    assert share_of_rows(3) == 1
+    assert any_rank(False, True) == [False, True]
+
+
+def test_torchrun_trains_one_model_and_one_process_writes(demo_data, tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}",
+        "main.py", *TINY, "--epochs=1", f"--datasets_dir={demo_data}",
+        f"--models_dir={tmp_path / 'models'}", f"--results_dir={tmp_path / 'results'}",
+    ]  # fmt: skip
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=SECONDS,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.count("epoch 1: v_measure") == 1
+    log = (tmp_path / "results" / "train_joint_model_model1.log").read_text()
+    assert log.count("epoch 1: v_measure") == 1
+    assert (tmp_path / "models" / "visual" / "model1.mdl").exists()
+    assert not list((tmp_path / "models").glob("*.lock"))
+
+
+def test_other_utilities_are_refused_under_torchrun(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status = main(["--utility=text_evaluation", f"--results_dir={tmp_path}"])
+    assert status == 2
+    assert "start it without torchrun" in capsys.readouterr().err
