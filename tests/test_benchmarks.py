@@ -15,6 +15,13 @@ FIGURES = {
     "help_s",
     "setup_images_per_s",
     "setup_peak_mb",
+    "setup_again_s",
+    "images_per_s_from_files",
+    "images_per_s_from_cache",
+    "first_start_s",
+    "start_s",
+    "epoch_memory_mb",
+    "epoch_memory_growth",
 }
 
 

@@ -10,6 +10,7 @@ Axes: B pairs, A activated clusters, C clusters, V words.
 """
 
 import argparse
+import multiprocessing
 import os
 import platform
 import statistics
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,16 @@ from torch.nn import functional
 
 from datasets_src.captions import TokenizedCaptions
 from datasets_src.coco import Split, load
+from datasets_src.datasets import COCO
+from datasets_src.filtering import filter_file
+from datasets_src.image_cache import ImageCache
 from datasets_src.images import normalise
-from datasets_src.pairs import load_images
+from datasets_src.pairs import (
+    load_images,
+    load_readable_images,
+    load_training_pairs,
+    pair_batches,
+)
 from evaluation.image_evaluation import MAP_SIZE, VisualModel
 from evaluation.localization import boxes_and_peaks, class_activation_maps
 from evaluation.utilities.common import Model, evaluate_images
@@ -76,7 +85,7 @@ class Sizes:
     clusters: int = 150
     words: int = 30_000
     step_captions: int = 50
-    test_images: int = 128
+    test_images: int = 384
     evaluation_batch: int = 32
     picture: tuple[int, int] = (640, 480)  # COCO's most frequent size
     train_captions: int = 30_000
@@ -88,6 +97,8 @@ class Sizes:
     )
     joint_runs: int = 9
     evaluation_runs: int = 4
+    loaded_images: int = 3000
+    loading_runs: int = 5
     short_runs: int = 50  # of what takes milliseconds
     process_runs: int = 9
     setup_runs: int = 3
@@ -108,6 +119,8 @@ QUICK = Sizes(
     setup=(SplitSize(9, 45, 30), SplitSize(5, 25, 20)),
     joint_runs=2,
     evaluation_runs=2,
+    loaded_images=12,
+    loading_runs=2,
     short_runs=2,
     process_runs=2,
     setup_runs=2,
@@ -235,6 +248,23 @@ def evaluated_model(sizes: Sizes, split: Split) -> Model:
     return Model(visual, text, settings.text_threshold, settings.as_dict())
 
 
+def loading_figures(sizes: Sizes, split: Split, folder: Path) -> dict[str, list[float]]:
+    """Load images by two workers, as training does: from their files, and from the cache."""
+    cached = replace(split, cache=ImageCache(folder, "test"))
+    indices = np.resize(np.arange(sizes.test_images), sizes.loaded_images)
+    batches = np.array_split(indices, max(1, len(indices) // sizes.evaluation_batch))
+
+    def images_per_s(source: Split) -> float:
+        loaded = load_images(source, batches, sizes.image_size, workers=2)
+        return len(indices) / seconds(lambda: [len(pixels) for pixels in loaded])
+
+    images_per_s(cached)  # which fills the cache
+    return {
+        "images_per_s_from_files": [images_per_s(split) for _ in range(sizes.loading_runs)],
+        "images_per_s_from_cache": [images_per_s(cached) for _ in range(sizes.loading_runs)],
+    }
+
+
 def box_ms(sizes: Sizes, model: Model, split: Split) -> list[float]:
     """Time one of an image's bounding boxes, with its peak, from the CNN's last activation on."""
     (pixels,) = load_images(split, [np.arange(1)], sizes.image_size, workers=0)
@@ -317,7 +347,8 @@ def setup_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     """Run setup's filter over both splits, each time in a process of its own.
 
     Returns:
-        Images a second of the whole process, and its peak of resident memory in MB.
+        Images a second of the whole process, and its peak of resident memory in MB; and the seconds
+        of the whole process when the result is there already.
     """
     rng = np.random.default_rng(0)
     words = invented_words(sizes.words)
@@ -330,18 +361,66 @@ def setup_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
         f"--datasets_dir={folder}",
     ]
     peak_file = folder / "peak.txt"
-    speeds, peaks = [], []
-    for _ in range(sizes.setup_runs):
-        start = time.perf_counter()
+
+    def run() -> float:
         with (folder / "log.txt").open("a") as log:
-            subprocess.run(
-                [sys.executable, "-c", PEAK_OF_CHILD, str(peak_file), *command],
-                cwd=ROOT, stdout=log, stderr=log, check=True,
+            return seconds(
+                lambda: subprocess.run(
+                    [sys.executable, "-c", PEAK_OF_CHILD, str(peak_file), *command],
+                    cwd=ROOT, stdout=log, stderr=log, check=True,
+                )
             )  # fmt: skip
-        count = sum(size.images for size in sizes.setup)
-        speeds.append(count / (time.perf_counter() - start))
+
+    speeds, peaks, again = [], [], []
+    for _ in range(sizes.setup_runs):
+        filter_file(folder, COCO).unlink(missing_ok=True)
+        speeds.append(sum(size.images for size in sizes.setup) / run())
         peaks.append(int(peak_file.read_text()) / 1000)  # Linux counts in kB
-    return {"setup_images_per_s": speeds, "setup_peak_mb": peaks}
+        again.append(run())
+    return {"setup_images_per_s": speeds, "setup_peak_mb": peaks, "setup_again_s": again}
+
+
+def start_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
+    """Time how training's data is read, for the first time and again, of what setup has read."""
+    first, again = [], []
+    for _ in range(sizes.setup_runs):
+        for path in folder.glob("tokens_*"):
+            path.unlink()
+        for values in (first, again):
+            values.append(seconds(lambda: load_training_pairs(folder, use_all_images=True)))
+    return {"first_start_s": first, "start_s": again}
+
+
+def memory_mb() -> float:
+    """Return the memory of this process and those it started, what they share counted once."""
+    total = 0
+    for process in ("self", *(child.pid for child in multiprocessing.active_children())):
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        (line,) = (line for line in rollup.splitlines() if line.startswith("Pss:"))
+        total += int(line.split()[1])  # kB
+    return total / 1000
+
+
+def epoch_memory(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
+    """Load an epoch's images by two workers through the cache, which the first run fills.
+
+    Returns:
+        The memory of all three processes together at its highest, and this as a share of that
+        after a twentieth of the epoch.
+    """
+    pairs = load_training_pairs(folder, use_all_images=True)
+    split = replace(pairs.split, cache=ImageCache(folder / "cache", "train"))
+    batches = pair_batches(
+        split.caption_image, sizes.step_captions, seed=0, epoch=0, group_captions=False
+    )
+    often = max(1, len(batches) // 100)
+    highest, growth = [], []
+    for _ in range(2):
+        loaded = load_readable_images(split, [batch.images for batch in batches], 32, workers=2)
+        seen = [memory_mb() for number, _ in enumerate(loaded) if number % often == 0]
+        highest.append(max(seen))
+        growth.append(max(seen) / seen[len(seen) // 20])
+    return {"epoch_memory_mb": highest, "epoch_memory_growth": growth}
 
 
 def machine_facts() -> dict[str, Any]:
@@ -370,7 +449,10 @@ def measure(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
         "visual_evaluation_ratio": visual_evaluation_ratio(sizes, model, split),
         "text_evaluation_s": text_evaluation_s(sizes, folder / "texts"),
         "help_s": help_s(sizes),
+        **loading_figures(sizes, split, folder / "cache"),
         **setup_figures(sizes, folder / "setup"),
+        **start_figures(sizes, folder / "setup"),
+        **epoch_memory(sizes, folder / "setup"),
     }
 
 
