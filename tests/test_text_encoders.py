@@ -12,6 +12,7 @@ from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
 from models_src.text_encoders.count import CountTextEncoder
 from models_src.text_encoders.interface import caption_scores, random_start_scores
+from models_src.text_encoders.recurrent import EVEN_OCCURRENCES
 
 WORDS = tuple(f"w{index}" for index in range(9))
 C = 6
@@ -215,14 +216,14 @@ def test_recurrent_learns_which_word_belongs_to_which_cluster(kind):
         captions = [[int(rng.integers(K, 9)), int(topic)] for topic in topics]
         targets = torch.eye(K, dtype=torch.bool)[topics].repeat(1, C // K)
         encoder.learn(encoder.read(padded(captions)), targets)
-    encoder.summarise([padded([[5, 0], [6, 1], [7, 2]])])
+    encoder.summarise([padded([[5, 0], [6, 1], [7, 2]])] * 200)
     table = encoder.word_posteriors()
     assert table[:K, :K].argmax(dim=1).tolist() == list(range(K))
     assert table[:K].max(dim=1).values.min() > 0.45  # of at most 1 / groups
     assert table[5:8].max() < 0.4
 
 
-def test_word_table_is_the_mean_over_occurrences():
+def test_word_table_is_the_mean_over_occurrences_and_five_even_ones():
     torch.manual_seed(0)
     encoder = build_text_encoder(settings(), WORDS)
     train_steps(encoder, 0, 10)
@@ -235,8 +236,22 @@ def test_word_table_is_the_mean_over_occurrences():
         for word, row in zip(known, rows, strict=True):
             found[word].append(row)
     for word in range(len(WORDS)):
-        expected = np.mean(found[word], axis=0) if word in found else np.zeros(C)
+        even = np.full((EVEN_OCCURRENCES, C), 1 / C)
+        expected = np.mean([*found[word], *even], axis=0) if word in found else np.zeros(C)
         np.testing.assert_allclose(encoder.word_posteriors()[word].numpy(), expected, rtol=1e-4)
+
+
+def test_a_rare_word_is_less_concrete_than_a_frequent_one_of_the_same_captions():
+    torch.manual_seed(0)
+    encoder = build_text_encoder(settings(), WORDS)
+    train_steps(encoder, 0, 10)
+    encoder.summarise([padded([[0, 1]])])
+    once = encoder.word_posteriors()
+    encoder.summarise([padded([[0, 1]] * 50)])
+    often = encoder.word_posteriors()
+    assert (often.max(dim=1).values[:2] > once.max(dim=1).values[:2]).all()
+    assert torch.equal(often.argmax(dim=1)[:2], once.argmax(dim=1)[:2])
+    assert often[2:].sum() == 0  # of words that do not occur nothing is known
 
 
 def test_random_start_gives_each_word_a_fixed_cluster():

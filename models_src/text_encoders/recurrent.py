@@ -20,6 +20,9 @@ from models_src.hardware import adam, descend, gradient_scaler, to_device
 from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import Reading
 
+# with an even share of every cluster, added to those of each word, so that rare words are not sure
+EVEN_OCCURRENCES = 5
+
 
 class _TokenClassifier(nn.Module):
     """Embedding, recurrent layers and a linear cluster head, read left to right."""
@@ -62,7 +65,9 @@ class RecurrentTextEncoder:
     of the image may be as sure of a cluster as one that does, and words lose their concreteness.)
 
     Words are answered for by a table kept with the model: the mean of the token posteriors over a
-    word's training occurrences. (An LSTM trained on captions has never seen a word alone.)
+    word's training occurrences and ``EVEN_OCCURRENCES`` more that say nothing. (A word read once is
+    as sure of a cluster as its only caption; and an LSTM trained on captions has never seen a word
+    alone. Both measured worse, see BENCHMARKS.md.)
     """
 
     starts_at_random = True
@@ -103,7 +108,10 @@ class RecurrentTextEncoder:
 
     @torch.no_grad()
     def summarise(self, batches: Iterable[Tensor]) -> None:
-        """Fill the word table with the mean posterior of each word's occurrences."""
+        """Fill the word table with the mean posterior of each word's occurrences, and even ones.
+
+        A word that does not occur keeps a row of zeros: it is not known.
+        """
         sums = torch.zeros_like(self.word_table)  # (V, C)
         occurrences = torch.zeros(len(self.words), dtype=torch.float64)
         for tokens in batches:
@@ -112,7 +120,9 @@ class RecurrentTextEncoder:
             sums.index_add_(0, words, posteriors.double().cpu())
             occurrences.index_add_(0, words, torch.ones(len(words), dtype=torch.float64))
         sums, occurrences = sum_over_ranks(sums), sum_over_ranks(occurrences)
-        self.word_table = sums / occurrences.clamp(min=1)[:, None]
+        added = EVEN_OCCURRENCES * (occurrences > 0)  # (V,)
+        sums += added[:, None] / self.cluster_num
+        self.word_table = sums / (occurrences + added).clamp(min=1)[:, None]
 
     def word_posteriors(self) -> Tensor:
         """Return the word table, (V, C) float64; zero rows before the first ``summarise``."""
