@@ -6,7 +6,7 @@ Axes: N images of a split, M captions, G instances (boxes), K classes.
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from datasets_src.image_cache import ImageCache, StoredImages
-from datasets_src.images import read_image
+from datasets_src.images import are_too_many, read_image
 from utils.errors import UserError
 
 # The training and the test split, as the program calls them whatever the data set; the names are
@@ -102,6 +102,10 @@ class Split:
         first[self.caption_image[::-1]] = np.arange(len(self.captions))[::-1]
         return first
 
+    def without(self, images: Sequence[int]) -> "Split":
+        """Return the split without the images of these indices; itself where there are none."""
+        return self.keep(~np.isin(np.arange(len(self.image_ids)), images)) if images else self
+
     def keep(self, kept: np.ndarray) -> "Split":
         """Return the split without the images that ``kept`` (N,) bool leaves out."""
         new_index = np.cumsum(kept) - 1  # (N,) index of a kept image in the new split
@@ -167,8 +171,8 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
         with_instances: Whether to read the instances.
 
     Raises:
-        UserError: the captions file is missing, an annotation file is malformed, or an image file
-            is missing.
+        UserError: the captions file is missing, an annotation file is malformed, or image files
+            are missing (see ``require_files``).
     """
     naming = _choose_naming(folder, split)
     name = naming.splits[SPLITS.index(split)]
@@ -387,7 +391,11 @@ def _where(record: Mapping[str, Any]) -> str:
 
 
 def require_files(folder: Path, file_names: list[str]) -> None:
-    """Raise a UserError when image files are missing, naming the first of them."""
+    """Warn of missing image files, naming the first; training and evaluation leave them out.
+
+    Raises:
+        UserError: too many are missing (see ``are_too_many``), or all.
+    """
     if not folder.is_dir():
         raise UserError(f"no image folder {folder}; unpack the images there")
     present = {entry.name for entry in os.scandir(folder)}
@@ -397,8 +405,9 @@ def require_files(folder: Path, file_names: list[str]) -> None:
         # not Path.is_file, which does not take names too long for a file
         if name not in present and not os.path.isfile(folder / name)  # noqa: PTH113
     ]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(file_names)} images are missing in {folder}, the first "
-            f"{missing[0]!r}; complete the folder"
-        )
+    if not missing:
+        return
+    count = f"{len(missing)} of {len(file_names)} images are missing in {folder}, the first "
+    if are_too_many(len(missing), len(file_names)) or len(missing) == len(file_names):
+        raise UserError(f"{count}{missing[0]!r}; complete the folder")
+    logger.warning("%s%r; they are left out", count, missing[0])

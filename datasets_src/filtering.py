@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets_src.coco import SPLITS, Instances, Split
 from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
-from datasets_src.images import read_mode
+from datasets_src.images import are_too_many, read_mode
 from utils.errors import UserError
 from utils.files import read_text, sha256_of_file, write_json
 
@@ -20,6 +20,7 @@ FILTER_FILE = "filtered_images.json"
 FORMAT_VERSION = 1
 # in the order of counting: an image is counted under the first cause that holds
 CAUSES = ("no_instances", "grayscale", "multi_word_category")
+UNREADABLE = "unreadable"  # a further cause, named in the result only where it holds
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +54,16 @@ def filter_images(
 
     A kept result of the same source files is returned as it is.
 
-    Dropped are images without instances, one-channel images, and images that show a category
-    whose name has several words; an image is counted under the first that holds.
+    Dropped are images without instances, one-channel images, images that show a category whose
+    name has several words, and images that are missing or whose headers cannot be read; an image is
+    counted under the first that holds.
 
     Returns:
         The result of each split, under the data set's own name of it.
 
     Raises:
-        UserError: files are missing or malformed, or there are no instances to filter by.
+        UserError: files are missing or malformed, too many images are unreadable (see
+            ``are_too_many``), or there are no instances to filter by.
     """
     kept = _kept_results(datasets_dir, dataset)
     if kept is not None:
@@ -76,14 +79,14 @@ def filter_images(
         if split.instances is None:
             raise UserError(_why_no_instances(split))
         sources[name] = _source_identity(split)
-        causes = _causes(split.instances, _is_grayscale(split, show_progress))
-        results[name] = FilterResult(
-            images=len(split.image_ids),
-            dropped={
-                cause: split.image_ids[causes == position].tolist()
-                for position, cause in enumerate(CAUSES)
-            },
-        )
+        causes = _causes(split.instances, *_looks(split, show_progress))
+        dropped = {
+            cause: split.image_ids[causes == position].tolist()
+            for position, cause in enumerate((*CAUSES, UNREADABLE))
+        }
+        if not dropped[UNREADABLE]:
+            del dropped[UNREADABLE]
+        results[name] = FilterResult(len(split.image_ids), dropped)
     write_json(
         filter_file(datasets_dir, dataset),
         {
@@ -173,7 +176,9 @@ def load_filtered_split(
     return filtered, True
 
 
-def _causes(instances: Instances, is_grayscale: np.ndarray) -> np.ndarray:
+def _causes(
+    instances: Instances, is_grayscale: np.ndarray, is_unreadable: np.ndarray
+) -> np.ndarray:
     """Return for each image the index of the first cause to drop it, (N,) int64; -1 for none."""
     counts = instances.counts(len(is_grayscale))  # (N, K)
     holds = np.stack(
@@ -181,26 +186,45 @@ def _causes(instances: Instances, is_grayscale: np.ndarray) -> np.ndarray:
             counts.sum(axis=1) == 0,
             is_grayscale,
             counts[:, ~instances.is_single_word()].sum(axis=1) > 0,
+            is_unreadable,
         ],
         axis=1,
     )  # (N, causes)
     return np.where(holds.any(axis=1), holds.argmax(axis=1), -1)
 
 
-def _is_grayscale(split: Split, show_progress: bool) -> np.ndarray:
-    """Return which images decode to one channel, (N,) bool, from the files' headers alone."""
+def _looks(split: Split, show_progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images decode to one channel and which are unreadable, from headers alone.
+
+    Returns:
+        (N,) bool each.
+
+    Raises:
+        UserError: too many are unreadable, or all.
+    """
     from PIL import Image
     from tqdm import tqdm
 
-    grayscale = np.zeros(len(split.image_ids), dtype=bool)
-    images = range(len(grayscale))
+    images = range(len(split.image_ids))
+    grayscale, unreadable = np.zeros((2, len(images)), dtype=bool)
     for index in tqdm(
         images, desc=split.name, unit="image", disable=None if show_progress else True
     ):
-        mode = read_mode(split.path(index))
+        try:
+            mode = read_mode(split.path(index))
+        except UserError as error:
+            unreadable[index] = True
+            logger.warning("left out: %s", error)
+            bad = int(unreadable.sum())
+            if are_too_many(bad, len(images)) or bad == len(images):
+                raise UserError(
+                    f"{bad} of {len(images)} images of {split.name} cannot be read; the last: "
+                    f"{error}"
+                ) from None
+            continue
         # a palette's one channel holds colours
         grayscale[index] = Image.getmodebands(mode) == 1 and mode != "P"
-    return grayscale
+    return grayscale, unreadable
 
 
 def _why_no_instances(split: Split) -> str:
@@ -270,7 +294,7 @@ def _read_result(path: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path, "the filter result"))
         stored: dict[str, Any] = content["splits"][name]
-        is_complete = "source" in stored and set(stored["dropped"]) == set(CAUSES)
+        is_complete = "source" in stored and set(stored["dropped"]) - {UNREADABLE} == set(CAUSES)
         dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
         if (
             content["version"] != FORMAT_VERSION

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 # per channel (red, green, blue), for values scaled to 0..1
 CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
+# of a data set's images a few, or this share, may be missing or unreadable, and are left out
+FEW_BAD_IMAGES, BAD_IMAGES_SHARE = 3, 0.01
+
+
+def are_too_many(bad: int, images: int) -> bool:
+    """Return whether so many of some images are missing or unreadable that the work must stop.
+
+    Fewer are left out, named and counted: one bad file must not end hours of work.
+    """
+    return bad > max(FEW_BAD_IMAGES, BAD_IMAGES_SHARE * images)
 
 
 def open_rgb(path: Path) -> "PillowImage":

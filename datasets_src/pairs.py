@@ -4,6 +4,7 @@ Axes: M pairs (one a caption), B images of a batch, S the image size in pixels.
 """
 
 import hashlib
+import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from datasets_src.captions import TokenizedCaptions, Vocabulary, stored_vocabula
 from datasets_src.coco import SPLITS, Split
 from datasets_src.datasets import COCO
 from datasets_src.filtering import filter_file, load_filtered_split
-from datasets_src.images import read_image
+from datasets_src.images import are_too_many, read_image
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,11 @@ class _ImageBatches:
 
 
 def load_images(
-    source: ImageSource, batches: Sequence[np.ndarray], size: int, workers: int
+    source: ImageSource,
+    batches: Sequence[np.ndarray],
+    size: int,
+    workers: int,
+    left_out: list[int] | None = None,
 ) -> Iterator["Tensor"]:
     """Yield the images of each batch of indices, (B, 3, S, S) uint8, in order.
 
@@ -205,11 +212,14 @@ def load_images(
         batches: Image indices (B,) of each batch.
         size: S.
         workers: Processes that read ahead; 0 reads in this process.
+        left_out: Where given, images that are missing or unreadable are logged and left out of
+            their batch (which may be left out whole), and their indices are added here.
 
     Raises:
-        UserError: an image is missing or unreadable, or the source's cache cannot be written.
+        UserError: an image is missing or unreadable, or, with ``left_out``, too many are (see
+            ``are_too_many``); the source's cache cannot be written.
     """
-    return _load_all(batches, _reader(source, batches, size), workers)
+    return _load_all(batches, _reader(source, batches, size), workers, left_out)
 
 
 def load_batches(
@@ -247,16 +257,27 @@ def _reader(
 
 
 def _load_all(
-    batches: Sequence[np.ndarray], read: Callable[[int], np.ndarray], workers: int
+    batches: Sequence[np.ndarray],
+    read: Callable[[int], np.ndarray],
+    workers: int,
+    left_out: list[int] | None = None,
 ) -> Iterator["Tensor"]:
-    """Yield the images of each batch of indices; raise the first error among them."""
+    """Yield the images of each batch of indices (see ``load_images``)."""
+    total = sum(map(len, batches))
     # no variable holds the iterator: one that an error's traceback kept alive would keep the
     # workers, too, and they would keep this process from ending
-    for loaded in _load(batches, read, workers):
-        for error in loaded.errors.values():
-            raise error
-        assert loaded.pixels is not None  # no batch is empty
-        yield loaded.pixels
+    for batch, loaded in zip(batches, _load(batches, read, workers), strict=True):
+        for place, error in loaded.errors.items():
+            if left_out is None:
+                raise error
+            left_out.append(int(batch[place]))
+            logger.warning("left out: %s", error)
+            if are_too_many(len(left_out), total) or len(left_out) == total:
+                raise UserError(
+                    f"{len(left_out)} of {total} images cannot be read; the last: {error}"
+                )
+        if loaded.pixels is not None:
+            yield loaded.pixels
 
 
 def _load(

@@ -85,11 +85,22 @@ class VisualModel:
     device: str
 
 
-def image_logits(model: VisualModel, source: ImageSource, count: int) -> np.ndarray:
+def image_logits(
+    model: VisualModel, source: ImageSource, count: int, left_out: list[int] | None = None
+) -> np.ndarray:
     """Run the visual encoder once over the first ``count`` images, batch by batch.
+
+    Args:
+        model: The encoder.
+        source: Where the images are.
+        count: Number of images.
+        left_out: Where given, unreadable images have no row (see ``pairs.load_images``).
 
     Returns:
         (count, C) float32; a cluster is activated where they reach the model's threshold.
+
+    Raises:
+        UserError: as ``pairs.load_images`` does.
     """
     import torch
     from tqdm import tqdm
@@ -98,15 +109,20 @@ def image_logits(model: VisualModel, source: ImageSource, count: int) -> np.ndar
     bounds = [*range(0, count, model.batch_size), count]
     batches = [np.arange(start, stop) for start, stop in pairwise(bounds)]
     with torch.inference_mode(), tqdm(total=count, unit="image", disable=None) as progress:
-        loaded = load_images(source, batches, model.image_size, model.workers)
-        for batch, pixels in zip(batches, loaded, strict=True):
+        done = 0
+        for pixels in load_images(source, batches, model.image_size, model.workers, left_out):
+            batch = slice(done, done + len(pixels))
             logits[batch] = model.encoder(normalise(pixels.to(model.device))).cpu().numpy()
-            progress.update(len(batch))
-    return logits
+            done += len(pixels)
+            progress.update(len(pixels))
+    return logits[:done]
 
 
 def activated_maps(
-    model: VisualModel, source: ImageSource, images: np.ndarray
+    model: VisualModel,
+    source: ImageSource,
+    images: np.ndarray,
+    left_out: list[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, "Tensor"]]:
     """Run the visual encoder once over some images, batch by batch.
 
@@ -114,6 +130,7 @@ def activated_maps(
         model: The encoder.
         source: Where the images are.
         images: (N,) indices of images.
+        left_out: Where given, unreadable images are left out (see ``pairs.load_images``).
 
     Yields:
         For each batch its logits (B, C) and, for its activated clusters, the image's position in
@@ -126,7 +143,7 @@ def activated_maps(
     size = model.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     with torch.inference_mode(), tqdm(total=len(images), unit="image", disable=None) as progress:
-        for pixels in load_images(source, batches, model.image_size, model.workers):
+        for pixels in load_images(source, batches, model.image_size, model.workers, left_out):
             logits, features = model.encoder.logits_and_features(
                 normalise(pixels.to(model.device))
             )  # (B, C), (B, D, h, w)
@@ -136,15 +153,24 @@ def activated_maps(
             progress.update(len(pixels))
 
 
-def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
-    """Predict the bits of all images of a split, and a box and a peak per activated cluster."""
+def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, Split]:
+    """Predict the bits of all images of a split, and a box and a peak per activated cluster.
+
+    Returns:
+        The predictions, and the split that they are of: without missing and unreadable images.
+
+    Raises:
+        UserError: there are too many of these.
+    """
     count = len(split.image_ids)
+    left_out: list[int] = []
     all_logits = np.zeros((count, model.encoder.cluster_num), dtype=np.float32)
     # an empty part each, so that a split without images has predictions too
     image_parts, cluster_parts = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     box_parts, peak_parts = [np.zeros((0, 4), np.int64)], [np.zeros((0, 2), np.int64)]
     start = 0
-    for logits, image, cluster, maps in activated_maps(model, split, np.arange(count)):
+    batches = activated_maps(model, split, np.arange(count), left_out)
+    for logits, image, cluster, maps in batches:
         all_logits[start : start + len(logits)] = logits
         boxes, peaks = boxes_and_peaks(maps, MAP_SIZE)
         image_parts.append(image + start)
@@ -152,7 +178,8 @@ def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
         box_parts.append(boxes)
         peak_parts.append(peaks)
         start += len(logits)
-    return ImagePredictions(
+    all_logits = all_logits[:start]
+    predictions = ImagePredictions(
         logits=all_logits,
         bits=all_logits >= model.threshold,
         image=np.concatenate(image_parts),
@@ -160,6 +187,7 @@ def predict_images(model: VisualModel, split: Split) -> ImagePredictions:
         boxes=np.concatenate(box_parts),
         peaks=np.concatenate(peak_parts),
     )
+    return predictions, split.without(left_out)
 
 
 def caption_bits(

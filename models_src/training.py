@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from datasets_src.images import normalise
+from datasets_src.images import BAD_IMAGES_SHARE, are_too_many, normalise
 from datasets_src.pairs import PairBatch, TrainingPairs, load_readable_images, pair_batches
 from models_src.development import Development, Plan, require_same_plan
 from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
@@ -57,8 +57,6 @@ SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
 RANDOM_START_STEPS = 450  # by default, for encoders that learn by gradient
-# unreadable images: a few, or this share of those seen, are left out; with more, training stops
-FEW_BAD_IMAGES, BAD_IMAGES_SHARE = 3, 0.01
 BEST_METRIC = "categorization.all_words.f_score"
 
 logger = logging.getLogger(__name__)
@@ -385,7 +383,7 @@ def _note_bad_images(
             continue
         run.bad_images.add(image)
         logger.warning("left out of training: %s", error)
-        if len(run.bad_images) > max(FEW_BAD_IMAGES, BAD_IMAGES_SHARE * seen_images):
+        if are_too_many(len(run.bad_images), seen_images):
             raise UserError(
                 f"{len(run.bad_images)} of the first {seen_images} images cannot be read, more "
                 f"than {BAD_IMAGES_SHARE:.0%}; the last: {error}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets_src import images
 from datasets_src.coco import SPLITS, Instances, Split, annotation_file
 from datasets_src.datasets import load_split
 from evaluation.image_evaluation import split_gold_boxes
@@ -448,19 +449,32 @@ def test_file_name_in_a_subfolder_is_found(small):
     assert split.path(2) == folder / "more" / "x.png"
 
 
-def test_missing_image_files_are_counted_and_the_first_named(small):
+def test_missing_image_files_are_counted_and_the_first_named(small, caplog, monkeypatch):
     folder = small / "COCO" / "train2014"
     for image_id in (300, 42):
         (folder / file_name(image_id)).unlink()
+    # a few are left out where images are read
+    assert load_split(small, "train2014").image_ids.tolist() == [7, 42, 300]
+    assert f"2 of 3 images are missing in {folder}, the first {file_name(42)!r}" in caplog.text
+    monkeypatch.setattr(images, "FEW_BAD_IMAGES", 1)
     message = refusal_of(load_split, small, "train2014")
     assert message.startswith("2 of 3 images")
     assert str(folder) in message
     assert file_name(42) in message
 
 
-def test_missing_image_whose_name_has_a_line_break_is_refused_in_one_line(small):
+def test_a_folder_without_any_of_the_images_is_refused(small):
+    folder = small / "COCO" / "train2014"
+    for path in folder.iterdir():
+        path.unlink()
+    assert refusal_of(load_split, small, "train2014").startswith("3 of 3 images")
+
+
+def test_missing_image_whose_name_has_a_line_break_is_told_in_one_line(small, caplog):
     edit_json(small, "captions", change("images", 0, "file_name", to="two\nlines.jpg"))
-    assert "lines.jpg" in refusal_of(load_split, small, "train2014")
+    load_split(small, "train2014")
+    (line,) = [line for line in caplog.text.splitlines() if "lines.jpg" in line]
+    assert "1 of 3 images are missing" in line
 
 
 def test_missing_image_folder_is_named(small):

@@ -185,9 +185,10 @@ def test_predictions_equal_one_image_at_a_time(test_split):
     torch.manual_seed(0)
     encoder = VisualEncoder("resnet18", 6).eval()
     together = VisualModel(encoder, 0.0, 64, batch_size=7, workers=0, device="cpu")
-    predictions = predict_images(together, test_split)
+    predictions, used = predict_images(together, test_split)
+    assert used is test_split
     alone = VisualModel(encoder, 0.0, 64, batch_size=1, workers=0, device="cpu")
-    singly = predict_images(alone, test_split)
+    singly, _ = predict_images(alone, test_split)
     np.testing.assert_allclose(predictions.logits, singly.logits, atol=1e-4)
     np.testing.assert_array_equal(predictions.bits, predictions.logits >= 0)
     np.testing.assert_array_equal(predictions.bits, singly.bits)

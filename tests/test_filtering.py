@@ -295,22 +295,34 @@ def test_captions_only_data_needs_no_setup(tmp_path):
     assert split.image_ids.tolist() == sorted(TRAIN)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_unreadable_image_is_refused_by_name_and_an_older_result_stays(coco, content):
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n", "avif"])
+def test_a_missing_or_unreadable_image_is_dropped_and_named(coco, caplog, content):
+    path = coco / "COCO" / "train2014" / file_name(50)
+    if content is None:
+        path.unlink()
+    elif content == "avif":
+        if not features.check("avif"):
+            pytest.skip("this Pillow does not read AVIF")
+        write_damaged_avif(path)
+    else:
+        path.write_bytes(content)
+    results = filter_images(coco)
+    assert str(path) in caplog.text
+    assert results["train2014"].dropped == expected_dropped(TRAIN) | {"unreadable": [50]}
+    assert results["val2014"].dropped == expected_dropped(VAL)
+    split, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
+    assert filtered is True
+    assert split.image_ids.tolist() == [kept for kept in kept_ids(TRAIN) if kept != 50]
+
+
+def test_too_many_unreadable_images_are_refused_and_an_older_result_stays(coco, monkeypatch):
     filter_images(coco)
     before = (coco / FILTER_FILE).read_bytes()
     path = coco / "COCO" / "train2014" / file_name(50)
-    path.write_bytes(content)
+    path.write_bytes(b"no image")
+    monkeypatch.setattr("datasets_src.images.FEW_BAD_IMAGES", 0)
     assert str(path) in refusal_of(filter_images, coco)
     assert (coco / FILTER_FILE).read_bytes() == before
-
-
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
-def test_damaged_avif_is_refused_by_name(coco):
-    path = coco / "COCO" / "train2014" / file_name(50)
-    write_damaged_avif(path)
-    assert str(path) in refusal_of(filter_images, coco)
-    assert not (coco / FILTER_FILE).exists()
 
 
 def test_identity_of_coco_stays_as_older_results_have_it(coco):

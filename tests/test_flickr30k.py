@@ -307,9 +307,13 @@ def test_half_of_entities_is_refused(flickr, name):
     assert str(flickr / name) in refusal(flickr)
 
 
-def test_missing_images_are_refused(flickr):
+def test_missing_images_are_told_or_refused(flickr, caplog):
     (flickr / "flickr30k-images" / "36.jpg").unlink()
-    assert refusal(flickr).startswith("1 of 3 images are missing")
+    load(flickr)
+    assert "1 of 3 images are missing" in caplog.text
+    for path in (flickr / "flickr30k-images").iterdir():
+        path.unlink()
+    assert refusal(flickr).startswith("3 of 3 images are missing")
     shutil.rmtree(flickr / "flickr30k-images")
     assert str(flickr / "flickr30k-images") in refusal(flickr)
 
@@ -322,10 +326,12 @@ def test_no_image_is_opened_to_load_a_split(tmp_path, monkeypatch, entities, wit
     assert load(folder, TRAIN, with_instances).image_ids.tolist() == [36, 900, 5000000000]
 
 
-def test_unreadable_image_is_refused_by_name_in_setup(flickr):
+def test_unreadable_image_is_dropped_by_name_in_setup(flickr, caplog):
     path = flickr / "flickr30k-images" / "36.jpg"
     path.write_bytes(b"no image")
-    assert str(path) in refusal_of(filter_images, flickr.parent, dataset="flickr30k")
+    results = filter_images(flickr.parent, dataset="flickr30k")
+    assert results["train"].dropped["unreadable"] == [36]
+    assert str(path) in caplog.text
 
 
 @pytest.mark.parametrize(

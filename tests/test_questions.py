@@ -318,7 +318,7 @@ def test_predictions_equal_the_evaluation_and_do_not_depend_on_company(
     assert [[answer] for answer in together] == alone
 
     encoder, settings, _ = load_visual_model(trained / "models", name)
-    whole = predict_images(VisualModel(encoder, -0.2, settings.image_size, 9, 0, "cpu"), split)
+    whole, _ = predict_images(VisualModel(encoder, -0.2, settings.image_size, 9, 0, "cpu"), split)
     for answer, image in zip(together, (3, 0, 5), strict=False):
         assert answer["bits"] == whole.bits[image].astype(int).tolist()
 

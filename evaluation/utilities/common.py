@@ -170,9 +170,19 @@ def unmeasured_on_images(split: "Split", datasets_dir: Path) -> dict[str, str]:
 class ImageEvaluation:
     """What a model makes of the images of a split."""
 
+    split: "Split"  # without missing and unreadable images
     metrics: dict[str, Any]
     by_image: "dict[str, np.ndarray]"  # what metrics are sums of, see ``write_by_image``
     logits: "np.ndarray"  # (N, C) float32
+
+
+def image_data(asked: "Split", used: "Split", filtered: bool) -> dict[str, Any]:
+    """Return what results say of the test images: how many were used, and which could not be."""
+    import numpy as np
+
+    data = {"test_images": len(used.image_ids), "filtered": filtered}
+    lost = asked.file_names[~np.isin(asked.image_ids, used.image_ids)].tolist()
+    return data | ({"unreadable_images": lost} if lost else {})
 
 
 def evaluate_images(model: Model, split: "Split", seed: int) -> ImageEvaluation:
@@ -185,7 +195,7 @@ def evaluate_images(model: Model, split: "Split", seed: int) -> ImageEvaluation:
         seed: Of the random boxes and points.
 
     Raises:
-        UserError: an image is unreadable.
+        UserError: too many images are missing or unreadable.
     """
     import numpy as np
 
@@ -199,7 +209,7 @@ def evaluate_images(model: Model, split: "Split", seed: int) -> ImageEvaluation:
     from evaluation.sentence_image_matching import matching_outcomes, matching_scores
     from evaluation.word_evaluation import words_to_clusters
 
-    predictions = predict_images(model.visual, split)
+    predictions, split = predict_images(model.visual, split)
     counts = None
     if split.instances is not None:
         cluster_of_class, _ = words_to_clusters(model.text, split.instances.class_names)
@@ -223,7 +233,7 @@ def evaluate_images(model: Model, split: "Split", seed: int) -> ImageEvaluation:
         "matching_image_ids": split.image_ids[captioned][: outcomes.size].reshape(-1, 2),
         "sentence_image_matching": outcomes,
     }
-    return ImageEvaluation(metrics, by_image, predictions.logits)
+    return ImageEvaluation(split, metrics, by_image, predictions.logits)
 
 
 def single_word_classes(split: "Split") -> list[str]:

@@ -4,10 +4,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from evaluation.utilities.common import (
+    ImageEvaluation,
     Model,
     choose_device,
     evaluate_images,
     finish,
+    image_data,
     load_both_halves,
     note_other_data,
     test_split,
@@ -17,8 +19,6 @@ from evaluation.utilities.common import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from datasets_src.coco import Split
 
 
@@ -56,8 +56,8 @@ def visual_evaluation(options: argparse.Namespace) -> None:
 
 def score_images(
     options: argparse.Namespace, model: Model, split: "Split", filtered: bool
-) -> "np.ndarray":
-    """Do what ``visual_evaluation`` does with what is loaded; return the logits (N, C) float32."""
+) -> ImageEvaluation:
+    """Do what ``visual_evaluation`` does with what is loaded."""
     from evaluation.reports import write_by_image
 
     absent = unmeasured_on_images(split, options.datasets_dir)
@@ -68,7 +68,7 @@ def score_images(
         options,
         found.metrics,
         model.recorded_settings | {"evaluation_seed": options.seed},
-        {"test_images": len(split.image_ids), "filtered": filtered},
+        image_data(split, found.split, filtered),
         absent,
     )
-    return found.logits
+    return found

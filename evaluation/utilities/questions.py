@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.utilities.common import (
     choose_device,
     finish,
+    image_data,
     load_both_halves,
     single_word_classes,
     test_split,
@@ -88,13 +89,16 @@ def describe_clusters(options: argparse.Namespace) -> None:
         reason = f"no instances of {split.name} in {options.datasets_dir}"
         not_measured["class_names"] = reason
         logger.info("clusters have no class names: %s", reason)
+    left_out: list[int] = []
+    logits = image_logits(model.visual, split, len(split.image_ids), left_out)
+    used = split.without(left_out)
     names = single_word_classes(split)
     cluster_num = model.visual.encoder.cluster_num
     rows = cluster_rows(
         predict_words(model.text, pairs.vocabulary),
         class_names_by_cluster(names, words_to_clusters(model.text, names)[0], cluster_num),
-        image_logits(model.visual, split, len(split.image_ids)),
-        [split.path(image) for image in range(len(split.image_ids))],
+        logits,
+        [used.path(image) for image in range(len(used.image_ids))],
         text_threshold=model.text_threshold,
         visual_threshold=model.visual.threshold,
         image_count=options.num_items,
@@ -110,7 +114,7 @@ def describe_clusters(options: argparse.Namespace) -> None:
             "clusters_with_either": len(alive),
         },
         model.recorded_settings,
-        {**training_data(pairs), "test_images": len(split.image_ids), "filtered": filtered},
+        {**training_data(pairs), **image_data(split, used, filtered)},
         not_measured,
         extra={"clusters": rows},
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.utilities.common import (
+    ImageEvaluation,
     Model,
     load_both_halves,
     note_other_data,
@@ -60,7 +61,7 @@ class _Subject:
     options: argparse.Namespace
     model: Model
     pairs: "TrainingPairs"
-    split: "Split"
+    split: "Split"  # without unreadable images
     norms: "Norms"
     words: "WordPredictions"
     logits: np.ndarray  # (N, C) of the test images
@@ -98,7 +99,9 @@ def report(options: argparse.Namespace) -> None:
             norms.absent,
         )
     }
-    results["visual_evaluation"], logits = _image_results(options, model, split, filtered, shared)
+    results["visual_evaluation"], split, logits = _image_results(
+        options, model, split, filtered, shared
+    )
     words = predict_words(model.text, pairs.vocabulary)
     subject = _Subject(options, model, pairs, split, norms, words, logits)
     path = options.results_dir / f"report_{options.model_name}.html"
@@ -112,14 +115,14 @@ def _image_results(
     split: "Split",
     filtered: bool,
     shared: Mapping[str, Any],
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the results of ``visual_evaluation`` and the logits (N, C) of the test images.
+) -> tuple[dict[str, Any], "Split", np.ndarray]:
+    """Return the results of ``visual_evaluation``, the readable test images, their logits (N, C).
 
     Every image goes through the CNN once, whether there are stored results or not.
     """
     from evaluation.image_evaluation import image_logits
 
-    measured: list[np.ndarray] = []
+    measured: list[ImageEvaluation] = []
     results = _stored_or_measured(
         # the word list is not among its options
         argparse.Namespace(**vars(options) | {"word_list": None}),
@@ -129,8 +132,11 @@ def _image_results(
         {"test_images": len(split.image_ids), "filtered": filtered},
         unmeasured_on_images(split, options.datasets_dir),
     )
-    logits = measured or [image_logits(model.visual, split, len(split.image_ids))]
-    return results, logits[0]
+    if measured:
+        return results, measured[0].split, measured[0].logits
+    left_out: list[int] = []
+    logits = image_logits(model.visual, split, len(split.image_ids), left_out)
+    return results, split.without(left_out), logits
 
 
 def _without_path(word_list: Mapping[str, str]) -> dict[str, str]:
@@ -240,7 +246,10 @@ def _card(
         ],
         "Data of this report": [
             ("data set", subject.options.dataset),
-            *((name.replace("_", " "), value) for name, value in data.items()),
+            *(
+                (name.replace("_", " "), len(value) if isinstance(value, list) else value)
+                for name, value in data.items()
+            ),
             ("trained on these captions", _trained_on(origin["data_fingerprint"], subject.pairs)),
             ("seed of chance levels and samples", subject.options.seed),
         ],
