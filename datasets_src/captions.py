@@ -19,6 +19,7 @@ from utils.files import write_atomically
 
 UNKNOWN = -1  # token id of a word outside the vocabulary
 PADDING = -2  # token id behind the end of a caption in a padded batch
+LONGEST_CAPTION = 5_000  # characters; what follows is left out: it would make its batch as long
 TOKENIZER_CACHE = 1_000_000  # pieces between blanks that are split once; spaCy's own 10,000 are few
 STORED_VERSION = 1  # of the file of tokens
 
@@ -61,7 +62,8 @@ class TokenizedCaptions:
 def tokenize(texts: Iterable[str]) -> Iterator[list[str]]:
     """Split texts into tokens: lower case, spaCy's rules for English, no white space.
 
-    Punctuation stays. No model is needed or downloaded.
+    Punctuation stays. No model is needed or downloaded. Of a text only the first
+    ``LONGEST_CAPTION`` characters are read.
     """
     import spacy
     from spacy.attrs import ORTH
@@ -75,7 +77,10 @@ def tokenize(texts: Iterable[str]) -> Iterator[list[str]]:
     strings = vocabulary.strings
     tokenizer.max_cache_size = TOKENIZER_CACHE
     for text in texts:
-        words = [strings[orth] for orth in tokenizer(text.lower()).to_array(ORTH).tolist()]
+        words = [
+            strings[orth]
+            for orth in tokenizer(text[:LONGEST_CAPTION].lower()).to_array(ORTH).tolist()
+        ]
         yield [word for word in words if not word.isspace()]
 
 
@@ -105,7 +110,7 @@ def stored_vocabulary(texts: Sequence[str], path: Path) -> tuple[Vocabulary, Tok
         texts: The training captions.
         path: The file, numpy's ``.npz``.
     """
-    made_from = json.dumps([STORED_VERSION, "spacy", version("spacy"), *texts])
+    made_from = json.dumps([STORED_VERSION, LONGEST_CAPTION, "spacy", version("spacy"), *texts])
     identity = hashlib.sha256(made_from.encode()).hexdigest()
     stored = _read_stored(path, identity)
     if stored is not None:
@@ -146,6 +151,20 @@ def _read_stored(path: Path, identity: str) -> tuple[Vocabulary, TokenizedCaptio
     except Exception as error:  # zip and numpy raise many kinds for damaged files
         logger.info("%s is damaged (%s) and made anew", path, type(error).__name__)
         return None
+
+
+def note_odd_captions(texts: Sequence[str], captions: TokenizedCaptions) -> None:
+    """Log how many training captions have no word, or were cut."""
+    empty = int((np.diff(captions.offsets) == 0).sum())
+    if empty:
+        logger.warning("%d of %d training captions have no word", empty, len(texts))
+    cut = sum(len(text) > LONGEST_CAPTION for text in texts)
+    if cut:
+        logger.warning(
+            "%d training captions are longer than %d characters, and cut there",
+            cut,
+            LONGEST_CAPTION,
+        )
 
 
 def encode_captions(texts: Sequence[str], words: Sequence[str]) -> TokenizedCaptions:

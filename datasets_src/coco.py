@@ -4,6 +4,8 @@ Axes: N images of a split, M captions, G instances (boxes), K classes.
 """
 
 import contextlib
+import io
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ import numpy as np
 from datasets_src.image_cache import ImageCache, StoredImages
 from datasets_src.images import are_too_many, read_image
 from utils.errors import UserError
+from utils.files import read_text
 
 # The training and the test split, as the program calls them whatever the data set; the names are
 # COCO's, whose val2014 is the test set because its own test labels are not public.
@@ -184,7 +187,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
             f"captions_{other}.json there; add it"
         )
     data = _read_coco(path)
-    images = {_number(image, "id", path): image for image in _records(data, "images", path)}
+    images = _by_id(data, "images", path)
     image_ids = np.array(sorted(images), dtype=np.int64)
     entries = [images[image_id] for image_id in image_ids.tolist()]
     index = {image_id: position for position, image_id in enumerate(image_ids.tolist())}
@@ -199,6 +202,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
         caption_image.append(position)
     if strays:
         logger.warning("%s: %d captions of images it does not list are left out", path, strays)
+    _note_repeated_ids(data, path)
 
     image_folder = folder / name
     if not image_folder.is_dir() and (folder / COMMON_IMAGE_FOLDER).is_dir():
@@ -269,8 +273,8 @@ def _load_instances(path: Path, index: Mapping[int, int]) -> Instances | None:
     """
     data = _read_coco(path)
     categories = {
-        _number(category, "id", path): _text(category, "name", path)
-        for category in _records(data, "categories", path)
+        category_id: _text(category, "name", path)
+        for category_id, category in _by_id(data, "categories", path).items()
     }
     class_ids = sorted(categories)
     class_index = {category_id: position for position, category_id in enumerate(class_ids)}
@@ -291,6 +295,10 @@ def _load_instances(path: Path, index: Mapping[int, int]) -> Instances | None:
         boxes.append(_box(annotation, path))
     if strays:
         logger.warning("%s: %d instances of images without entry are left out", path, strays)
+    _note_repeated_ids(data, path)
+    flat = sum(min(box[2:]) == 0 for box in boxes)
+    if flat:
+        logger.warning("%s: %d boxes have no area; they count like others", path, flat)
     if not image:
         return None
     return Instances(
@@ -302,17 +310,20 @@ def _load_instances(path: Path, index: Mapping[int, int]) -> Instances | None:
 
 
 def _read_coco(path: Path) -> dict[str, Any]:
-    """Return the data set of a COCO file, read by pycocotools."""
+    """Return the data set of a COCO file, seen through by pycocotools."""
     from pycocotools.coco import COCO
 
+    coco = COCO()
     try:
-        with (
-            open(os.devnull, "w") as nowhere,  # noqa: PTH123 - a device, not a path
-            contextlib.redirect_stdout(nowhere),  # pycocotools prints its progress
-        ):
-            data: dict[str, Any] = COCO(str(path)).dataset
-            return data
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or depth too large
+        # COCO itself would open the file in the system's encoding, and fail at a byte-order mark
+        data = json.loads(read_text(path, "the annotation file"))
+        if not isinstance(data, dict):
+            raise TypeError("no JSON object")
+        coco.dataset = data
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+            coco.createIndex()
+        return data
+    except (ValueError, RecursionError) as error:  # no JSON, numbers or depth too large
         raise UserError(f"{path} is not valid JSON ({error}); download it again") from None
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise UserError(
@@ -326,6 +337,33 @@ def _records(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, An
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{path} has no list of objects '{key}'; download it again")
     return records
+
+
+def _by_id(data: Mapping[str, Any], key: str, path: Path) -> dict[int, dict[str, Any]]:
+    """Return the objects under ``key`` by their ids; one that is listed again counts once.
+
+    Raises:
+        UserError: two different ones have the same id.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for record in _records(data, key, path):
+        if found.setdefault(_number(record, "id", path), record) != record:
+            raise UserError(
+                f"{path}: {_where(record)} stands twice among the {key}, and differently; correct "
+                "the file"
+            )
+    return found
+
+
+def _note_repeated_ids(data: Mapping[str, Any], path: Path) -> None:
+    """Warn of annotations that have the id of another one."""
+    ids = [str(record.get("id")) for record in _records(data, "annotations", path)]
+    if len(set(ids)) < len(ids):
+        logger.warning(
+            "%s: %d annotations have the id of another one; all are used",
+            path,
+            len(ids) - len(set(ids)),
+        )
 
 
 def _number(record: Mapping[str, Any], key: str, path: Path) -> int:

@@ -5,11 +5,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.files import read_lines, read_text
+
+if TYPE_CHECKING:
+    import yaml
 
 CATEGORY_FILE = "mcrae_typicality.yaml"  # Fountain and Lapata (2010)
 CONCRETENESS_FILE = "Concreteness_ratings_Brysbaert_et_al_BRM.txt"  # Brysbaert et al. (2014)
@@ -91,18 +95,19 @@ def load_categories(path: Path) -> Categories:
     """Read ``category -> {word: typicality}`` from YAML.
 
     A word in several categories belongs to the one where its typicality is highest (ties: the
-    first in the file).
+    first in the file). A category that stands twice is one with the words of both, and of a word
+    that stands twice in a category the higher typicality counts; both are logged.
 
     Raises:
-        UserError: the file is missing, no YAML or of another form.
+        UserError: the file is missing, no YAML or of another form, naming the line.
     """
     import yaml
 
     text = read_text(path, "the category file")
     try:
-        # BaseLoader keeps every scalar a text, so that the words "no" and "on" stay words; its twin
-        # in C would end the program where brackets nest deeply
-        content = yaml.load(text, Loader=yaml.BaseLoader)
+        # nodes, and not what they would be read as: the words "no" and "on" stay words, and nothing
+        # that stands twice gets lost
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
     except (RecursionError, OverflowError, ValueError):
         raise UserError(
             f"{path} is nested too deeply or has an impossible character; correct it"
@@ -111,28 +116,57 @@ def load_categories(path: Path) -> Categories:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
         raise UserError(f"{path} is not valid YAML{where}; correct it") from None
-    if not isinstance(content, dict) or not content:
+    if not isinstance(root, yaml.MappingNode) or not root.value:
         raise UserError(f"{path} holds no categories; expected 'category: {{word: typicality}}'")
+    names: dict[str, int] = {}
     best: dict[str, tuple[float, int]] = {}
-    for index, (name, members) in enumerate(content.items()):
-        if not isinstance(members, dict):
-            raise UserError(f"{path}: category {name} holds no words; expected 'word: typicality'")
-        for word, typicality in members.items():
-            value = _number(typicality)
+    seen: set[tuple[str, int]] = set()
+    repeated: list[str] = []
+    for name_node, members in root.value:
+        name, line = _word(name_node, path), name_node.start_mark.line + 1
+        if not isinstance(members, yaml.MappingNode):
+            raise UserError(
+                f"{path}, line {line}: category {name} holds no words; expected 'word: typicality'"
+            )
+        if name in names:
+            repeated.append(f"{name} (line {line})")
+        index = names.setdefault(name, len(names))
+        for word_node, typicality in members.value:
+            word, line = _word(word_node, path), word_node.start_mark.line + 1
+            value = _number(typicality.value)
             if value is None:
                 raise UserError(
-                    f"{path}: {word} in {name} has the typicality {typicality!r}; give a number"
+                    f"{path}, line {line}: {word} in {name} has no number as its typicality; give "
+                    "one"
                 )
+            if (word, index) in seen:
+                repeated.append(f"{word} in {name} (line {line})")
+            seen.add((word, index))
             if word not in best or value > best[word][0]:
                 best[word] = (value, index)
-    for text in (*content, *best):
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError(f"{path}: {text!r} has half of a character; correct it")
+    if repeated:
+        logger.warning(
+            "%s: %d categories and words stand twice, the first is %s; words of equal categories "
+            "are put together, and the higher typicality counts",
+            path,
+            len(repeated),
+            repeated[0],
+        )
     return Categories(
         words=tuple(best),
         category=np.array([index for _, index in best.values()], dtype=np.int64),
-        names=tuple(content),
+        names=tuple(names),
     )
+
+
+def _word(node: "yaml.Node", path: Path) -> str:
+    """Return the text of a key in the category file."""
+    text, line = node.value, node.start_mark.line + 1
+    if not isinstance(text, str):
+        raise UserError(f"{path}, line {line}: a list or mapping stands for a word; correct it")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{path}, line {line}: {text!r} has half of a character; correct it")
+    return text
 
 
 def load_concreteness(path: Path) -> dict[str, float]:

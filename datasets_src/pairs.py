@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from datasets_src.captions import TokenizedCaptions, Vocabulary, stored_vocabulary
+from datasets_src.captions import (
+    TokenizedCaptions,
+    Vocabulary,
+    note_odd_captions,
+    stored_vocabulary,
+)
 from datasets_src.coco import SPLITS, Split
 from datasets_src.datasets import COCO
 from datasets_src.filtering import filter_file, load_filtered_split
@@ -73,7 +78,9 @@ def load_training_pairs(
         )
     name = f"tokens_{split.name}{'_filtered' if filtered else ''}.npz"
     path = filter_file(datasets_dir, dataset).with_name(name)
-    return TrainingPairs(split, *stored_vocabulary(split.captions, path), filtered)
+    vocabulary, captions = stored_vocabulary(split.captions, path)
+    note_odd_captions(split.captions, captions)
+    return TrainingPairs(split, vocabulary, captions, filtered)
 
 
 @dataclass(frozen=True)

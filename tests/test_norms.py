@@ -104,6 +104,19 @@ def test_words_that_yaml_takes_for_other_things_stay_words(written):
     )
 
 
+def test_repeated_categories_and_words_lose_nothing_and_are_counted(written, caplog):
+    text = "a: {w: 1, v: 2, w: 3}\nb: {w: 2}\na:\n  u: 1\n  v: 1\n"
+    categories = load_categories(written(text))
+    assert category_of(categories) == {"w": "a", "v": "a", "u": "a"}
+    assert categories.names == ("a", "b")
+    assert "3 categories and words stand twice, the first is w in a (line 1)" in caplog.text
+
+
+def test_category_file_may_have_windows_line_ends(written):
+    text = "a:\r\n  w: 1\r\nb: {v: 2}\r\n"
+    assert category_of(load_categories(written(text))) == {"w": "a", "v": "b"}
+
+
 def test_category_file_may_begin_with_a_byte_order_mark(written):
     assert load_categories(written("\ufeffa: {w: 1}")).names == ("a",)
 
@@ -128,7 +141,9 @@ def test_category_file_may_begin_with_a_byte_order_mark(written):
         ("a: {w: inf}", "w in a"),
         ("a: {w: [1]}", "w in a"),
         ("a: {w: {v: 1}}", "w in a"),
-        ("a: {[w]: 1}", "not valid YAML"),
+        ("a: {w: 1}\nb: {[w]: 1}", "line 2: a list or mapping stands for a word"),
+        ("? {a: b}\n: {w: 1}", "line 1: a list or mapping stands for a word"),
+        ("a:\n  w: 1\n  v: x", "line 3: v in a"),
         ("a: {w: \x01}", "not valid YAML"),
         ("[" * 20_000, "nested too deeply"),
         ('a: {"\\UFFFFFFFF": 1}', "impossible character"),

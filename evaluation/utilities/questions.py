@@ -184,10 +184,15 @@ def _caption_answers(
     """Return what to print for each caption, with its words that the encoder does not know."""
     import numpy as np
 
-    from datasets_src.captions import encode_captions, tokenize
+    from datasets_src.captions import LONGEST_CAPTION, encode_captions, tokenize
     from evaluation.image_evaluation import caption_bits
     from evaluation.word_evaluation import NO_CLUSTER, words_to_clusters
 
+    longest = max(map(len, captions))
+    if longest > LONGEST_CAPTION:
+        raise UserError(
+            f"a caption has {longest} characters; give captions of at most {LONGEST_CAPTION}"
+        )
     tokens = encode_captions(captions, encoder.words).padded(np.arange(len(captions)))
     bits = caption_bits(encoder, tokens, threshold, choose_device(device))  # (B, C)
     captions_words = [list(dict.fromkeys(words)) for words in tokenize(captions)]
