@@ -307,5 +307,5 @@ def _load(
 
 def _leave_signals_to_parent(_worker: int) -> None:
     """Let signals to the process group end only the parent, which ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -49,6 +49,7 @@ from models_src.training_run import (
     new_run,
     require_same_run,
     save_checkpoint,
+    whole_checkpoint,
 )
 from utils.errors import UserError
 from utils.files import only_process
@@ -142,9 +143,10 @@ def _train_alone(
         nothing = empty_sums(settings.cluster_num, options.device)
         run.development = Development(plan, steps * settings.epochs, nothing)
     if checkpoint is not None:
-        require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
-        require_same_plan(checkpoint["run"].get("development"), plan, options.checkpoint_file)
-        run.load_state(checkpoint["run"], options.device)
+        with whole_checkpoint(options.checkpoint_file):
+            require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
+            require_same_plan(checkpoint["run"].get("development"), plan, options.checkpoint_file)
+            run.load_state(checkpoint["run"], options.device)
         logger.info("continuing after %d joint steps", run.step)
         if run.history and run.batch == 0:
             report(run.history)  # what stopped it may have come before this
@@ -167,6 +169,8 @@ def _train_alone(
 
     @by_first_rank
     def keep() -> None:
+        if not run.is_finite():  # the last checkpoint stays
+            raise _not_finite(run.step)
         save_checkpoint(run, settings, fingerprint, options.checkpoint_file)
 
     @by_first_rank
@@ -177,6 +181,7 @@ def _train_alone(
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:
             _train_epoch(run, visual, settings, pairs, options, random_start, stop, progress, keep)
+            keep()  # whatever ends the process while it measures costs no step
             run.text.summarise(_caption_batches(pairs, settings.batch_size))
             row = _epoch_row(run, evaluate)
             is_last = run.epoch + 1 == settings.epochs
@@ -190,6 +195,8 @@ def _train_alone(
                 save(f"{options.name}_best")
             keep()
             report(run.history)
+            if run.epoch < settings.epochs and any_rank(stop())[0]:
+                _end_here(options)
     save(options.name)
     by_first_rank(options.checkpoint_file.unlink)(missing_ok=True)
     if run.bad_images:
@@ -321,8 +328,7 @@ def _train_epoch(
         has_to_stop, is_late = any_rank(stop(), is_late)
         if has_to_stop:
             keep()
-            logger.info("stopped; continue with %s", options.continue_with)
-            raise KeyboardInterrupt
+            _end_here(options)
         if is_late:
             keep()
             last_saved = time.monotonic()
@@ -393,16 +399,21 @@ def _note_bad_images(
 def _shown(seen: Activity, step: int) -> dict[str, str]:
     """Return figures for people, and stop when the losses are not finite."""
     if not np.isfinite([seen.visual_loss, seen.text_loss]).all():
-        raise LossNotFiniteError(
-            f"the loss is not finite after {step} steps; lower --visual_learning_rate or "
-            "--text_learning_rate"
-        )
+        raise _not_finite(step)
     return {
         "visual_loss": f"{seen.visual_loss:.4f}",
         "text_loss": f"{seen.text_loss:.4f}",
         "clusters/image": f"{seen.clusters_per_image:.2f}",
         "clusters/caption": f"{seen.clusters_per_caption:.2f}",
     }
+
+
+def _not_finite(step: int) -> LossNotFiniteError:
+    """Return the error for a training that went astray."""
+    return LossNotFiniteError(
+        f"the loss is not finite after {step} steps; lower --visual_learning_rate or "
+        "--text_learning_rate"
+    )
 
 
 def _log_activity(
@@ -453,14 +464,21 @@ def _caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
         yield torch.from_numpy(pairs.captions.padded(chunk))
 
 
+def _end_here(options: RunOptions) -> NoReturn:
+    """End a training that a signal asked to stop, after its checkpoint."""
+    logger.info("stopped; continue with %s", options.continue_with)
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request that training asks for between two steps.
+    """Turn the first signal of a kind into a request that training asks for between two steps.
 
-    A second signal acts as usual. The earlier handlers come back at the end.
+    A second one acts as usual. The earlier handlers come back at the end.
     """
     requested = False
-    signals = (signal.SIGINT, signal.SIGTERM)
+    # Ctrl-C, what ends a process, and what clusters can be told to send before a job's time is up
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def request(number: int, _frame: object) -> None:
         nonlocal requested

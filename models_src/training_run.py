@@ -1,6 +1,8 @@
 """A training run: how it is carried out, its state, and the checkpoint it continues from."""
 
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,11 @@ class TrainingRun:
     bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
     development: Development | None = None  # metrics by step, where they are asked for
 
+    def is_finite(self) -> bool:
+        """Return whether the sums over the epoch and all weights are finite."""
+        tensors = [self.totals, *_tensors(self.visual.state_dict()), *_tensors(self.text.state())]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
     def state(self) -> dict[str, Any]:
         """Return the run as tensors and plain values."""
         return {
@@ -90,12 +97,26 @@ class TrainingRun:
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_random"])
-        for name in ("run_id", "epoch", "batch", "step", "warned", "history"):
+        kinds = {"run_id": str, "epoch": int, "batch": int, "step": int, "warned": bool}
+        for name, kind in (kinds | {"history": list}).items():
+            if type(state[name]) is not kind:
+                raise TypeError(name)
             setattr(self, name, state[name])
+        if not all(isinstance(row, dict) for row in self.history):
+            raise TypeError("history")
         self.totals = state["totals"].to(device)
         self.bad_images = set(state.get("bad_images", ()))  # older checkpoints have none
         if self.development is not None:
             self.development.load_state(state["development"])
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors of a state, at whatever depth."""
+    for value in state.values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value)
 
 
 def new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> TrainingRun:
@@ -157,6 +178,15 @@ def find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
             "--model_name, or --overwrite to replace it"
         )
     return None
+
+
+@contextmanager
+def whole_checkpoint(path: Path) -> Iterator[None]:
+    """Turn what a checkpoint of other content raises in the ``with`` block into a UserError."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged; start anew with --overwrite") from None
 
 
 def require_same_run(

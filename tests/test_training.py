@@ -176,6 +176,17 @@ def test_resume_of_a_finished_or_absent_run(pairs, tmp_path, caplog):
     assert_same(before, weights(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def interrupted(pairs, tmp_path_factory) -> Path:
+    """The checkpoint of a run that a signal ended."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        StopAt(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(pairs, folder)
+    return folder / "m.checkpoint"
+
+
 def test_a_damaged_checkpoint_is_refused(pairs, tmp_path):
     (tmp_path / "m.checkpoint").write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(UserError, match=r"m\.checkpoint is damaged"):
@@ -284,6 +295,68 @@ def test_a_loss_that_is_not_finite_stops_training(pairs, tmp_path):
     with pytest.raises(UserError, match="not finite"):
         run(pairs, tmp_path, settings={"visual_learning_rate": 1e30})
     assert not (tmp_path / "visual" / "m.mdl").exists()
+
+
+def test_what_is_not_finite_never_replaces_a_checkpoint(pairs, tmp_path, monkeypatch):
+    plain = training.joint_step
+    steps = []
+
+    def spoiled(visual, *arguments, **options):
+        result = plain(visual, *arguments, **options)
+        steps.append(result)
+        if len(steps) == 3:  # as an update too large does; the loss shows it one step later
+            with torch.no_grad():
+                visual.head.weight[0, 0] = float("nan")
+        return result
+
+    monkeypatch.setattr(training, "joint_step", spoiled)
+    with pytest.raises(UserError, match="not finite after 3 steps"):
+        run(pairs, tmp_path, checkpoint_minutes=1e-9)
+    kept = torch.load(tmp_path / "m.checkpoint", weights_only=True)["run"]
+    assert kept["step"] == 2
+    assert all(value.isfinite().all() for value in kept["visual"].values())
+
+
+def test_a_process_that_ends_while_it_measures_loses_no_step(pairs, tmp_path, monkeypatch):
+    run(pairs, tmp_path / "straight")
+
+    def killed(_text):
+        raise KeyboardInterrupt  # nothing is saved from here on
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path / "killed", evaluate=killed)
+    steps = StopAt(monkeypatch, 1000)
+    run(pairs, tmp_path / "killed", resume=True)
+    assert 1000 - steps.left == len(training._batches(TrainingSettings(**SMALL), pairs, 1))
+    assert_same(weights(tmp_path / "straight"), weights(tmp_path / "killed"))
+
+
+def test_a_signal_while_it_measures_ends_training_before_the_next_epoch(
+    pairs, tmp_path, monkeypatch, caplog
+):
+    def signalled(_text):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return {}
+
+    steps = StopAt(monkeypatch, 1000)
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, evaluate=signalled)
+    assert 1000 - steps.left == len(training._batches(TrainingSettings(**SMALL), pairs, 0))
+    assert "stopped; continue with --resume" in caplog.text
+    assert torch.load(tmp_path / "m.checkpoint", weights_only=True)["run"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("entry", ["visual", "text", "optimizer", "totals", "random", "history"])
+@pytest.mark.parametrize("content", [None, 3, {}, [1], "text", {"x": torch.zeros(2)}])
+def test_a_checkpoint_of_other_content_is_refused_in_one_line(
+    pairs, tmp_path, interrupted, entry, content
+):
+    checkpoint = torch.load(interrupted, weights_only=True)
+    checkpoint["run"][entry] = content
+    torch.save(checkpoint, tmp_path / "m.checkpoint")
+    with pytest.raises(UserError, match=r"m\.checkpoint is damaged") as error:
+        run(pairs, tmp_path, resume=True)
+    assert "\n" not in str(error.value)
 
 
 def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, monkeypatch):

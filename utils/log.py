@@ -1,11 +1,32 @@
 """Logging to the console and, where asked for, to a file."""
 
+import contextlib
 import logging
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TextIO
 
 from utils.errors import UserError
+
+LARGEST_LOG = 5_000_000  # bytes of a log file; what was there before is kept as <name>.1
+
+
+class _LogFile(RotatingFileHandler):
+    """A log file that never fills the disk, and never ends the work where the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say once that nothing more can be logged there, and log on to the console alone."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger().removeHandler(self)
+        with contextlib.suppress(OSError):
+            self.close()
+        logging.getLogger(__name__).warning(
+            "no more messages go to %s: %s", self.baseFilename, error.strerror or error
+        )
 
 
 class _Console(logging.StreamHandler[TextIO]):
@@ -21,6 +42,8 @@ class _Console(logging.StreamHandler[TextIO]):
 def start_logging(log_file: Path | None) -> None:
     """Send messages to standard output and, with times, to ``log_file`` (appended).
 
+    A file that would grow beyond ``LARGEST_LOG`` becomes ``<name>.1``, in place of an older one.
+
     Raises:
         UserError: the log file cannot be written.
     """
@@ -32,7 +55,7 @@ def start_logging(log_file: Path | None) -> None:
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            to_file = logging.FileHandler(log_file, encoding="utf-8")
+            to_file = _LogFile(log_file, maxBytes=LARGEST_LOG, backupCount=1, encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"cannot write {log_file}: {error.strerror}; check the folder's permissions"
@@ -51,6 +74,6 @@ def stop_logging() -> None:
     """Close and remove the handlers of ``start_logging``."""
     root = logging.getLogger()
     for handler in list(root.handlers):
-        if type(handler) in (_Console, logging.FileHandler):
+        if isinstance(handler, _Console | _LogFile):
             root.removeHandler(handler)
             handler.close()

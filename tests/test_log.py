@@ -1,0 +1,46 @@
+"""The log file stays small, and a disk without space for it ends nothing."""
+
+import logging
+
+import pytest
+
+from utils import log
+from utils.log import start_logging, stop_logging
+
+logger = logging.getLogger(__name__)
+
+
+@pytest.fixture(autouse=True)
+def no_handlers_left():
+    yield
+    stop_logging()
+
+
+def test_a_log_is_continued_and_its_old_part_replaced_when_it_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "LARGEST_LOG", 1000)
+    path = tmp_path / "x.log"
+    for start in (0, 50):
+        start_logging(path)
+        for number in range(start, start + 50):
+            logger.info("message %d", number)
+        stop_logging()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.log", "x.log.1"]
+    texts = [(tmp_path / name).read_text() for name in ("x.log.1", "x.log")]
+    assert all(len(text) <= 1000 for text in texts)
+    numbers = [int(line.split()[-1]) for line in "".join(texts).splitlines()]
+    assert numbers == list(range(100 - len(numbers), 100))  # the latest ones, none lost between
+    assert len(numbers) > 15
+
+
+def test_a_full_disk_is_told_once_and_the_messages_go_on_to_the_console(capsys):
+    try:
+        start_logging(log.Path("/dev/full"))
+    except Exception:
+        pytest.skip("there is no /dev/full here")
+    logger.info("first")
+    logger.info("second")
+    stop_logging()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("first") == captured.out.count("second") == 1
+    assert captured.out.count("no more messages go to /dev/full: No space left on device") == 1
