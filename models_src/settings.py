@@ -153,8 +153,8 @@ class TrainingSettings:
         1,
         "training",
         "parts, of two images at least, in which a batch goes through the CNN, so that the memory "
-        "of one part is enough; costs up to a third more time. The step is that of the whole "
-        "batch, but that batch normalisation sees the parts",
+        "of one part is enough; all but the last are computed twice. The step is that of the "
+        "whole batch, but that batch normalisation sees the parts",
         minimum=1,
     )
     image_size: int = _setting(

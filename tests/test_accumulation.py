@@ -7,11 +7,13 @@ from torch import nn
 
 from datasets_src.pairs import load_training_pairs
 from models_src import visual_encoders
+from models_src.hardware import require_compiler
 from models_src.joint import joint_step
 from models_src.settings import TrainingSettings
 from models_src.training_run import new_run
 from models_src.visual_encoders import VisualEncoder
 from tests.test_training import SMALL, assert_same, run, weights
+from utils.errors import UserError
 
 
 class SmallNetwork(nn.Module):
@@ -99,6 +101,28 @@ def test_gradients_and_statistics_are_those_of_parts_that_are_all_held(monkeypat
     assert encoder.network.norm.num_batches_tracked == min(3, images // 2)
     for own, other in zip(encoder.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(own.grad, other.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_a_compiled_network_goes_in_parts_as_well(monkeypatch):
+    try:
+        require_compiler("cpu")
+    except UserError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(
+        visual_encoders,
+        "_torchvision_network",
+        lambda _name, cluster_num, _pretrained: SmallNetwork(cluster_num, norm=True, dropout=0.0),
+    )
+    plain, compiled = (VisualEncoder("resnet18", 4, parts=2) for _ in range(2))
+    compiled.load_state_dict(plain.state_dict())
+    compiled.network.compile()
+    pixels = torch.rand(8, 3, 32, 32)
+    for encoder in (plain, compiled):
+        encoder(pixels).square().sum().backward()
+    for own, other in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=1e-3, atol=1e-5)
+    for own, other in zip(compiled.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(own, other)
 
 
 def held_bytes(encoder: VisualEncoder, pixels: torch.Tensor) -> int:

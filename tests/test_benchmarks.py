@@ -1,8 +1,11 @@
-"""The speed benchmark runs and writes what it promises; how fast anything is, is not asserted."""
+"""Benchmarks of speed run and write what they promise; how fast anything is, is not asserted."""
 
 import json
 import math
 
+import pytest
+
+from tests.benchmarks import step_cost
 from tests.benchmarks.speed import main
 
 FIGURES = {
@@ -37,3 +40,10 @@ def test_speed_benchmark_at_a_tiny_size(tmp_path, capsys):
     assert content["machine"]["threads"] >= 1
     table = capsys.readouterr().out
     assert all(f"| `{name}` |" in table for name in FIGURES)
+
+
+@pytest.mark.parametrize("name", step_cost.VARIANTS)
+def test_cost_of_a_joint_step_at_a_tiny_size(name):
+    cost = step_cost.measure(step_cost.quick(step_cost.VARIANTS[name]))
+    assert cost["seconds"] > 0
+    assert cost["peak_mb"] >= cost["start_mb"] > 0
