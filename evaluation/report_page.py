@@ -156,7 +156,12 @@ def difference_from_stored(
     """
     try:
         for name, value in settings.items():
-            if stored["settings"].get(name) != value:
+            found = stored["settings"].get(name)
+            if name == "origin":
+                # earlier versions recorded less
+                found, value = ({k: v for k, v in of.items() if v is not None}
+                                for of in (found, value))  # fmt: skip
+            if found != value:
                 return "another model run" if name == "origin" else f"another {name}"
         if stored["data"] != data:
             return "other data"

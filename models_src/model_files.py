@@ -42,6 +42,8 @@ class Origin:
     seed: int | None
     data_fingerprint: str | None
     cluster_num: int | None = None  # of a loaded half; all that tells published models apart
+    commit: str | None = None  # of the program, see ``git_commit``; that of the last session
+    training_seconds: float | None = None  # over all sessions; earlier files have neither
 
 
 def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
@@ -162,7 +164,10 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
             known = {key: value for key, value in values.items() if value is not None}
             return PublishedSettings(**known), origin
         settings = TrainingSettings(**values)
-        if [type(value) for value in vars(origin).values()] != [str, int, int, str, int]:
+        *known, commit, seconds = vars(origin).values()
+        if [type(value) for value in known] != [str, int, int, str, int]:
+            raise KeyError("origin")
+        if not isinstance(commit, str | None) or not isinstance(seconds, float | None):
             raise KeyError("origin")
         return settings, origin
     except UserError as error:

@@ -175,7 +175,14 @@ def _train_alone(
 
     @by_first_rank
     def save(name: str) -> None:
-        origin = Origin(run.run_id, run.step, settings.seed, fingerprint)
+        origin = Origin(
+            run.run_id,
+            run.step,
+            settings.seed,
+            fingerprint,
+            commit=run.commit,
+            training_seconds=round(run.seconds(), 1),
+        )
         save_model(options.models_dir, name, settings, origin, run.visual, run.text)
 
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:

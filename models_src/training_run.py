@@ -1,5 +1,6 @@
 """A training run: how it is carried out, its state, and the checkpoint it continues from."""
 
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
+from utils.provenance import ROOT, git_commit
 
 CHECKPOINT_VERSION = 2
 
@@ -62,6 +64,12 @@ class TrainingRun:
     history: list[dict[str, float | None]] = field(default_factory=list)
     bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
     development: Development | None = None  # metrics by step, where they are asked for
+    commit: str | None = field(default_factory=lambda: git_commit(ROOT))  # of this session
+    began: float = field(default_factory=time.monotonic)  # earlier sessions' time before it
+
+    def seconds(self) -> float:
+        """Return how long training has taken so far, over all sessions."""
+        return time.monotonic() - self.began
 
     def is_finite(self) -> bool:
         """Return whether the sums over the epoch and all weights are finite."""
@@ -85,6 +93,7 @@ class TrainingRun:
             "warned": self.warned,
             "history": self.history,
             "bad_images": sorted(self.bad_images),
+            "seconds": self.seconds(),
             "development": self.development.state() if self.development is not None else None,
         }
 
@@ -106,6 +115,7 @@ class TrainingRun:
             raise TypeError("history")
         self.totals = state["totals"].to(device)
         self.bad_images = set(state.get("bad_images", ()))  # older checkpoints have none
+        self.began = time.monotonic() - state.get("seconds", 0.0)
         if self.development is not None:
             self.development.load_state(state["development"])
 

@@ -907,6 +907,8 @@ def test_text_evaluation_equals_that_of_the_same_counts(published, demo_data, tm
         "seed": None,
         "data_fingerprint": None,
         "cluster_num": 20,
+        "commit": None,
+        "training_seconds": None,
     }
 
 

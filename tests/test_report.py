@@ -83,6 +83,8 @@ def test_stored_results_are_compared_with_what_would_be_measured():
     absent = {"concreteness": "no file in /b"}
     data = {"test_images": 3}
     assert difference_from_stored(stored, now, data, absent) is None
+    recorded_less = now | {"origin": {"run": "a", "commit": None}}
+    assert difference_from_stored(stored, recorded_less, data, absent) is None
     other = now | {"origin": {"run": "b"}}
     assert difference_from_stored(stored, other, data, absent) == "another model run"
     other = now | {"word_list_sha256": "c"}
@@ -260,6 +262,9 @@ def test_page_shows_the_stored_numbers(with_curves, tmp_path):
             assert row["metric"] in page.sections["metrics"]
     assert stored["settings"]["origin"]["run"] in page.sections["card"]
     assert re.search(r"trained on these captions\s*yes", page.sections["card"])
+    assert re.search(r"training time\s*0 h 0\d min \d\d s", page.sections["card"])
+    commit = stored["settings"]["origin"]["commit"] or "not recorded"
+    assert re.search(rf"git commit of the program\s*{commit}", page.sections["card"])
 
 
 def test_stored_results_are_used_and_others_measured_anew(with_curves, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import re
 import shutil
 import signal
 import struct
@@ -17,7 +18,7 @@ import torch
 
 from datasets_src.pairs import TrainingPairs, load_training_pairs
 from main import main
-from models_src import training
+from models_src import training, training_run
 from models_src.model_files import load_text_model, load_visual_model, require_same_origin
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
@@ -143,6 +144,34 @@ def test_a_run_killed_before_its_last_report_reports_when_it_is_continued(pairs,
         run(pairs, tmp_path, report=killed)
     run(pairs, tmp_path, report=histories.append, resume=True)
     assert [len(history) for history in histories] == [2]
+
+
+def test_model_files_tell_commit_and_training_time(pairs, tmp_path, monkeypatch):
+    StopAt(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, settings={"epochs": 1})
+    checkpoint = torch.load(tmp_path / "m.checkpoint", weights_only=True)
+    assert 0 < checkpoint["run"]["seconds"] < 1000
+    checkpoint["run"]["seconds"] = 5000.0  # as after a longer session
+    torch.save(checkpoint, tmp_path / "m.checkpoint")
+    monkeypatch.setattr(training_run, "git_commit", lambda _folder: "a" * 40)
+    run(pairs, tmp_path, settings={"epochs": 1}, resume=True)
+    for load in (load_text_model, load_visual_model):
+        origin = load(tmp_path, "m")[2]
+        assert origin.commit == "a" * 40
+        assert 5000 < origin.training_seconds < 6000
+    # files of earlier versions have neither
+    for half in ("text", "visual"):
+        config = tmp_path / half / "m.cfg"
+        lines = config.read_text().splitlines(keepends=True)
+        old = [line for line in lines if not re.match(r"  (commit|training_seconds):", line)]
+        assert len(old) == len(lines) - 2
+        config.write_text("".join(old))
+    assert load_text_model(tmp_path, "m")[2].training_seconds is None
+    assert load_visual_model(tmp_path, "m")[2].training_seconds is None
+    config.write_text("".join(old).replace("origin:", "origin:\n  training_seconds: long"))
+    with pytest.raises(UserError, match="no visual model's settings"):
+        load_visual_model(tmp_path, "m")
 
 
 def test_signal_handlers_come_back(pairs, tmp_path):

@@ -242,7 +242,8 @@ def _card(
             ("joint steps", origin["step"]),
             ("seed", origin["seed"]),
             ("fingerprint of its captions", origin["data_fingerprint"]),
-            ("commit and training time", "not recorded in its files"),
+            ("git commit of the program", origin["commit"] or "not recorded"),
+            ("training time", _hours(origin["training_seconds"])),
         ],
         "Data of this report": [
             ("data set", subject.options.dataset),
@@ -258,6 +259,14 @@ def _card(
             for name, value in settings.items()
         ],
     }
+
+
+def _hours(seconds: float | None) -> str:
+    """Return a duration as hours, minutes and seconds; None is a model that does not say."""
+    if seconds is None:
+        return "not recorded"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02} min {rest:02} s"
 
 
 def _trained_on(fingerprint: str | None, pairs: "TrainingPairs") -> str:
