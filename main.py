@@ -194,6 +194,13 @@ OPTIONS: dict[str, Option] = {
         metavar="WORD",
         several=True,
     ),
+    "tensorboard": Option(
+        "training",
+        False,
+        "also write event files for TensorBoard, to <results_dir>/<model_name>/tensorboard; needs "
+        "the package tensorboard",
+        bool,
+    ),
     "device": Option(
         "running",
         "auto",
@@ -495,7 +502,7 @@ UTILITIES: dict[str, Utility] = {
     "train_joint_model": Utility(
         "train both encoders on image-caption pairs",
         "training",
-        _TRAINING | {"seeds", "evaluate_every", "words"},
+        _TRAINING | {"seeds", "evaluate_every", "words", "tensorboard"},
     ),
     "tune_joint_model_parameters": Utility(
         "train on four fifths of the images, evaluate on the rest; --grid searches settings",

@@ -42,6 +42,15 @@ class Moment:
     tokens: int  # words in their captions, punctuation included
     values: Values
 
+    def flat(self) -> dict[str, float | None]:
+        """Return the values by one name each, such as ``word.dog.probability``."""
+        return {
+            ".".join(part for part in (kind, name, metric) if part): value
+            for kind, names in self.values.items()
+            for name, metrics in names.items()
+            for metric, value in metrics.items()
+        }
+
 
 @dataclass
 class Development:

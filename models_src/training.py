@@ -191,6 +191,7 @@ def _train_alone(
             keep()  # whatever ends the process while it measures costs no step
             run.text.summarise(_caption_batches(pairs, settings.batch_size))
             row = _epoch_row(run, evaluate)
+            options.watch("epochs", run.step, row)
             is_last = run.epoch + 1 == settings.epochs
             if is_last or run.step >= random_start + SETTLING_STEPS:
                 _warn_once(run, activity(run.totals), settings.cluster_num)
@@ -317,6 +318,7 @@ def _train_epoch(
             if run.development.is_due(run.step):
                 run.text.summarise(_caption_batches(pairs, settings.batch_size))
                 run.development.measure(run.step, run.text)
+                options.watch("development", run.step, run.development.moments[-1].flat())
         pairs_seen += len(whole_batch.captions)
         progress.update(len(whole_batch.captions))
         if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
@@ -328,6 +330,7 @@ def _train_epoch(
             speed = pairs_seen / (time.monotonic() - started)
             pairs_left = (settings.epochs - run.epoch) * len(pairs) - pairs_done - pairs_seen
             _log_activity(run, seen, settings.cluster_num, speed, pairs_left / speed)
+            options.watch("steps", run.step, vars(seen) | {"pairs_per_second": speed})
             enough = since[0].item() > LOG_EVERY_STEPS / 2 * settings.batch_size
             if enough and run.step >= random_start + SETTLING_STEPS:
                 _warn_once(run, seen, settings.cluster_num)

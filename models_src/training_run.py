@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ class RunOptions:
     checkpoint_minutes: float = 30.0
     compile: bool = False  # whether the CNN is compiled for this device first
     continue_with: str = "--resume"  # what an interrupted user is told to give
+    # takes what the log and the tables get, as it arises: its kind, the joint step, values by name
+    watch: Callable[[str, int, Mapping[str, float | None]], None] = lambda *_: None
 
     @property
     def checkpoint_file(self) -> Path:

@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from evaluation.utilities.common import choose_device, training_pairs
@@ -68,6 +68,7 @@ def _train_one(options: argparse.Namespace) -> bool:
         write_development,
     )
     from evaluation.reports import draw_learning_curves, flatten, write_history
+    from evaluation.tensorboard import event_files
     from evaluation.word_evaluation import predict_words, word_metrics
     from models_src.development import Plan
     from models_src.training import train
@@ -126,7 +127,11 @@ def _train_one(options: argparse.Namespace) -> bool:
             ),
             report_moments,
         )
-    stopped = train(settings, pairs, run, evaluate, report, plan)
+    with ExitStack() as files:
+        if options.tensorboard:
+            writer = event_files(folder / "tensorboard", resume=options.resume)
+            run = replace(run, watch=files.enter_context(writer))
+        stopped = train(settings, pairs, run, evaluate, report, plan)
     logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
     return stopped
 
