@@ -16,6 +16,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.progress import with_bar
 
 UNKNOWN = -1  # token id of a word outside the vocabulary
 PADDING = -2  # token id behind the end of a caption in a padded batch
@@ -76,7 +77,7 @@ def tokenize(texts: Iterable[str]) -> Iterator[list[str]]:
     vocabulary.lex_attr_getters = {}
     strings = vocabulary.strings
     tokenizer.max_cache_size = TOKENIZER_CACHE
-    for text in texts:
+    for text in with_bar(texts, "splitting captions", "caption"):
         words = [
             strings[orth]
             for orth in tokenizer(text[:LONGEST_CAPTION].lower()).to_array(ORTH).tolist()

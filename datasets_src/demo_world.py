@@ -23,6 +23,7 @@ from datasets_src.demo_drawing import BACKGROUNDS, DRAWINGS, DrawnObject, draw_s
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
 from utils.errors import UserError
 from utils.files import write_json, write_text
+from utils.progress import with_bar
 
 logger = logging.getLogger(__name__)
 
@@ -355,7 +356,8 @@ def _write_world(folder: Path, images: int, seed: int) -> dict[str, int]:
         image_folder = folder / "COCO" / split
         image_folder.mkdir()
         pictures = (make_picture(seed, split, index) for index in range(size))
-        splits.append(_write_split(folder / "COCO", split, pictures))
+        shown = with_bar(pictures, f"drawing {split}", "image", size)
+        splits.append(_write_split(folder / "COCO", split, shown))
     categories = typicality()
     write_text(folder / CATEGORY_FILE, _category_yaml(categories))
     rating_rows = _rating_rows()

@@ -15,6 +15,7 @@ from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
 from datasets_src.images import are_too_many, read_mode
 from utils.errors import UserError
 from utils.files import read_text, sha256_of_file, write_json
+from utils.progress import with_bar
 
 FILTER_FILE = "filtered_images.json"
 FORMAT_VERSION = 1
@@ -47,9 +48,7 @@ def filter_file(datasets_dir: Path, dataset: str) -> Path:
     return (datasets_dir if folder.name == COCO_FOLDER else folder) / FILTER_FILE
 
 
-def filter_images(
-    datasets_dir: Path, show_progress: bool = False, *, dataset: str = COCO
-) -> dict[str, FilterResult]:
+def filter_images(datasets_dir: Path, *, dataset: str = COCO) -> dict[str, FilterResult]:
     """Filter both splits of a data set and keep the result (see ``filter_file``).
 
     A kept result of the same source files is returned as it is.
@@ -79,7 +78,7 @@ def filter_images(
         if split.instances is None:
             raise UserError(_why_no_instances(split))
         sources[name] = _source_identity(split)
-        causes = _causes(split.instances, *_looks(split, show_progress))
+        causes = _causes(split.instances, *_looks(split))
         dropped = {
             cause: split.image_ids[causes == position].tolist()
             for position, cause in enumerate((*CAUSES, UNREADABLE))
@@ -193,7 +192,7 @@ def _causes(
     return np.where(holds.any(axis=1), holds.argmax(axis=1), -1)
 
 
-def _looks(split: Split, show_progress: bool) -> tuple[np.ndarray, np.ndarray]:
+def _looks(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Return which images decode to one channel and which are unreadable, from headers alone.
 
     Returns:
@@ -203,13 +202,10 @@ def _looks(split: Split, show_progress: bool) -> tuple[np.ndarray, np.ndarray]:
         UserError: too many are unreadable, or all.
     """
     from PIL import Image
-    from tqdm import tqdm
 
     images = range(len(split.image_ids))
     grayscale, unreadable = np.zeros((2, len(images)), dtype=bool)
-    for index in tqdm(
-        images, desc=split.name, unit="image", disable=None if show_progress else True
-    ):
+    for index in with_bar(images, split.name, "image"):
         try:
             mode = read_mode(split.path(index))
         except UserError as error:

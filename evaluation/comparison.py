@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.categorization import categorization_scores
 from evaluation.classification import summed_scores
@@ -28,6 +27,7 @@ from evaluation.reports import CHANCE_SUFFIX, by_image_file, flatten
 from evaluation.sentence_image_matching import matching_scores
 from utils.errors import UserError
 from utils.files import read_lines, read_text
+from utils.progress import with_bar
 
 # utilities whose results hold metrics of a model; where two hold the same, the first one counts
 SOURCES = (
@@ -423,7 +423,7 @@ def significance(
         raise ValueError("answers about different units cannot be paired")
     rng = np.random.default_rng(seed)
     differences: dict[str, dict[str, list[float]]] = {}
-    for _ in tqdm(range(draws), desc="bootstrap", unit="draw", disable=None):
+    for _ in with_bar(range(draws), "bootstrap", "draw"):
         drawn = rng.integers(len(units), size=len(units)) if units else np.zeros(0, dtype=int)
         drawn_scores = {
             setting: [scores(one, drawn) for one in members] for setting, members in answers.items()

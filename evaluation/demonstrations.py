@@ -20,6 +20,7 @@ from evaluation.image_evaluation import MAP_SIZE, VisualModel, activated_maps
 from evaluation.localization import component_boxes, gold_boxes, peak_points, upsampled_maps
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.progress import with_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,7 +199,7 @@ def draw_demonstrations(
 
     position = 0
     for logits, image, cluster, maps in activated_maps(model, source, images):
-        for offset in range(len(logits)):
+        for offset in with_bar(range(len(logits)), "drawing", "picture"):
             chosen = np.flatnonzero(image == offset)  # (A,)
             chosen = chosen[np.argsort(-logits[offset, cluster[chosen]], kind="stable")]
             its_maps = upsampled_maps(maps[torch.from_numpy(chosen)], MAP_SIZE).cpu().numpy()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.progress import with_bar
+
 if TYPE_CHECKING:
     import torch
 
@@ -288,7 +290,7 @@ def localization_counts(compatible: Iterable[np.ndarray]) -> np.ndarray:
     Source: Berger et al. 2022.
     """
     counts = []
-    for of_image in compatible:
+    for of_image in with_bar(compatible, "matching boxes", "image"):
         matched = matched_pairs(of_image)
         predictions, golds = of_image.shape
         counts.append((matched, predictions - matched, golds - matched))

@@ -53,6 +53,7 @@ from models_src.training_run import (
 )
 from utils.errors import UserError
 from utils.files import only_process
+from utils.progress import with_bar
 
 SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
@@ -469,7 +470,8 @@ def _score(row: Metrics) -> float:
 
 def _caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
     """Yield this rank's part of the training captions as padded batches."""
-    for start in range(0, len(pairs), batch_size)[rank() :: world_size()]:
+    starts = range(0, len(pairs), batch_size)[rank() :: world_size()]
+    for start in with_bar(starts, "reading captions", "batch"):
         chunk = np.arange(start, min(start + batch_size, len(pairs)))
         yield torch.from_numpy(pairs.captions.padded(chunk))
 

@@ -16,7 +16,7 @@ def filter_unwanted_coco_images(options: argparse.Namespace) -> None:
     from datasets_src.filtering import filter_file, filter_images
     from datasets_src.norms import load_norms
 
-    results = filter_images(options.datasets_dir, show_progress=True, dataset=options.dataset)
+    results = filter_images(options.datasets_dir, dataset=options.dataset)
     for name, result in results.items():
         causes = ", ".join(
             f"{cause.replace('_', ' ')} {len(ids)}" for cause, ids in result.dropped.items()

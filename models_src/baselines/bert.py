@@ -19,6 +19,7 @@ from models_src.baselines.transformers_models import (
     require_folder,
 )
 from utils.errors import UserError
+from utils.progress import with_bar
 
 BERT = ModelKind(
     option="--bert_dir",
@@ -53,7 +54,7 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
     tokenizer = load_tokenizer("BertTokenizer", folder, BERT, network.config.vocab_size)
     vectors = np.zeros((len(words), network.config.hidden_size), dtype=np.float32)
     with torch.inference_mode():
-        for start in range(0, len(words), BATCH_SIZE):
+        for start in with_bar(range(0, len(words), BATCH_SIZE), "reading words", "batch"):
             batch = words[start : start + BATCH_SIZE]
             inputs, offsets = encode(
                 tokenizer,

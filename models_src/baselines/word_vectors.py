@@ -17,6 +17,7 @@ from typing import IO, cast
 import numpy as np
 
 from utils.errors import UserError
+from utils.progress import with_bar
 
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_WORD = 4096  # bytes; a record without a space within them is no record
@@ -125,7 +126,8 @@ def _read_text(
     """Read lines of a word and D numbers; of unwanted words only the first line is checked."""
     vectors: dict[bytes, np.ndarray] = {}
     number = 1
-    for number, line in enumerate(file, start=2):
+    lines = with_bar(file, f"reading {path.name}", "vector", count)
+    for number, line in enumerate(lines, start=2):
         word = line[: line.find(b" ")]
         if word not in wanted and number > 2:
             continue
@@ -154,7 +156,7 @@ def _read_binary(
     vectors: dict[bytes, np.ndarray] = {}
     width = 4 * dim
     block, start = b"", 0  # the next record begins at start
-    for number in range(1, count + 1):
+    for number in with_bar(range(1, count + 1), f"reading {path.name}", "vector"):
         space = block.find(b" ", start, start + LONGEST_WORD)
         if space < 0 or space + 1 + width > len(block):
             block, start = block[start:] + file.read(BLOCK), 0

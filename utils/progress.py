@@ -1,0 +1,35 @@
+"""Progress bars for people who watch a terminal."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+QUIET_SECONDS = 1.0  # what is done by then needs no bar
+
+
+def with_bar(
+    items: Iterable[Item], what: str, unit: str, total: int | None = None
+) -> Iterator[Item]:
+    """Yield items, with a bar on standard error while that takes a while.
+
+    There is no bar where standard error is no terminal, and none is left when all is done.
+
+    Args:
+        items: Anything to go through.
+        what: What happens, before the bar.
+        unit: What an item is, in the singular.
+        total: How many there are, where ``items`` has no length.
+    """
+    from tqdm import tqdm
+
+    yield from tqdm(
+        items,
+        desc=what,
+        unit=unit,
+        total=total,
+        disable=None,
+        delay=QUIET_SECONDS,
+        leave=False,
+        dynamic_ncols=True,
+    )
