@@ -164,8 +164,8 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
             known = {key: value for key, value in values.items() if value is not None}
             return PublishedSettings(**known), origin
         settings = TrainingSettings(**values)
-        *known, commit, seconds = vars(origin).values()
-        if [type(value) for value in known] != [str, int, int, str, int]:
+        *required, commit, seconds = vars(origin).values()
+        if [type(value) for value in required] != [str, int, int, str, int]:
             raise KeyError("origin")
         if not isinstance(commit, str | None) or not isinstance(seconds, float | None):
             raise KeyError("origin")
