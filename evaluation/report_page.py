@@ -241,46 +241,88 @@ def read_history(path: Path) -> dict[str, list[float | None]]:
     return history
 
 
-def curve_panels(history: Mapping[str, Sequence[float | None]]) -> list[Panel]:
-    """Return the panels of ``CURVES`` that have values, over epochs from 1 on."""
+def read_development(path: Path) -> tuple[list[int], dict[str, list[float | None]]]:
+    """Read ``development.csv``: the steps, and the model's values of each metric at them.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    rows = csv.DictReader(io.StringIO(read_text(path, "the table of metrics by step")))
+    found: dict[int, dict[str, float | None]] = {}
+    try:
+        for row in rows:
+            if row["kind"] == "model":
+                value = float(row["value"]) if row["value"] else None
+                found.setdefault(int(row["step"]), {})[row["metric"]] = value
+    except (KeyError, ValueError, TypeError, csv.Error):
+        raise UserError(
+            f"{path} is no table of metrics by step; delete it, or train the model again"
+        ) from None
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    return list(found), {name: [values.get(name) for values in found.values()] for name in names}
+
+
+def curve_panels(
+    history: Mapping[str, Sequence[float | None]], steps: Sequence[int] | None = None
+) -> list[Panel]:
+    """Return the panels of ``CURVES`` that have values.
+
+    Args:
+        history: P values of each metric.
+        steps: (P,) the joint steps they were measured at, which stand at their logarithms; None
+            for epochs from 1 on.
+    """
     panels = []
     for title, names in CURVES.items():
-        drawn = {name: history[name] for name in names if name in history}
         drawn = {
-            name: [v if v is not None and math.isfinite(v) else None for v in values]
-            for name, values in drawn.items()
+            name: [v if v is not None and math.isfinite(v) else None for v in history[name]]
+            for name in names
+            if name in history
         }
         found = [v for values in drawn.values() for v in values if v is not None]
-        if found:
-            epochs = max(len(values) for values in drawn.values())
-            x, y = (0.5, epochs + 0.5), _widened(found)
+        if not found:
+            continue
+        y = _widened(found)
+        if steps is None:
+            unit, numbers = "epoch", list(range(1, 1 + max(len(v) for v in drawn.values())))
+            places: list[float] = [float(number) for number in numbers]
+            x = 0.5, len(numbers) + 0.5
             axes = _axes(x, y, width=300, height=180, whole_x=True)
-            curves = [_curve(curve_label(name), drawn[name], axes, x, y) for name in drawn]
-            panels.append(Panel(title, axes, tuple(curves)))
+        else:
+            unit, numbers = "step", list(steps)
+            places = [math.log10(step) for step in steps]
+            x = places[0] - 0.1, places[-1] + 0.1
+            axes = _axes(x, y, width=300, height=180, whole_x=True)
+            powers = range(math.ceil(x[0]), math.floor(x[1]) + 1)
+            ticks = [(_place(k, *x, axes.left, axes.right), f"{10**k}") for k in powers]
+            axes = Axes(**vars(axes) | {"x_ticks": tuple(ticks)})
+        shown = {
+            name: [
+                (_place(place, *x, axes.left, axes.right),
+                 None if value is None else _place(value, *y, axes.bottom, axes.top),
+                 f"{curve_label(name)}, {unit} {number}: {format_value(value)}")
+                for place, number, value in zip(places, numbers, values, strict=True)
+            ]
+            for name, values in drawn.items()
+        }  # fmt: skip
+        curves = tuple(_curve(curve_label(name), points) for name, points in shown.items())
+        panels.append(Panel(title, axes, curves))
     return panels
 
 
-def _curve(
-    label: str,
-    values: Sequence[float | None],
-    axes: Axes,
-    x: tuple[float, float],
-    y: tuple[float, float],
-) -> Curve:
-    """Draw values over epochs in a frame of these ranges; None is a gap."""
+def _curve(label: str, points: Sequence[tuple[float, float | None, str]]) -> Curve:
+    """Return a curve through points: x, y (None is a gap) and what to say of them."""
     lines: list[list[str]] = [[]]
     marks = []
-    for epoch, value in enumerate(values, start=1):
-        if value is None:
+    for left, top, text in points:
+        if top is None:
             lines.append([])
             continue
-        left = _place(epoch, *x, axes.left, axes.right)
-        top = _place(value, *y, axes.bottom, axes.top)
         lines[-1].append(f"{left},{top}")
-        marks.append((left, top, f"{label}, epoch {epoch}: {format_value(value)}"))
-    polylines = tuple(" ".join(points) for points in lines if len(points) > 1)
+        marks.append((left, top, text))
+    polylines = tuple(" ".join(line) for line in lines if len(line) > 1)
     # without a line, a mark is all there is to see
-    shown = marks if len(values) <= MAX_CURVE_MARKS or not polylines else []
+    shown = marks if len(points) <= MAX_CURVE_MARKS or not polylines else []
     return Curve(label, polylines, tuple(shown))
 
 

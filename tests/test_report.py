@@ -26,6 +26,7 @@ from evaluation.report_page import (
     histogram,
     metric_rows,
     rank_differences,
+    read_development,
     read_history,
     scatter,
     with_map,
@@ -112,6 +113,38 @@ def test_curves_have_gaps_where_values_are_missing():
     assert curve_panels({}) == []
     (panel,) = curve_panels({"visual_loss": [0.0]})  # one epoch, one value
     assert len(panel.curves[0].marks) == 1
+
+
+def test_curves_by_step_stand_at_logarithms(tmp_path):
+    path = tmp_path / "development.csv"
+    rows = [
+        f"{step},1,1,model,,visual_loss,{value}" for step, value in ((1, 2), (10, 1), (100, ""))
+    ]
+    rows += ["100,1,1,word,dog,probability,0.5"]
+    path.write_text("\n".join(["step,pairs,tokens,kind,name,metric,value", *rows]))
+    steps, history = read_development(path)
+    assert (steps, history) == ([1, 10, 100], {"visual_loss": [2, 1, None]})
+    (panel,) = curve_panels(history, steps)
+    places = [x for x, _ in panel.axes.x_ticks]
+    assert [label for _, label in panel.axes.x_ticks] == ["1", "10", "100"]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
+    (curve,) = panel.curves
+    assert [x for x, _, _ in curve.marks] == places[:2]
+    assert curve.marks[1][2] == "visual loss, step 10: 1.0000"
+    for broken in ("step,kind\n1,model", "step,kind,metric,value\nx,model,a,1"):
+        path.write_text(broken)
+        with pytest.raises(UserError, match="no table of metrics by step"):
+            read_development(path)
+
+
+def test_page_shows_curves_by_step_where_there_are_any(with_curves, tmp_path):
+    assert "By epoch;" in write_report(with_curves)
+    (tmp_path / "lstm" / "development.csv").write_text(
+        "step,pairs,tokens,kind,name,metric,value\n7,1,1,model,,text_loss,0.25\n"
+    )
+    text = write_report(with_curves)
+    assert "By joint step, at its logarithm;" in text
+    assert "text loss, step 7: 0.2500" in text
 
 
 def test_history_that_is_none_is_the_users_mistake(tmp_path):

@@ -277,18 +277,26 @@ def _trained_on(fingerprint: str | None, pairs: "TrainingPairs") -> str:
 
 
 def _curves(subject: _Subject) -> dict[str, Any]:
-    """Return the learning curves, from the table that training wrote."""
-    from evaluation.report_page import curve_panels, read_history
+    """Return the learning curves, from the tables that training wrote: by step where it did."""
+    from evaluation.development import TABLE
+    from evaluation.report_page import curve_panels, read_development, read_history
 
     options = subject.options
-    # a training's best epoch is kept as a model of its own, the table under the training's name
+    # a training's best epoch is kept as a model of its own, the tables under the training's name
     names = (options.model_name, options.model_name.removesuffix("_best"))
     paths = [options.results_dir / name / "evaluation_by_epoch.csv" for name in names]
     path = next((path for path in paths if path.is_file()), None)
+    page: dict[str, Any] = {"curves_by": "epoch"}
     if path is None:
-        return {"curves": _Absent(f"there is no {paths[0]}; training writes it")}
-    panels = curve_panels(read_history(path))
-    return {"curves": panels or _Absent(f"{path} has no values")}
+        return page | {"curves": _Absent(f"there is no {paths[0]}; training writes it")}
+    by_step = path.with_name(TABLE)
+    if by_step.is_file():
+        steps, history = read_development(by_step)
+        panels = curve_panels(history, steps)
+        page["curves_by"] = "joint step, at its logarithm"
+    else:
+        panels = curve_panels(read_history(path))
+    return page | {"curves": panels or _Absent(f"{path} has no values")}
 
 
 def _labels(subject: _Subject) -> list["ClusterLabel"]:
