@@ -109,6 +109,7 @@ def train(
             )
         evaluate = by_first_rank(evaluate) if evaluate is not None else None
         report = by_first_rank(report)
+        options = replace(options, watch=by_first_rank(options.watch))
         return _train_alone(settings, pairs, options, evaluate, report, plan)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from utils.processes import process_rank
+
 Item = TypeVar("Item")
 
 QUIET_SECONDS = 1.0  # what is done by then needs no bar
@@ -13,7 +15,8 @@ def with_bar(
 ) -> Iterator[Item]:
     """Yield items, with a bar on standard error while that takes a while.
 
-    There is no bar where standard error is no terminal, and none is left when all is done.
+    There is no bar where standard error is no terminal, none is left when all is done, and of
+    several processes the first one shows it.
 
     Args:
         items: Anything to go through.
@@ -28,7 +31,7 @@ def with_bar(
         desc=what,
         unit=unit,
         total=total,
-        disable=None,
+        disable=None if process_rank() == 0 else True,
         delay=QUIET_SECONDS,
         leave=False,
         dynamic_ncols=True,
