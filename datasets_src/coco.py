@@ -20,6 +20,7 @@ from datasets_src.image_cache import ImageCache, StoredImages
 from datasets_src.images import are_too_many, read_image
 from utils.errors import UserError
 from utils.files import read_text
+from utils.progress import with_bar
 
 # The training and the test split, as the program calls them whatever the data set; the names are
 # COCO's, whose val2014 is the test set because its own test labels are not public.
@@ -27,6 +28,8 @@ SPLITS = ("train2014", "val2014")
 LARGEST_SIDE = 1_000_000  # pixels; a larger box or image is a mistake in the file
 ANNOTATION_FOLDERS = ("annotations", "train_val_annotations2014")
 COMMON_IMAGE_FOLDER = "images"  # where a split has no image folder of its own
+
+LARGE_FILE = 30_000_000  # bytes; reading more takes seconds
 
 logger = logging.getLogger(__name__)
 
@@ -279,7 +282,8 @@ def _load_instances(path: Path, index: Mapping[int, int]) -> Instances | None:
     class_ids = sorted(categories)
     class_index = {category_id: position for position, category_id in enumerate(class_ids)}
     image, classes, boxes, strays = [], [], [], 0
-    for annotation in _records(data, "annotations", path):
+    records = _records(data, "annotations", path)
+    for annotation in with_bar(records, f"checking {path.name}", "instance"):
         position = index.get(_number(annotation, "image_id", path))
         if position is None:
             strays += 1
@@ -316,7 +320,11 @@ def _read_coco(path: Path) -> dict[str, Any]:
     coco = COCO()
     try:
         # COCO itself would open the file in the system's encoding, and fail at a byte-order mark
-        data = json.loads(read_text(path, "the annotation file"))
+        is_large = path.is_file() and path.stat().st_size > LARGE_FILE
+        (data,) = [
+            json.loads(read_text(file, "the annotation file"))
+            for file in with_bar([path], f"reading {path.name}", "file", at_once=is_large)
+        ]
         if not isinstance(data, dict):
             raise TypeError("no JSON object")
         coco.dataset = data

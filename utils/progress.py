@@ -11,7 +11,12 @@ QUIET_SECONDS = 1.0  # what is done by then needs no bar
 
 
 def with_bar(
-    items: Iterable[Item], what: str, unit: str, total: int | None = None
+    items: Iterable[Item],
+    what: str,
+    unit: str,
+    total: int | None = None,
+    *,
+    at_once: bool = False,
 ) -> Iterator[Item]:
     """Yield items, with a bar on standard error while that takes a while.
 
@@ -23,6 +28,7 @@ def with_bar(
         what: What happens, before the bar.
         unit: What an item is, in the singular.
         total: How many there are, where ``items`` has no length.
+        at_once: Whether the bar comes before the first item is done, which takes long by itself.
     """
     from tqdm import tqdm
 
@@ -32,7 +38,7 @@ def with_bar(
         unit=unit,
         total=total,
         disable=None if process_rank() == 0 else True,
-        delay=QUIET_SECONDS,
+        delay=0 if at_once else QUIET_SECONDS,
         leave=False,
         dynamic_ncols=True,
     )
