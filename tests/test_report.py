@@ -333,6 +333,26 @@ def test_stored_baselines_of_the_same_data_are_columns(with_curves, tmp_path):
     assert "Baselines:" not in Page(write_report(with_curves)).sections["metrics"]
 
 
+def test_a_trained_baselines_own_results_are_a_column(with_curves, tmp_path):
+    places = [*with_curves, f"--models_dir={tmp_path / 'models'}"]
+    assert main(["--utility=train_text_only_baseline", *places]) == 0
+    stored = json.loads((tmp_path / "train_text_only_baseline_text_only.json").read_text())
+    text = write_report(with_curves)
+    shown = Page(text).sections["metrics"]
+    for value in (
+        stored["metrics"]["categorization"]["all_words"]["v_measure"],
+        stored["metrics"]["concreteness"]["pearson_by_min_count"]["0"]["r"],
+    ):
+        assert f"{value:.4f}" in shown
+    headings = re.findall(r'<button type="button">([^<]*)</button>', text)
+    assert headings.count("text only") == 3  # of scores, counts and concreteness
+
+    # a column without any value stays out
+    assert main(["--utility=categorization_evaluation", "--model_type=random", *places]) == 0
+    headings = re.findall(r'<button type="button">([^<]*)</button>', write_report(with_curves))
+    assert headings.count("random") == 2  # random clusters have no concreteness
+
+
 def test_word_list_is_of_the_words_alone(with_curves, tmp_path, capsys):
     words = tmp_path / "words.txt"
     words.write_text("dog\ncat\n")

@@ -36,13 +36,20 @@ if TYPE_CHECKING:
 
 # what is looked for among the stored results: the types of --model_type under their own names
 BASELINES = ("text_only", "random", "w2v", "bert", "clip", "supervised_concreteness")
-BASELINE_UTILITIES = {  # utility -> the model's evaluation that reads the same data
+# utility -> the model's evaluation that reads the same data; where two have a metric, the later
+BASELINE_UTILITIES = {
+    "train_text_only_baseline": "text_evaluation",
+    "train_concreteness_supervised_model": "text_evaluation",
     "categorization_evaluation": "text_evaluation",
     "association_evaluation": "text_evaluation",
     "concreteness_evaluation": "text_evaluation",
     "clip_classification_evaluation": "visual_evaluation",
 }
-OF_WORD_LIST = ("categorization_evaluation", "association_evaluation")
+OF_WORD_LIST = (
+    "train_text_only_baseline",
+    "categorization_evaluation",
+    "association_evaluation",
+)
 
 # the page's size is bounded by these and by --num_items, on full COCO, too
 SHOWN_WORDS = 2000  # the most frequent ones, in the table and in the scatter
@@ -202,13 +209,17 @@ def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[s
 
     text, visual = results["text_evaluation"], results["visual_evaluation"]
     baselines = _baselines(subject.options, results)
+    by_count = concreteness_rows(text["metrics"], baselines)
     page: dict[str, Any] = {
         "model_name": subject.options.model_name,
         "card": _card(subject, results),
         "metrics": metric_rows({**text["metrics"], **visual["metrics"]}, baselines),
         "baselines": list(baselines),
         "not_measured": {**text["not_measured"], **visual["not_measured"]},
-        "concreteness_rows": concreteness_rows(text["metrics"], baselines),
+        "concreteness_rows": by_count,
+        "concreteness_baselines": [
+            name for name in baselines if any(row[name] is not None for row in by_count)
+        ],
     }
     labels = _labels(subject)
     page |= _curves(subject)
