@@ -5,7 +5,6 @@ Axes: N images of a split, M captions, G instances (boxes), K classes.
 
 import contextlib
 import io
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 from datasets_src.image_cache import ImageCache, StoredImages
 from datasets_src.images import are_too_many, read_image
 from utils.errors import UserError
-from utils.files import read_text
+from utils.files import parse_json, read_text
 from utils.progress import with_bar
 
 # The training and the test split, as the program calls them whatever the data set; the names are
@@ -322,7 +321,7 @@ def _read_coco(path: Path) -> dict[str, Any]:
         # COCO itself would open the file in the system's encoding, and fail at a byte-order mark
         is_large = path.is_file() and path.stat().st_size > LARGE_FILE
         (data,) = [
-            json.loads(read_text(file, "the annotation file"))
+            parse_json(read_text(file, "the annotation file"))
             for file in with_bar([path], f"reading {path.name}", "file", at_once=is_large)
         ]
         if not isinstance(data, dict):
@@ -331,7 +330,7 @@ def _read_coco(path: Path) -> dict[str, Any]:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
             coco.createIndex()
         return data
-    except (ValueError, RecursionError) as error:  # no JSON, numbers or depth too large
+    except ValueError as error:  # no JSON, numbers or depth too large
         raise UserError(f"{path} is not valid JSON ({error}); download it again") from None
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise UserError(

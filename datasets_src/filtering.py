@@ -1,7 +1,6 @@
 """Setup's filter: which images of a data set the published system leaves out, and why."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from datasets_src.coco import SPLITS, Instances, Split
 from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
 from datasets_src.images import are_too_many, read_mode
 from utils.errors import UserError
-from utils.files import read_text, sha256_of_file, write_json
+from utils.files import parse_json, read_text, sha256_of_file, write_json
 from utils.progress import with_bar
 
 FILTER_FILE = "filtered_images.json"
@@ -288,7 +287,7 @@ def _size(path: Path) -> int | str:
 def _read_result(path: Path, name: str) -> dict[str, Any]:
     """Return what the filter file holds for a split."""
     try:
-        content = json.loads(read_text(path, "the filter result"))
+        content = parse_json(read_text(path, "the filter result"))
         stored: dict[str, Any] = content["splits"][name]
         is_complete = "source" in stored and set(stored["dropped"]) - {UNREADABLE} == set(CAUSES)
         dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]

@@ -9,7 +9,6 @@ Axes: R rows, a metric or its chance level each; S settings; W words; N images; 
 import csv
 import fnmatch
 import io
-import json
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from evaluation.concreteness import concreteness_scores
 from evaluation.reports import CHANCE_SUFFIX, by_image_file, flatten
 from evaluation.sentence_image_matching import matching_scores
 from utils.errors import UserError
-from utils.files import read_lines, read_text
+from utils.files import parse_json, read_lines, read_text
 from utils.progress import with_bar
 
 # utilities whose results hold metrics of a model; where two hold the same, the first one counts
@@ -126,8 +125,12 @@ def read_results(results_dir: Path, name: str) -> ModelResults:
         if not path.is_file():
             continue
         try:
-            content = json.loads(read_text(path, "the results file"))
+            content = parse_json(read_text(path, "the results file"))
             found = flatten(content["metrics"])
+            if any(
+                value is not None and type(value) not in (int, float) for value in found.values()
+            ):
+                raise TypeError("a metric is no number")
             settings[utility] = dict(content["settings"])
             data = content["data"]
             conditions[utility] = {key: data[key] for key in SAME if key in data} | {

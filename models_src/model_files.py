@@ -198,6 +198,8 @@ def load_text_model(
             settings, origin = read_header(config, "text")
             content = load_tensors(path, f"the text model '{name}'")
             words, state = tuple(content["words"]), content["state"]
+            if not all(type(word) is str for word in words):
+                raise TypeError("words")
         encoder = build_text_encoder(settings, words, device)
         encoder.load_state(state)
     except (KeyError, RuntimeError, TypeError):

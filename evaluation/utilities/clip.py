@@ -1,7 +1,6 @@
 """Zero-shot classification of images by CLIP, and the threshold that it needs."""
 
 import argparse
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from evaluation.utilities.common import (
     training_split,
 )
 from utils.errors import UserError
-from utils.files import read_text, sha256_of_file
+from utils.files import parse_json, read_text, sha256_of_file
 
 if TYPE_CHECKING:
     from datasets_src.coco import Split
@@ -206,7 +205,7 @@ def _threshold(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[f
 def _read_threshold(path: Path) -> tuple[float, dict[str, Any]]:
     """Return the threshold that a results file holds, and the settings it was found with."""
     try:
-        content = json.loads(read_text(path, "the results of find_clip_positive_threshold"))
+        content = parse_json(read_text(path, "the results of find_clip_positive_threshold"))
         threshold = content["metrics"]["clip_positive_threshold"]["threshold"]
         settings = content["settings"]
         if type(threshold) is not float or not math.isfinite(threshold):

@@ -1,7 +1,6 @@
 """One page that shows a model: its numbers, its clusters, its words and its pictures."""
 
 import argparse
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from evaluation.utilities.common import (
     word_list_settings,
 )
 from evaluation.utilities.evaluations import score_images, text_evaluation
-from utils.files import write_text
+from utils.files import parse_json, write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -178,7 +177,7 @@ def _stored_or_measured(
 def _read(path: Path) -> Any:
     """Return the content of a results file, None where it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -38,6 +38,7 @@ from models_src.settings import SETTINGS, TrainingSettings, read_config, setting
 from utils.errors import UserError
 from utils.files import (
     only_process,
+    parse_json,
     require_writable_folder,
     sha256_of_file,
     write_json,
@@ -235,7 +236,7 @@ def _identity(settings: TrainingSettings, task: _Task) -> dict[str, Any]:
 def _stored(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a stored result, or None where there is none of this identity."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         is_whole = content["identity"] == identity and {"metrics", "failure"} <= set(content)
     except FileNotFoundError:
         return None

@@ -96,7 +96,7 @@ def load_baseline(
         if (header["format_version"], header["kind"]) != (FORMAT_VERSION, kind):
             raise KeyError("format_version")
         settings, digest = dict(header["settings"]), header["mdl_sha256"]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise UserError(
             f"{path} holds no {kind} baseline's settings of this version; train it again or "
             "restore the file"

@@ -1,6 +1,5 @@
 """Reading models of the transformers package from local folders; nothing is ever downloaded."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import read_text
+from utils.files import parse_json, read_text
 
 INSTALL = "pip install -r requirements-baselines.txt"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
@@ -54,7 +53,7 @@ def require_folder(folder: Path, kind: ModelKind) -> None:
         raise UserError(f"{folder} ({kind.option}) lacks {', '.join(missing)}; {kind.advice()}")
     path = folder / "config.json"
     try:
-        config = json.loads(read_text(path, "the model's configuration"))
+        config = parse_json(read_text(path, "the model's configuration"))
     except ValueError:
         raise UserError(f"{path} is not valid JSON; {kind.advice()}") from None
     found = config.get("model_type") if isinstance(config, dict) else None
