@@ -77,6 +77,23 @@ def test_images_are_the_same_with_and_without_the_cache(demo_data, tmp_path, wor
     np.testing.assert_array_equal(all_images(split, workers), expected)
 
 
+def test_the_cache_is_mapped_for_one_image_at_a_time(demo_data, tmp_path):
+    split = cached_split(demo_data, tmp_path)
+    mapped = []
+    plain = np.memmap
+
+    def mapping(*arguments):
+        mapped.append(arguments[0].suffix)
+        return plain(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "memmap", mapping)
+        for _ in range(2):
+            all_images(split)
+    assert mapped.count(".pixels") == len(split.image_ids)
+    assert ".pixels" not in Path("/proc/self/maps").read_text()  # or memory seems to grow
+
+
 def test_each_size_and_split_has_images_of_its_own(demo_data, tmp_path):
     for part in ("train2014", "val2014", "train2014"):
         split = cached_split(demo_data, tmp_path, part)

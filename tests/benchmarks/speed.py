@@ -392,12 +392,15 @@ def start_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
 
 
 def memory_mb() -> float:
-    """Return the memory of this process and those it started, what they share counted once."""
+    """Return the memory of this process and those it started, what they share counted once.
+
+    Files that are mapped (libraries) do not count: what they take depends on who else maps them.
+    """
     total = 0
     for process in ("self", *(child.pid for child in multiprocessing.active_children())):
-        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-        (line,) = (line for line in rollup.splitlines() if line.startswith("Pss:"))
-        total += int(line.split()[1])  # kB
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                total += int(line.split()[1])  # kB
     return total / 1000
 
 
