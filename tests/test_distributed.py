@@ -242,6 +242,29 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_both_continue(pair
     assert statistics.abs().sum() > 0
 
 
+def continued(folder: Path, pairs: TrainingPairs) -> dict:
+    """Continue the training that stands in ``folder``."""
+    network, settings, _ = TRAININGS["generative"]
+    return train_here("m", folder, pairs, network, settings, resume=True)
+
+
+def test_what_one_process_began_two_continue_and_the_other_way_round(pairs, outcomes, tmp_path):
+    network, settings, _ = TRAININGS["generative"]
+    straight = outcomes[0]["generative"]["state"]
+    begun = train_here("m", tmp_path / "one", pairs, network, settings, stop_at=1)
+    both = together(tmp_path / "one", continued, tmp_path / "one", pairs)[0]
+    stop = partial(train_here, "m", tmp_path / "two", pairs, network, settings)
+    assert together(tmp_path / "two", partial(stop, stop_at=1))[0]["interrupted"]
+    alone = continued(tmp_path / "two", pairs)
+    assert begun["interrupted"]
+    for ended in (both["state"], alone["state"]):
+        counts = [state["text"]["word_cluster_counts"] for state in (straight, ended)]
+        assert torch.equal(*counts)
+        assert ended["step"] == straight["step"]
+        for key in ("clusters_per_image", "clusters_per_caption", "agreement"):
+            assert ended["history"][0][key] == straight["history"][0][key]
+
+
 def exchanges() -> dict:
     """Use every exchange once."""
     generator = torch.Generator().manual_seed(3)
