@@ -92,7 +92,8 @@ def train_here(
         training.new_run, training.joint_step = plain_new, plain_step
         visual_encoders._torchvision_network = plain_network
     state = runs[-1].state()
-    del state["random"], state["run_id"]
+    for own in ("random", "run_id", "seconds"):  # of each process
+        del state[own]
     return {
         "state": state,
         "posteriors": runs[-1].text.word_posteriors(),
