@@ -37,7 +37,9 @@ test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m coverage run -m pytest -n auto --maxprocesses=4 --dist=worksteal
+	$(VENV)/bin/python -m coverage combine --quiet
+	$(VENV)/bin/python -m coverage report
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python -m tests.benchmarks.speed

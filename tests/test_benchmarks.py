@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-from tests.benchmarks import step_cost
+from models_src import training
+from models_src.joint import joint_step
+from tests.benchmarks import long_run, step_cost
 from tests.benchmarks.speed import main
 
 FIGURES = {
@@ -47,3 +49,13 @@ def test_cost_of_a_joint_step_at_a_tiny_size(name):
     cost = step_cost.measure(step_cost.quick(step_cost.VARIANTS[name]))
     assert cost["seconds"] > 0
     assert cost["peak_mb"] >= cost["start_mb"] > 0
+
+
+def test_long_run_benchmark_at_a_tiny_size(tmp_path, capsys):
+    out = tmp_path / "long_run.json"
+    long_run.main(["--steps=10", f"--out={out}"])  # an epoch is the least
+    figures = json.loads(out.read_text())
+    assert figures["steps"] == long_run.STEPS_PER_EPOCH
+    for part in ("first", "last"):
+        assert all(math.isfinite(value) and value > 0 for value in figures[part].values())
+    assert training.joint_step is joint_step  # what watched it is gone
