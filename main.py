@@ -139,6 +139,12 @@ OPTIONS: dict[str, Option] = {
         metavar="NAME",
     ),
     "use_all_images": Option("data", False, "ignore the images filter of setup", bool),
+    "other_captions": Option(
+        "data",
+        False,
+        "let a model answer for words of other training captions than its own",
+        bool,
+    ),
     "word_list": Option(
         "data",
         None,
@@ -491,6 +497,7 @@ _TRAINING = (
 )
 _BASELINE_WORDS = _WORDS | {
     "model_type",
+    "other_captions",
     "baseline_cluster_num",
     "w2v_file",
     "bert_dir",
@@ -512,7 +519,7 @@ UTILITIES: dict[str, Utility] = {
     "text_evaluation": Utility(
         "score word clusters: categories, concreteness, association",
         "evaluations",
-        _WORDS | {"text_threshold"},
+        _WORDS | {"text_threshold", "other_captions"},
     ),
     "visual_evaluation": Utility(
         "score image clusters: classes, boxes, heatmaps, matching", "evaluations", _BOTH_HALVES
@@ -530,7 +537,7 @@ UTILITIES: dict[str, Utility] = {
     "concreteness_evaluation": Utility(
         "compare the concreteness of a model or baseline with human ratings",
         "words",
-        _WORDS - {"word_list", "seed"} | {"model_type"},
+        _WORDS - {"word_list", "seed"} | {"model_type", "other_captions"},
     ),
     "train_text_only_baseline": Utility(
         "cluster words by their co-occurrence within captions",
@@ -605,7 +612,7 @@ UTILITIES: dict[str, Utility] = {
     "report": Utility(
         "write one HTML page about a model: numbers, curves, clusters, words, pictures",
         "report",
-        _BOTH_HALVES | {"word_list", "num_items"},
+        _BOTH_HALVES | {"word_list", "num_items", "other_captions"},
     ),
     "predict": Utility(
         "print the clusters that given images and captions activate, as JSON lines",

@@ -182,10 +182,14 @@ def test_a_word_list_stands_in_the_settings(places, tmp_path):
     assert "word_list" not in settings
 
 
-@pytest.mark.parametrize("utility", ["text_evaluation", "categorization_evaluation"])
-def test_a_model_asked_about_other_captions_says_so(places, capsys, utility):
+@pytest.mark.parametrize("utility", ["text_evaluation", "categorization_evaluation", "report"])
+def test_a_model_is_asked_about_other_captions_only_where_told_so(
+    places, tmp_path, capsys, utility
+):
     arguments = [f"--utility={utility}", "--model_name=lstm", *places]
+    fails(capsys, *arguments, "--use_all_images", mentions="--other_captions")
+    assert not list(tmp_path.glob("*.json")) and not list(tmp_path.glob("*.html"))
     assert main(arguments) == 0
     assert "trained on other captions" not in capsys.readouterr().out
-    assert main([*arguments, "--use_all_images"]) == 0
+    assert main([*arguments, "--use_all_images", "--other_captions"]) == 0
     assert "trained on other captions" in capsys.readouterr().out

@@ -56,10 +56,28 @@ def training_pairs(options: argparse.Namespace) -> "TrainingPairs":
     return replace(pairs, split=_with_cache(pairs.split, options))
 
 
-def note_other_data(fingerprint: str | None, pairs: "TrainingPairs") -> None:
-    """Log it when a model was trained on other captions; None is a model that does not say."""
-    if fingerprint is not None and fingerprint != pairs.fingerprint():
-        logger.info("the model was trained on other captions than those it is asked about here")
+def require_same_captions(
+    options: argparse.Namespace, fingerprint: str | None, pairs: "TrainingPairs"
+) -> None:
+    """See that a model is asked about the captions it was trained on, unless told otherwise.
+
+    Args:
+        options: ``other_captions`` lets any captions pass; that they are others is then logged.
+        fingerprint: Of the model's training pairs; None for a model that does not say.
+        pairs: The captions it is asked about.
+
+    Raises:
+        UserError: they are others.
+    """
+    if fingerprint is None or fingerprint == pairs.fingerprint():
+        return
+    if not options.other_captions:
+        raise UserError(
+            f"'{options.model_name}' was trained on other captions than those of "
+            f"{options.datasets_dir}; give its --datasets_dir, --dataset and filter, or "
+            "--other_captions to ask it about these"
+        )
+    logger.info("the model was trained on other captions than those it is asked about here")
 
 
 def training_split(options: argparse.Namespace) -> tuple["Split", bool]:

@@ -11,7 +11,7 @@ from evaluation.utilities.common import (
     finish,
     image_data,
     load_both_halves,
-    note_other_data,
+    require_same_captions,
     test_split,
     training_data,
     training_pairs,
@@ -32,7 +32,7 @@ def text_evaluation(options: argparse.Namespace) -> None:
     text, settings, origin = load_text_model(options.models_dir, options.model_name, device)
     norms = load_norms(options.datasets_dir, options.word_list)
     pairs = training_pairs(options)
-    note_other_data(origin.data_fingerprint, pairs)
+    require_same_captions(options, origin.data_fingerprint, pairs)
     threshold = options.given.get("text_threshold", settings.text_threshold)
     metrics = word_metrics(predict_words(text, pairs.vocabulary), norms, threshold, options.seed)
     finish(

@@ -13,7 +13,7 @@ from evaluation.utilities.common import (
     ImageEvaluation,
     Model,
     load_both_halves,
-    note_other_data,
+    require_same_captions,
     single_word_classes,
     test_split,
     training_data,
@@ -85,7 +85,7 @@ def report(options: argparse.Namespace) -> None:
 
     model = load_both_halves(options)
     pairs = training_pairs(options)
-    note_other_data(model.recorded_settings["origin"]["data_fingerprint"], pairs)
+    require_same_captions(options, model.recorded_settings["origin"]["data_fingerprint"], pairs)
     split, filtered = test_split(options)
     # what is absent stands in the page
     norms = load_norms(options.datasets_dir, options.word_list, log_absent=False)

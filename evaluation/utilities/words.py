@@ -16,7 +16,7 @@ import numpy as np
 from evaluation.utilities.common import (
     choose_device,
     finish,
-    note_other_data,
+    require_same_captions,
     training_data,
     training_pairs,
 )
@@ -89,7 +89,7 @@ def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
     from models_src.baselines.supervised_concreteness import load_supervised_concreteness
 
     model = load_supervised_concreteness(question.options.models_dir, question.options.model_name)
-    note_other_data(model.settings["data_fingerprint"], question.pairs)
+    require_same_captions(question.options, model.settings["data_fingerprint"], question.pairs)
     vocabulary = question.pairs.vocabulary
     count_of = dict(zip(vocabulary.words, vocabulary.counts.tolist(), strict=True))
     counts = np.array([count_of.get(word, 0) for word in model.words], dtype=np.int64)  # (W,)
@@ -152,7 +152,7 @@ def _joint_model(question: _Question) -> tuple["WordPredictions", Settings]:
     options = question.options
     device = choose_device(options.device)
     text, settings, origin = load_text_model(options.models_dir, options.model_name, device)
-    note_other_data(origin.data_fingerprint, question.pairs)
+    require_same_captions(question.options, origin.data_fingerprint, question.pairs)
     recorded = {**settings.as_dict(), "origin": vars(origin)}
     return predict_words(text, question.pairs.vocabulary), recorded
 
@@ -163,7 +163,7 @@ def _text_only(question: _Question) -> tuple["WordPredictions", Settings]:
     from models_src.baselines.text_only import load_text_only_model
 
     model = load_text_only_model(question.options.models_dir, question.options.model_name)
-    note_other_data(model.settings["data_fingerprint"], question.pairs)
+    require_same_captions(question.options, model.settings["data_fingerprint"], question.pairs)
     row_of = {word: row for row, word in enumerate(model.words)}
     vocabulary = question.pairs.vocabulary
     rows = np.array([row_of.get(word, -1) for word in vocabulary.words], dtype=np.int64)  # (W,)
@@ -269,11 +269,11 @@ _CONCRETENESS_TYPES = ("multimodal_clustering", "text_only", "supervised_concret
 
 # --model_type -> those of the options that not all types read
 _READS = {
-    "multimodal_clustering": frozenset({"device"}),
-    "text_only": frozenset(),
+    "multimodal_clustering": frozenset({"device", "other_captions"}),
+    "text_only": frozenset({"other_captions"}),
     "random": frozenset({"baseline_cluster_num"}),
     "w2v": frozenset({"baseline_cluster_num", "w2v_file"}),
     "bert": frozenset({"baseline_cluster_num", "bert_dir", "device"}),
     "clip": frozenset({"baseline_cluster_num", "clip_dir", "device"}),
-    "supervised_concreteness": frozenset(),
+    "supervised_concreteness": frozenset({"other_captions"}),
 }
