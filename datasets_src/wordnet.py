@@ -1,5 +1,6 @@
 """Parts of speech of English words, from the index files of Princeton WordNet (Miller 1995)."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def load_wordnet(folder: Path) -> WordNet:
             if not line.strip() or line.startswith(" "):
                 continue
             fields = line.split(" ", 3)
-            if len(fields) < 4 or not fields[2].isdecimal() or int(fields[2]) < 1:
+            # no word has thousands of meanings, and Python refuses numbers of thousands of digits
+            if len(fields) < 4 or not re.fullmatch("[0-9]{1,6}", fields[2]) or int(fields[2]) < 1:
                 raise UserError(
                     f"{path}, line {number}: not 'lemma pos synset_cnt ...' as in WordNet's index "
                     "files; restore the file"
