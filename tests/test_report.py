@@ -376,7 +376,10 @@ def test_sections_without_data_say_why(places, demo_data, tmp_path):
         file.unlink()
     page = Page(
         write_report(
-            [*places, f"--datasets_dir={data}"], "--use_all_images", "--visual_threshold=1000"
+            [*places, f"--datasets_dir={data}"],
+            "--use_all_images",
+            "--other_captions",
+            "--visual_threshold=1000",
         )
     )
     assert tuple(page.sections) == SECTIONS
@@ -404,7 +407,7 @@ def test_words_are_text_and_no_markup(places, monkeypatch):
         return type(vocabulary)(words, vocabulary.counts), tokens
 
     monkeypatch.setattr(pairs_module, "stored_vocabulary", with_markup)
-    text = write_report(places)
+    text = write_report(places, "--other_captions")
     assert nasty not in text
     assert text.count("<script>") == 1
     assert nasty in Page(text).sections["words"]
