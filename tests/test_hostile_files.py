@@ -116,7 +116,8 @@ def test_stored_tokens_and_filter(demo_data, places, tmp_path, capsys, marker, f
     own = [*places, f"--datasets_dir={data}", "--model_name=lstm"]
     assert main(["--utility=text_evaluation", *own]) == 0
     whole = (tmp_path / "text_evaluation_lstm.json").read_text()
-    (tokens,) = data.glob("tokens_*.npz")
+    tokens = data / "tokens_train2014_filtered.npz"
+    assert tokens.exists()
     objects = io.BytesIO()
     array = np.array([Calls(os.system, f"touch {marker}")], dtype=object)
     np.savez(objects, identity=array, words=array, counts=array, tokens=array, offsets=array)
