@@ -278,45 +278,26 @@ def _train_epoch(
             seen_images = _image_count(batches[: run.batch + 1], pairs, run.epoch)
             _note_bad_images(run, whole_batch, errors, seen_images)
         kept = np.array([place not in errors for place in range(len(whole_batch.images))])
-        batch = whole_batch.only(kept)
-        # batch normalisation needs two images
-        if errors and len(batch.images) < 2:
+        if errors and kept.sum() < 2:  # batch normalisation needs two images
+            kept[:] = False
             sums = empty_sums(settings.cluster_num, options.device)
-            batch = whole_batch.only(np.zeros_like(kept))
         else:
-            pixels = loaded.pixels
-            if pixels is None:
-                pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
-            if settings.flip_images:
-                # from the place in the run, so that a continued run draws the same
-                rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
-                mirrored = torch.from_numpy(rng.random(len(kept))[kept & own] < 0.5)  # (I,)
-                pixels[mirrored] = pixels[mirrored].flip(-1)
-            share = batch.only(own[kept])
-            tokens = pairs.captions.padded(batch.captions)[own[kept][batch.image_of_caption]]
-            _part_ways(settings.seed, run.step)
-            result = joint_step(
+            pixels = _augmented(loaded.pixels, kept, own, settings, run)
+            sums = _take_step(
+                run,
                 visual,
-                run.optimizer,
-                run.text,
-                normalise(to_device(pixels, options.device)),
-                to_device(torch.from_numpy(share.image_of_caption), options.device),
-                torch.from_numpy(tokens),
-                settings.visual_threshold,
-                settings.text_threshold,
-                random_votes=run.step < random_start,
-                # at first the image bits mean nothing yet
-                teach_text=run.step >= random_start // 3,
-                precision=settings.precision,
-                scaler=run.scaler,
+                settings,
+                pairs,
+                whole_batch.only(kept),
+                own[kept],
+                pixels,
+                random_start,
             )
-            average_statistics(run.visual)
-            sums = sum_over_ranks(step_sums(result))
         run.totals += sums
         run.batch += 1
         run.step += 1
         if run.development is not None:
-            run.development.add(sums, pairs.captions, batch.captions)
+            run.development.add(sums, pairs.captions, whole_batch.only(kept).captions)
             if run.development.is_due(run.step):
                 run.text.summarise(_caption_batches(pairs, settings.batch_size))
                 run.development.measure(run.step, run.text)
@@ -344,6 +325,78 @@ def _train_epoch(
         if is_late:
             keep()
             last_saved = time.monotonic()
+
+
+def _augmented(
+    pixels: Tensor | None,
+    kept: np.ndarray,
+    own: np.ndarray,
+    settings: TrainingSettings,
+    run: TrainingRun,
+) -> Tensor:
+    """Return a rank's images (I', 3, S, S), half of them mirrored with ``--flip_images``.
+
+    What is drawn follows from the place in the run, so that a continued run draws the same.
+
+    Args:
+        pixels: (I', 3, S, S) uint8 images of this rank that can be read; None without any.
+        kept: (I,) bool, which images of the whole batch can be read.
+        own: (I,) bool, which of them are this rank's.
+        settings: Of the training.
+        run: Where it is.
+    """
+    if pixels is None:
+        return torch.zeros(0, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
+    if settings.flip_images:
+        rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
+        mirrored = torch.from_numpy(rng.random(len(kept))[kept & own] < 0.5)  # (I',)
+        pixels[mirrored] = pixels[mirrored].flip(-1)
+    return pixels
+
+
+def _take_step(
+    run: TrainingRun,
+    visual: nn.Module,
+    settings: TrainingSettings,
+    pairs: TrainingPairs,
+    batch: PairBatch,
+    own: np.ndarray,
+    pixels: Tensor,
+    random_start: int,
+) -> Tensor:
+    """Take the run's next joint step and return its sums over all ranks (see ``step_sums``).
+
+    Args:
+        run: Both encoders and their optimizers.
+        visual: The run's visual encoder, replicated.
+        settings: Of the training.
+        pairs: The training data.
+        batch: The whole batch of I images.
+        own: (I,) bool, which images are this rank's.
+        pixels: (I', 3, S, S) uint8, those.
+        random_start: Steps at the start of the run that have random votes.
+    """
+    share = batch.only(own)
+    # padded as the whole batch is
+    tokens = pairs.captions.padded(batch.captions)[own[batch.image_of_caption]]
+    _part_ways(settings.seed, run.step)
+    result = joint_step(
+        visual,
+        run.optimizer,
+        run.text,
+        normalise(to_device(pixels, run.totals.device)),
+        to_device(torch.from_numpy(share.image_of_caption), run.totals.device),
+        torch.from_numpy(tokens),
+        settings.visual_threshold,
+        settings.text_threshold,
+        random_votes=run.step < random_start,
+        # at first the image bits mean nothing yet
+        teach_text=run.step >= random_start // 3,
+        precision=settings.precision,
+        scaler=run.scaler,
+    )
+    average_statistics(run.visual)
+    return sum_over_ranks(step_sums(result))
 
 
 def _pair_count(batches: Sequence[PairBatch]) -> int:

@@ -29,7 +29,7 @@ CHECKPOINT_VERSION = 2
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a training run is carried out; nothing here changes what it computes."""
+    """How a training run is carried out; nothing here changes more than rounding in its results."""
 
     name: str
     models_dir: Path
