@@ -639,7 +639,7 @@ UTILITIES: dict[str, Utility] = {
 
 
 LOGGED = ("train_joint_model", "tune_joint_model_parameters")  # whatever --write_to_log says
-TOGETHER = ("train_joint_model",)  # what several processes of torchrun can do
+TOGETHER = ("train_joint_model", "visual_evaluation")  # what processes of torchrun can share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

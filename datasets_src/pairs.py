@@ -211,6 +211,7 @@ def load_images(
     size: int,
     workers: int,
     left_out: list[int] | None = None,
+    out_of: int | None = None,
 ) -> Iterator["Tensor"]:
     """Yield the images of each batch of indices, (B, 3, S, S) uint8, in order.
 
@@ -221,12 +222,14 @@ def load_images(
         workers: Processes that read ahead; 0 reads in this process.
         left_out: Where given, images that are missing or unreadable are logged and left out of
             their batch (which may be left out whole), and their indices are added here.
+        out_of: Of how many images these are a part; unless given, they are all. Too many are those
+            that would be too many of the whole.
 
     Raises:
         UserError: an image is missing or unreadable, or, with ``left_out``, too many are (see
-            ``are_too_many``); the source's cache cannot be written.
+            ``require_readable``); the source's cache cannot be written.
     """
-    return _load_all(batches, _reader(source, batches, size), workers, left_out)
+    return _load_all(batches, _reader(source, batches, size), workers, left_out, out_of)
 
 
 def load_batches(
@@ -268,9 +271,10 @@ def _load_all(
     read: Callable[[int], np.ndarray],
     workers: int,
     left_out: list[int] | None = None,
+    out_of: int | None = None,
 ) -> Iterator["Tensor"]:
     """Yield the images of each batch of indices (see ``load_images``)."""
-    total = sum(map(len, batches))
+    total = sum(map(len, batches)) if out_of is None else out_of
     # no variable holds the iterator: one that an error's traceback kept alive would keep the
     # workers, too, and they would keep this process from ending
     for batch, loaded in zip(batches, _load(batches, read, workers), strict=True):
@@ -279,12 +283,24 @@ def _load_all(
                 raise error
             left_out.append(int(batch[place]))
             logger.warning("left out: %s", error)
-            if are_too_many(len(left_out), total) or len(left_out) == total:
-                raise UserError(
-                    f"{len(left_out)} of {total} images cannot be read; the last: {error}"
-                )
+            require_readable(len(left_out), total, str(error))
         if loaded.pixels is not None:
             yield loaded.pixels
+
+
+def require_readable(bad: int, total: int, last: str) -> None:
+    """See that images can be read, but for a few.
+
+    Args:
+        bad: How many cannot.
+        total: Of how many.
+        last: What is wrong with the last one.
+
+    Raises:
+        UserError: that are too many (see ``are_too_many``), or all.
+    """
+    if are_too_many(bad, total) or bad == total > 0:
+        raise UserError(f"{bad} of {total} images cannot be read; the last: {last}")
 
 
 def _load(

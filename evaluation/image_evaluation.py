@@ -3,16 +3,17 @@
 Axes: N test images, C clusters, K classes, A activated (image, cluster) pairs, G gold boxes.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from datasets_src.coco import Split
 from datasets_src.images import normalise
-from datasets_src.pairs import ImageSource, load_images
+from datasets_src.pairs import ImageSource, load_images, require_readable
 from evaluation.classification import (
     classes_from_clusters,
     classification_counts,
@@ -59,6 +60,8 @@ INSTANCE_METRICS = (
     "heatmap",
     "heatmap_chance",
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def activated_maps(
     source: ImageSource,
     images: np.ndarray,
     left_out: list[int] | None = None,
+    out_of: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, "Tensor"]]:
     """Run the visual encoder once over some images, batch by batch.
 
@@ -131,6 +135,7 @@ def activated_maps(
         source: Where the images are.
         images: (N,) indices of images.
         left_out: Where given, unreadable images are left out (see ``pairs.load_images``).
+        out_of: See ``pairs.load_images``.
 
     Yields:
         For each batch its logits (B, C) and, for its activated clusters, the image's position in
@@ -142,8 +147,9 @@ def activated_maps(
 
     size = model.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
+    loading = load_images(source, batches, model.image_size, model.workers, left_out, out_of)
     with torch.inference_mode(), tqdm(total=len(images), unit="image", disable=None) as progress:
-        for pixels in load_images(source, batches, model.image_size, model.workers, left_out):
+        for pixels in loading:
             logits, features = model.encoder.logits_and_features(
                 normalise(pixels.to(model.device))
             )  # (B, C), (B, D, h, w)
@@ -156,20 +162,40 @@ def activated_maps(
 def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, Split]:
     """Predict the bits of all images of a split, and a box and a peak per activated cluster.
 
+    Where several processes run together, each takes a share of the batches, and all get the same.
+
     Returns:
         The predictions, and the split that they are of: without missing and unreadable images.
 
     Raises:
         UserError: there are too many of these.
     """
-    count = len(split.image_ids)
+    from models_src.distributed import errors_of_all_ranks, gather_objects, own_span
+
+    count, size = len(split.image_ids), model.batch_size
+    own = own_span(-(-count // size))  # whole batches, as one process has them
+    images = np.arange(own.start * size, min(own.stop * size, count))
     left_out: list[int] = []
-    all_logits = np.zeros((count, model.encoder.cluster_num), dtype=np.float32)
-    # an empty part each, so that a split without images has predictions too
+    with errors_of_all_ranks():
+        predictions = _predict(model, split, images, left_out)
+    first, *others = gather_objects(left_out)
+    for image in chain(*others):  # the first process, which writes the log, has named its own
+        logger.warning("left out: image %s is missing or damaged", split.path(image))
+        first.append(image)
+        require_readable(len(first), count, str(split.path(image)))
+    return _of_all_ranks(predictions), split.without(first)
+
+
+def _predict(
+    model: VisualModel, split: Split, images: np.ndarray, left_out: list[int]
+) -> ImagePredictions:
+    """Predict what ``predict_images`` does of some images (N,), in this process."""
+    all_logits = np.zeros((len(images), model.encoder.cluster_num), dtype=np.float32)
+    # an empty part each, so that no images have predictions, too
     image_parts, cluster_parts = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     box_parts, peak_parts = [np.zeros((0, 4), np.int64)], [np.zeros((0, 2), np.int64)]
     start = 0
-    batches = activated_maps(model, split, np.arange(count), left_out)
+    batches = activated_maps(model, split, images, left_out, out_of=len(split.image_ids))
     for logits, image, cluster, maps in batches:
         all_logits[start : start + len(logits)] = logits
         boxes, peaks = boxes_and_peaks(maps, MAP_SIZE)
@@ -179,7 +205,7 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
         peak_parts.append(peaks)
         start += len(logits)
     all_logits = all_logits[:start]
-    predictions = ImagePredictions(
+    return ImagePredictions(
         logits=all_logits,
         bits=all_logits >= model.threshold,
         image=np.concatenate(image_parts),
@@ -187,7 +213,19 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
         boxes=np.concatenate(box_parts),
         peaks=np.concatenate(peak_parts),
     )
-    return predictions, split.without(left_out)
+
+
+def _of_all_ranks(own: ImagePredictions) -> ImagePredictions:
+    """Return the predictions of all processes, one's images after the other's."""
+    import torch
+
+    from models_src.distributed import gather_rows, rank, row_counts
+
+    before = sum(row_counts(len(own.logits))[: rank()])  # images of the processes before this one
+    of_own = vars(own) | {"image": own.image + before}
+    return ImagePredictions(
+        **{name: gather_rows(torch.from_numpy(rows)).numpy() for name, rows in of_own.items()}
+    )
 
 
 def caption_bits(

@@ -99,6 +99,24 @@ def gather_objects(value: Result) -> list[Result]:
     return values
 
 
+@contextmanager
+def errors_of_all_ranks() -> Iterator[None]:
+    """Raise a ``UserError`` that ends the ``with`` block of one rank on all of them."""
+    error = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    for of_rank in gather_objects(error):
+        if of_rank is not None:
+            raise of_rank
+
+
+def own_span(count: int) -> range:
+    """Return this rank's even share of ``count`` things: a run of neighbours, perhaps of none."""
+    return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
 def own_images(count: int) -> np.ndarray:
     """Return which images of a batch are this rank's.
 

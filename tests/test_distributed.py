@@ -1,7 +1,9 @@
 """Two processes that train together end as one process does."""
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets_src.filtering import load_filtered_split
 from datasets_src.pairs import TrainingPairs, load_training_pairs
 from main import main
 from models_src import training, visual_encoders
@@ -336,21 +339,31 @@ def test_alone_nothing_is_exchanged():
     assert any_rank(False, True) == [False, True]
 
 
-def test_torchrun_trains_one_model_and_one_process_writes(demo_data, tmp_path):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}",
-        "main.py", *TINY, "--epochs=1", f"--datasets_dir={demo_data}",
-        f"--models_dir={tmp_path / 'models'}", f"--results_dir={tmp_path / 'results'}",
-    ]  # fmt: skip
-    ended = subprocess.run(
-        command,
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start the program in two processes, as users do."""
+    return subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone",
+            f"--nproc_per_node={RANKS}", "main.py", *arguments,
+        ],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=SECONDS,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
+    )  # fmt: skip
+
+
+def test_torchrun_trains_one_model_and_one_process_writes(demo_data, tmp_path):
+    ended = torchrun(
+        *TINY,
+        "--epochs=1",
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={tmp_path / 'models'}",
+        f"--results_dir={tmp_path / 'results'}",
     )
+    assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 1: v_measure") == 1
     log = (tmp_path / "results" / "train_joint_model_model1.log").read_text()
     assert log.count("epoch 1: v_measure") == 1
@@ -363,3 +376,42 @@ def test_other_utilities_are_refused_under_torchrun(monkeypatch, tmp_path, capsy
     status = main(["--utility=text_evaluation", f"--results_dir={tmp_path}"])
     assert status == 2
     assert "start it without torchrun" in capsys.readouterr().err
+
+
+def test_processes_share_the_images_of_an_evaluation(demo_data, trained, tmp_path):
+    data = tmp_path / "datasets"
+    shutil.copytree(demo_data, data)
+    split, _ = load_filtered_split(data, "val2014", use_all_images=True)
+    lost = [split.path(0), split.path(len(split.image_ids) - 1)]
+    for path in lost:
+        path.write_bytes(b"no image")
+    arguments = [
+        "--utility=visual_evaluation", "--model_name=lstm", "--batch_size=2", "--workers=0",
+        "--visual_threshold=0.1", "--use_all_images", f"--datasets_dir={data}",
+        f"--models_dir={trained / 'models'}",
+    ]  # fmt: skip
+    assert main([*arguments, f"--results_dir={tmp_path / 'alone'}"]) == 0
+    ended = torchrun(*arguments, f"--results_dir={tmp_path / 'both'}")
+    assert ended.returncode == 0, ended.stderr
+    assert all(str(path) in ended.stdout for path in lost)
+    alone, both = [
+        json.loads((tmp_path / name / "visual_evaluation_lstm.json").read_text())
+        for name in ("alone", "both")
+    ]
+    assert both["metrics"] == alone["metrics"]
+    assert both["data"] == alone["data"]
+    assert both["data"]["unreadable_images"] == [path.name for path in lost]
+    assert both["metrics"]["activation"]["clusters_per_image"] > 0
+    with (
+        np.load(tmp_path / "alone" / "visual_evaluation_lstm.npz") as one,
+        np.load(tmp_path / "both" / "visual_evaluation_lstm.npz") as other,
+    ):
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+    for image in (1, len(split.image_ids) - 2):  # now they are too many, though none has so many
+        split.path(image).write_bytes(b"no image")
+    ended = torchrun(*arguments, f"--results_dir={tmp_path / 'bad'}")
+    assert ended.returncode != 0
+    assert "error: 4 of" in ended.stderr
+    assert not (tmp_path / "bad" / "visual_evaluation_lstm.json").exists()

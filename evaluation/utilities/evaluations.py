@@ -50,8 +50,14 @@ def text_evaluation(options: argparse.Namespace) -> None:
 
 
 def visual_evaluation(options: argparse.Namespace) -> None:
-    """Score a model's image clusters with every image metric, on the test split."""
-    score_images(options, load_both_halves(options), *test_split(options))
+    """Score a model's image clusters with every image metric, on the test split.
+
+    Started by torchrun, several processes share the images, and the first one writes.
+    """
+    from models_src.distributed import joined_ranks
+
+    with joined_ranks(choose_device(options.device)):
+        score_images(options, load_both_halves(options), *test_split(options))
 
 
 def score_images(
@@ -59,9 +65,12 @@ def score_images(
 ) -> ImageEvaluation:
     """Do what ``visual_evaluation`` does with what is loaded."""
     from evaluation.reports import write_by_image
+    from models_src.distributed import rank
 
     absent = unmeasured_on_images(split, options.datasets_dir)
     found = evaluate_images(model, split, options.seed)
+    if rank() > 0:
+        return found
     # before the results: where a crash lets these be of different runs, the sums tell
     write_by_image(options.results_dir, options.utility, options.model_name, found.by_image)
     finish(
