@@ -200,6 +200,13 @@ OPTIONS: dict[str, Option] = {
         metavar="WORD",
         several=True,
     ),
+    "evaluate_images": Option(
+        "training",
+        None,
+        "with --evaluate_every, also measure the image metrics, on the first N test images",
+        _whole_number(1),
+        metavar="N",
+    ),
     "tensorboard": Option(
         "training",
         False,
@@ -509,7 +516,7 @@ UTILITIES: dict[str, Utility] = {
     "train_joint_model": Utility(
         "train both encoders on image-caption pairs",
         "training",
-        _TRAINING | {"seeds", "evaluate_every", "words", "tensorboard"},
+        _TRAINING | {"seeds", "evaluate_every", "evaluate_images", "words", "tensorboard"},
     ),
     "tune_joint_model_parameters": Utility(
         "train on four fifths of the images, evaluate on the rest; --grid searches settings",

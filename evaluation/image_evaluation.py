@@ -33,6 +33,7 @@ from evaluation.localization import (
     random_boxes,
     random_points,
 )
+from utils.progress import with_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,18 +107,17 @@ def image_logits(
         UserError: as ``pairs.load_images`` does.
     """
     import torch
-    from tqdm import tqdm
 
     logits = np.zeros((count, model.encoder.cluster_num), dtype=np.float32)
     bounds = [*range(0, count, model.batch_size), count]
     batches = [np.arange(start, stop) for start, stop in pairwise(bounds)]
-    with torch.inference_mode(), tqdm(total=count, unit="image", disable=None) as progress:
-        done = 0
-        for pixels in load_images(source, batches, model.image_size, model.workers, left_out):
+    loading = load_images(source, batches, model.image_size, model.workers, left_out)
+    done = 0
+    with torch.inference_mode():
+        for pixels in with_bar(loading, "looking at images", "batch", len(batches)):
             batch = slice(done, done + len(pixels))
             logits[batch] = model.encoder(normalise(pixels.to(model.device))).cpu().numpy()
             done += len(pixels)
-            progress.update(len(pixels))
     return logits[:done]
 
 
@@ -143,20 +143,18 @@ def activated_maps(
         normalised nor upsampled, on the model's device.
     """
     import torch
-    from tqdm import tqdm
 
     size = model.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     loading = load_images(source, batches, model.image_size, model.workers, left_out, out_of)
-    with torch.inference_mode(), tqdm(total=len(images), unit="image", disable=None) as progress:
-        for pixels in loading:
+    with torch.inference_mode():
+        for pixels in with_bar(loading, "looking at images", "batch", len(batches)):
             logits, features = model.encoder.logits_and_features(
                 normalise(pixels.to(model.device))
             )  # (B, C), (B, D, h, w)
             image, cluster = torch.nonzero(logits >= model.threshold, as_tuple=True)  # (A,), (A,)
             maps = class_activation_maps(features, model.encoder.head.weight, image, cluster)
             yield logits.cpu().numpy(), image.cpu().numpy(), cluster.cpu().numpy(), maps
-            progress.update(len(pixels))
 
 
 def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, Split]:

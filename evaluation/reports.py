@@ -189,6 +189,18 @@ CURVES = {
         "concreteness.pearson_by_min_count.20.r",
         "concreteness.pearson_by_min_count.100.r",
     ),
+    "classes of images (f1)": (
+        "class_name_classification.f1",
+        "cluster_classification_co_occurrence.f1",
+        "cluster_classification_iou.f1",
+    ),
+    "boxes and heatmaps (f1)": (
+        "bounding_box.f1",
+        "bounding_box_chance.f1",
+        "heatmap.f1",
+        "heatmap_chance.f1",
+    ),
+    "sentence-image matching": ("sentence_image_matching.accuracy",),
 }
 
 
@@ -276,4 +288,5 @@ def curve_label(name: str) -> str:
     """Return a metric's label in a legend."""
     if name.startswith("concreteness.pearson_by_min_count."):
         return f"words with count > {name.split('.')[2]}"
-    return name.split(".")[-1].replace("_", " ")
+    parts = name.split(".")
+    return parts[0 if parts[-1] in ("f1", "accuracy") else -1].replace("_", " ")

@@ -15,6 +15,7 @@ from torch import Tensor
 from datasets_src.captions import TokenizedCaptions
 from models_src.diagnosis import activity
 from models_src.text_encoders.interface import TextEncoder
+from models_src.visual_encoders import VisualEncoder
 from utils.errors import UserError
 
 EARLY = (1, 2, 5)  # times a power of ten: the steps at which the first rows are measured
@@ -31,6 +32,9 @@ class Plan:
     words: tuple[str, ...]  # watched one by one
     evaluate: Callable[[TextEncoder], Values]
     report: Callable[[Sequence["Moment"]], None]  # takes all rows so far, after each new one
+    images: int | None = None  # how many of them are looked at for each row, if any
+    # measures what both encoders make of these; all ranks call it
+    evaluate_images: Callable[[VisualEncoder, TextEncoder], dict[str, float | None]] = lambda *_: {}
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,18 @@ class Development:
         lengths = all_captions.offsets[captions + 1] - all_captions.offsets[captions]  # (B,)
         self.tokens += int(lengths.sum())
 
-    def measure(self, step: int, text: TextEncoder) -> None:
-        """Add the row of a step; p(c|w) of the text encoder is up to date."""
+    def measure(self, step: int, visual: VisualEncoder, text: TextEncoder) -> None:
+        """Add the row of a step; p(c|w) of the text encoder is up to date.
+
+        The visual encoder is in training mode, and is so afterwards.
+        """
         values = self.plan.evaluate(text)
         of_steps = vars(activity(self.sums))  # of all steps since the last row
-        values["model"] = {"": of_steps | values.get("model", {}).get("", {})}
+        of_words = values.get("model", {}).get("", {})
+        visual.eval()
+        of_images = self.plan.evaluate_images(visual, text)
+        visual.train()
+        values["model"] = {"": of_steps | of_words | of_images}
         self.moments.append(Moment(step, self.pairs, self.tokens, values))
         self.sums = self.sums * 0
         self.plan.report(self.moments)
@@ -88,6 +99,7 @@ class Development:
         return {
             "every": self.plan.every,
             "words": list(self.plan.words),
+            "images": self.plan.images,
             "sums": self.sums,
             "pairs": self.pairs,
             "tokens": self.tokens,
@@ -121,12 +133,14 @@ def require_same_plan(state: dict[str, Any] | None, plan: Plan | None, path: Pat
     Raises:
         UserError: another distance of rows or other words are asked for.
     """
-    before = (state["every"], tuple(state["words"])) if state is not None else (None, ())
-    now = (plan.every, plan.words) if plan is not None else (None, ())
-    if before != now:
-        every, words = before
+    before: tuple[int | None, tuple[str, ...], int | None] = None, (), None
+    if state is not None:  # older checkpoints have no images
+        before = state["every"], tuple(state["words"]), state.get("images")
+    if before != ((plan.every, plan.words, plan.images) if plan is not None else (None, (), None)):
+        every, words, images = before
         given = "without --evaluate_every" if every is None else f"with --evaluate_every {every}"
         given += f" --words {' '.join(words)}" if words else ""
+        given += f" --evaluate_images {images}" if images is not None else ""
         raise UserError(
             f"{path} was trained {given}; give the same, or --overwrite without --resume to start "
             "anew"

@@ -300,7 +300,7 @@ def _train_epoch(
             run.development.add(sums, pairs.captions, whole_batch.only(kept).captions)
             if run.development.is_due(run.step):
                 run.text.summarise(_caption_batches(pairs, settings.batch_size))
-                run.development.measure(run.step, run.text)
+                run.development.measure(run.step, run.visual, run.text)
                 options.watch("development", run.step, run.development.moments[-1].flat())
         pairs_seen += len(whole_batch.captions)
         progress.update(len(whole_batch.captions))

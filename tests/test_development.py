@@ -1,6 +1,7 @@
 """Metrics through training: when they are measured, what they hold, that they change nothing."""
 
 import csv
+import json
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,7 @@ from datasets_src.captions import TokenizedCaptions
 from datasets_src.pairs import load_training_pairs
 from evaluation.categorization import categorization_scores, category_scores
 from evaluation.development import PLOTS, write_development
+from evaluation.reports import flatten
 from main import main
 from models_src import training
 from models_src.development import Plan, is_measured
@@ -35,10 +37,21 @@ def evaluate(text):
     return {"model": {"": {"mean": float(posteriors.mean()), "largest": float(posteriors.max())}}}
 
 
-def run(pairs, folder, every, settings, words=(), **options):
+def evaluate_images(visual, _text):
+    """Return something that any change of the CNN shows in, and change it if it can be."""
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return {"logits": visual(images).mean().item()}
+
+
+def run(pairs, folder, every, settings, words=(), images=None, **options):
     """Train with rows, in ``folder/development.csv``; none with ``every`` None."""
     plan = every and Plan(
-        every, words, evaluate, lambda rows: write_development(folder / "development.csv", rows)
+        every,
+        words,
+        evaluate,
+        lambda rows: write_development(folder / "development.csv", rows),
+        images,
+        evaluate_images,
     )
     train(TrainingSettings(**(SMALL | settings)), pairs, RunOptions("m", folder, **options),
           no_metrics, no_report, plan)  # fmt: skip
@@ -88,12 +101,19 @@ def test_a_run_is_continued_with_the_rows_it_was_begun_with(pairs, tmp_path, mon
     for every, words in ((None, ()), (4, ("dog",)), (3, ())):
         with pytest.raises(UserError, match=r"trained with --evaluate_every 3 --words dog; give"):
             run(pairs, tmp_path, every, {}, words, resume=True)
+    with pytest.raises(UserError, match=r"trained with --evaluate_every 3 --words dog; give"):
+        run(pairs, tmp_path, 3, {}, ("dog",), 10, resume=True)
     run(pairs, tmp_path, 3, {}, ("dog",), resume=True)
     StopAt(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         run(pairs, tmp_path / "none", None, {})
     with pytest.raises(UserError, match="without --evaluate_every; give the same"):
         run(pairs, tmp_path / "none", 3, {}, resume=True)
+    StopAt(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path / "images", 3, {}, images=10)
+    with pytest.raises(UserError, match=r"--evaluate_every 3 --evaluate_images 10; give the same"):
+        run(pairs, tmp_path / "images", 3, {}, resume=True)
 
 
 def test_rows_hold_what_was_seen_since_the_row_before(pairs, tmp_path, monkeypatch):
@@ -161,7 +181,7 @@ def call(demo_data, tmp_path, *extra):
 
 
 def test_command_writes_a_tidy_table_and_plots(demo_data, tmp_path):
-    rows = ["--evaluate_every=4", "--words", "Dog", "a", "dog"]
+    rows = ["--evaluate_every=4", "--words", "Dog", "a", "dog", "--evaluate_images=1000"]
     assert main(call(demo_data, tmp_path, "--text_encoder=lstm", *rows)) == 0
     with (tmp_path / "d" / "development.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -181,6 +201,12 @@ def test_command_writes_a_tidy_table_and_plots(demo_data, tmp_path):
         by_epoch = {row[0]: row[-1] for row in csv.reader(file)}
     for metric in ("categorization.known_words.f_score", "concreteness.pearson_by_min_count.0.r"):
         assert last["model", "", metric] == by_epoch[metric] != ""
+    assert main(call(demo_data, tmp_path, "--utility=visual_evaluation")[len(TINY) :]) == 0
+    of_images = flatten(json.loads((tmp_path / "visual_evaluation_d.json").read_text())["metrics"])
+    assert len(of_images) > 20
+    for metric, value in of_images.items():
+        measured = last["model", "", metric]
+        assert (float(measured) if measured else None) == pytest.approx(value, abs=1e-6), metric
     places = [f"--models_dir={tmp_path / 'models'}", f"--results_dir={tmp_path}"]
     asked = ["--utility=word_clusters", "--model_name=d", f"--datasets_dir={demo_data}"]
     assert main([*asked, *places]) == 0
@@ -209,6 +235,8 @@ def test_command_writes_a_tidy_table_and_plots(demo_data, tmp_path):
     ("extra", "message"),
     [
         (["--words", "dog"], "--words has no effect without --evaluate_every"),
+        (["--evaluate_images=3"], "--evaluate_images has no effect without --evaluate_every"),
+        (["--evaluate_every=5", "--evaluate_images=0"], "0 is less than 1"),
         (
             ["--evaluate_every=5", "--words", "dog", "xyzzy"],
             "--words xyzzy: in no training caption",

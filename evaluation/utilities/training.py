@@ -2,12 +2,21 @@
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from evaluation.utilities.common import choose_device, training_pairs
+import numpy as np
+
+from evaluation.utilities.common import (
+    Model,
+    choose_device,
+    evaluate_images,
+    test_split,
+    training_pairs,
+    unmeasured_on_images,
+)
 from models_src.settings import TrainingSettings, settings_from_sources
 from utils.errors import UserError
 from utils.files import require_writable_folder
@@ -16,6 +25,8 @@ from utils.processes import process_count
 if TYPE_CHECKING:
     from datasets_src.captions import Vocabulary
     from models_src.development import Moment
+    from models_src.text_encoders.interface import TextEncoder
+    from models_src.visual_encoders import VisualEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +67,10 @@ def _train_all(options: argparse.Namespace) -> None:
 def _train_one(options: argparse.Namespace) -> bool:
     """Train one model; return whether a signal asked to stop when there was no step left."""
     settings = chosen_settings(options)
-    if options.words is not None and options.evaluate_every is None:
-        raise UserError("--words has no effect without --evaluate_every; give that, too")
+    if options.evaluate_every is None:
+        for name in ("words", "evaluate_images"):
+            if name in options.given:
+                raise UserError(f"--{name} has no effect without --evaluate_every; give that, too")
 
     from datasets_src.norms import load_norms
     from evaluation.development import (
@@ -127,6 +140,12 @@ def _train_one(options: argparse.Namespace) -> bool:
             ),
             report_moments,
         )
+        if options.evaluate_images is not None:
+            plan = replace(
+                plan,
+                images=options.evaluate_images,
+                evaluate_images=_image_evaluation(options, settings, run.device),
+            )
     with ExitStack() as files:
         if options.tensorboard:
             writer = event_files(folder / "tensorboard", resume=options.resume)
@@ -134,6 +153,32 @@ def _train_one(options: argparse.Namespace) -> bool:
         stopped = train(settings, pairs, run, evaluate, report, plan)
     logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
     return stopped
+
+
+def _image_evaluation(
+    options: argparse.Namespace, settings: TrainingSettings, device: str
+) -> "Callable[[VisualEncoder, TextEncoder], dict[str, float | None]]":
+    """Return what scores both encoders on the first ``--evaluate_images`` test images."""
+    from evaluation.image_evaluation import VisualModel
+    from evaluation.reports import flatten
+
+    split, _ = test_split(options)
+    split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
+    unmeasured_on_images(split, options.datasets_dir)
+
+    def evaluate(visual: "VisualEncoder", text: "TextEncoder") -> dict[str, float | None]:
+        images = VisualModel(
+            visual,
+            settings.visual_threshold,
+            settings.image_size,
+            settings.batch_size,
+            options.workers,
+            device,
+        )
+        model = Model(images, text, settings.text_threshold, {})
+        return flatten(evaluate_images(model, split, settings.seed).metrics)
+
+    return evaluate
 
 
 def _watched_words(options: argparse.Namespace, vocabulary: "Vocabulary") -> tuple[str, ...]:
