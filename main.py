@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,7 +223,8 @@ OPTIONS: dict[str, Option] = {
     "workers": Option(
         "running",
         min(2, os.cpu_count() or 1),
-        "processes that read images ahead; 0 reads in the main process",
+        "processes that read images ahead; 0 reads in the main process; unless given, an "
+        "evaluation on a CPU takes no more than the cores beyond two",
         _whole_number(0),
         metavar="N",
     ),
@@ -645,6 +647,7 @@ UTILITIES: dict[str, Utility] = {
 }
 
 
+MEMORY_ADVICE = "give a smaller --batch_size, or --accumulate N in training"
 LOGGED = ("train_joint_model", "tune_joint_model_parameters")  # whatever --write_to_log says
 TOGETHER = ("train_joint_model", "visual_evaluation")  # what processes of torchrun can share
 
@@ -683,6 +686,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # quiet to the end
+        return FAILURE
+    except Exception as error:
+        # here and not by the interpreter, whose traceback would keep frames, with them a loader's
+        # workers, and so this process alive
+        if type(error).__name__ == "OutOfMemoryError":
+            print(f"error: {' '.join(str(error).split())}; {MEMORY_ADVICE}", file=sys.stderr)
+            return USER_MISTAKE
+        traceback.print_exc()
         return FAILURE
     finally:
         stop_logging()

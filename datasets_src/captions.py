@@ -115,7 +115,7 @@ def stored_vocabulary(texts: Sequence[str], path: Path) -> tuple[Vocabulary, Tok
     identity = hashlib.sha256(made_from.encode()).hexdigest()
     stored = _read_stored(path, identity)
     if stored is not None:
-        logger.info("%s: %d captions, tokenized earlier", path, len(texts))
+        logger.debug("%s: %d captions, tokenized earlier", path, len(texts))
         return stored
     vocabulary, captions = build_vocabulary(texts)
 

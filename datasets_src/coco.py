@@ -409,7 +409,8 @@ def _file_name(record: Mapping[str, Any], pattern: str | None, path: Path) -> st
     if pattern is not None and "file_name" not in record:
         return pattern.format(id=_number(record, "id", path))
     name = _text(record, "file_name", path)
-    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+    outside = Path(name).is_absolute() or ".." in Path(name).parts
+    if outside or not Path(name).parts or "\0" in name:
         raise UserError(f"{path}: {_where(record)} has the file name {name!r}; correct the file")
     return name
 

@@ -277,10 +277,10 @@ def _hash_of_sizes(names: Iterable[str], paths: Iterable[Path]) -> str:
 
 
 def _size(path: Path) -> int | str:
-    """Return a file's size in bytes, "absent" where it is not there."""
+    """Return a file's size in bytes, "absent" where it is not there or cannot be reached."""
     try:
         return path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return "absent"
 
 

@@ -6,7 +6,7 @@ Axes: M pairs (one a caption), B images of a batch, S the image size in pixels.
 import hashlib
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -254,7 +254,7 @@ def load_batches(
 
 def load_readable_images(
     source: ImageSource, batches: Sequence[np.ndarray], size: int, workers: int
-) -> Iterator[LoadedImages]:
+) -> Generator[LoadedImages, None, None]:
     """Yield what ``load_images`` does, but leave out images that are missing or unreadable."""
     return _load(batches, _reader(source, batches, size), workers)
 
@@ -305,7 +305,7 @@ def require_readable(bad: int, total: int, last: str) -> None:
 
 def _load(
     batches: Sequence[np.ndarray], read: Callable[[int], np.ndarray], workers: int
-) -> Iterator[LoadedImages]:
+) -> Generator[LoadedImages, None, None]:
     """Yield the images of each batch of indices, in order (see ``load_batches``)."""
     import torch
     from torch.utils.data import DataLoader

@@ -249,7 +249,7 @@ class WordAnswers:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What a bootstrap draws."""
+        """What is drawn for significance."""
         return self.words
 
 
@@ -287,7 +287,7 @@ def word_scores(answers: WordAnswers, drawn: np.ndarray) -> dict[str, float | No
 
     Args:
         answers: About W words.
-        drawn: Positions of words, any number, with repetitions.
+        drawn: Positions of words, any number.
 
     Returns:
         Values as in the definitions of ``categorization`` (of known words) and ``concreteness``;
@@ -358,7 +358,7 @@ def image_scores(answers: ImageAnswers, drawn: np.ndarray) -> dict[str, float | 
 
     Args:
         answers: About N images.
-        drawn: Positions of images, any number, with repetitions.
+        drawn: Positions of images, any number.
 
     Returns:
         The f1 of each row that is counted by image; None where it is undefined or not measured.
@@ -404,9 +404,13 @@ def significance(
 ) -> dict[str, dict[str, float | None]]:
     """Return how easily a setting's difference from the first could come from the choice of units.
 
-    A paired bootstrap (Efron and Tibshirani 1993): each draw takes as many units (words, images or
-    pairs of images) as there are, with replacement, the same for all models, and a setting's score
-    is the mean over its seeds. It says nothing of other data, nor of the choice of seeds.
+    Each draw takes a random half of the units (words, images or pairs of images), the same for all
+    models, and a setting's score is the mean over its seeds. Halves of n units, drawn without
+    replacement, vary around the whole as samples of n vary around the population (subsampling,
+    Politis, Romano and Wolf 1999, with n/2 of n). Drawing with replacement would not do: a word
+    that is drawn twice shares category and cluster with itself, which raises the agreement of both,
+    the more so the more clusters there are. It says nothing of other data, nor of the choice of
+    seeds.
 
     Args:
         answers: By setting, of each of its seeds; at least one setting, all about the same units.
@@ -415,51 +419,65 @@ def significance(
         seed: Of the draws.
 
     Returns:
-        ``bootstrap_p`` by row and setting, without the first setting.
+        ``subsampling_p`` by row and setting, without the first setting.
 
     Raises:
         ValueError: the answers are about different units.
     """
-    (reference, first), *_ = answers.items()
-    units = first[0].units
+    units = next(iter(answers.values()))[0].units
     if any(one.units != units for members in answers.values() for one in members):
         raise ValueError("answers about different units cannot be paired")
     rng = np.random.default_rng(seed)
-    differences: dict[str, dict[str, list[float]]] = {}
-    for _ in with_bar(range(draws), "bootstrap", "draw"):
-        drawn = rng.integers(len(units), size=len(units)) if units else np.zeros(0, dtype=int)
-        drawn_scores = {
-            setting: [scores(one, drawn) for one in members] for setting, members in answers.items()
-        }
-        for row in drawn_scores[reference][0]:
-            means = {
-                setting: mean_over_seeds([found[row] for found in members])
-                for setting, members in drawn_scores.items()
-            }
-            of_reference = means[reference]
-            for setting, mean in means.items():
-                if setting == reference:
-                    continue
-                kept = differences.setdefault(row, {}).setdefault(setting, [])
-                if mean is not None and of_reference is not None:
-                    kept.append(of_reference.mean - mean.mean)
-    return {
-        row: {setting: bootstrap_p(np.array(values)) for setting, values in by_setting_.items()}
-        for row, by_setting_ in differences.items()
+    whole = _differences(answers, scores, np.arange(len(units)))
+    of_draws: dict[tuple[str, str], list[float]] = {place: [] for place in whole}
+    for _ in with_bar(range(draws), "drawing halves", "draw"):
+        drawn = rng.permutation(len(units))[: len(units) // 2]
+        for place, difference in _differences(answers, scores, drawn).items():
+            if difference is not None:
+                of_draws[place].append(difference)
+    found: dict[str, dict[str, float | None]] = {}
+    for (row, setting), difference in whole.items():
+        p = subsampling_p(difference, np.array(of_draws[row, setting]))
+        found.setdefault(row, {})[setting] = p
+    return found
+
+
+def _differences(
+    answers: Mapping[str, Sequence[_Answers]],
+    scores: Callable[[_Answers, np.ndarray], Mapping[str, float | None]],
+    drawn: np.ndarray,
+) -> dict[tuple[str, str], float | None]:
+    """Return by (row, setting) how far the first setting's score lies above it on drawn units."""
+    found = {
+        setting: [scores(one, drawn) for one in members] for setting, members in answers.items()
     }
+    reference, *others = found
+    differences: dict[tuple[str, str], float | None] = {}
+    for row in found[reference][0]:
+        means = {
+            setting: mean_over_seeds([of_seed[row] for of_seed in of_seeds])
+            for setting, of_seeds in found.items()
+        }
+        first = means[reference]
+        for setting in others:
+            mean = means[setting]
+            differences[row, setting] = (
+                None if first is None or mean is None else first.mean - mean.mean
+            )
+    return differences
 
 
-def bootstrap_p(differences: np.ndarray) -> float | None:
-    """Return the two-sided p-value of a difference of 0 from bootstrap draws (D,) of it.
+def subsampling_p(difference: float | None, of_draws: np.ndarray) -> float | None:
+    """Return the two-sided p-value of a difference being 0.
 
-    Twice the share of draws on the rarer side of 0, at most 1; draws of exactly 0 count half on
-    either side, and one draw is added to each side, so that it is never 0. None without draws.
+    The share of draws (D,) whose difference is at least as far from their mean as the whole's is
+    from 0, where the whole counts as one more draw, so that it is never 0. None where the
+    difference is undefined, or without draws.
     """
-    if not len(differences):
+    if difference is None or not len(of_draws):
         return None
-    zero = 0.5 * (differences == 0).sum()
-    rarer = 1 + zero + min((differences > 0).sum(), (differences < 0).sum())
-    return float(min(1.0, 2 * rarer / (len(differences) + 2)))
+    away = np.abs(of_draws - of_draws.mean()) >= abs(difference) - 1e-12  # rounding
+    return float((1 + away.sum()) / (1 + len(of_draws)))
 
 
 def table_cells(
@@ -532,7 +550,8 @@ def _latex_cell(cell: str) -> str:
     """Return text for LaTeX: its own characters escaped, signs in mathematical mode."""
     indented = r"\quad " if cell.startswith("  ") else ""
     escaped = re.sub(r"([_%&#])", r"\\\1", cell.strip())
-    return indented + escaped.replace(" ± ", r" $\pm$ ").replace(">", "$>$").replace("-0.", "$-$0.")
+    signed = re.sub(r"^-(?=\d+\.\d)", "$-$", escaped)  # a minus; a name keeps its hyphens
+    return indented + signed.replace(" ± ", r" $\pm$ ").replace(">", "$>$")
 
 
 def as_csv(table: Table, p_values: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -26,7 +26,7 @@ from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder
 from utils.errors import UserError
-from utils.files import read_text, write_atomically, write_text
+from utils.files import read_text, sha256_of_file, write_atomically, write_text
 
 FORMAT_VERSION = 1
 HALVES = ("text", "visual")
@@ -104,6 +104,7 @@ def save_halves(
             "format_version": FORMAT_VERSION,
             "half": half,
             "origin": named,  # the settings have the number of clusters
+            "weights_sha256": sha256_of_file(model_path(models_dir, half, name, "mdl")),
             "settings": settings.as_dict(),
         }
         write_text(
@@ -179,6 +180,22 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
         ) from None
 
 
+def _require_own_weights(config: Path, path: Path) -> None:
+    """See that a ``.mdl`` is the one that its ``.cfg`` was written with; older ones do not tell.
+
+    It is not when a save was interrupted, or the file replaced.
+
+    Raises:
+        UserError: it is another one.
+    """
+    told = yaml.safe_load(read_text(config, "the model's settings")).get("weights_sha256")
+    if told is not None and told != sha256_of_file(path):
+        raise UserError(
+            f"{path} is not what {config} was written with; continue an interrupted training with "
+            "--resume, or restore the file"
+        )
+
+
 def load_text_model(
     models_dir: Path, name: str, device: str = "cpu"
 ) -> tuple[TextEncoder, TrainingSettings, Origin]:
@@ -204,6 +221,8 @@ def load_text_model(
         encoder.load_state(state)
     except (KeyError, RuntimeError, TypeError):
         raise _unfit(path) from None
+    if not is_published(config):
+        _require_own_weights(config, path)
     return encoder, settings, origin
 
 
@@ -235,6 +254,8 @@ def load_visual_model(
         encoder.network.load_state_dict(state)
     except (RuntimeError, TypeError):
         raise _unfit(path) from None
+    if not is_published(config):
+        _require_own_weights(config, path)
     return encoder.placed_on(device).eval(), settings, origin
 
 

@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import NoReturn
 
@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from datasets_src.images import BAD_IMAGES_SHARE, are_too_many, normalise
-from datasets_src.pairs import PairBatch, TrainingPairs, load_readable_images, pair_batches
+from datasets_src.images import normalise
+from datasets_src.pairs import (
+    PairBatch,
+    TrainingPairs,
+    load_readable_images,
+    pair_batches,
+    require_readable,
+)
 from models_src.development import Development, Plan, require_same_plan
 from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
 from models_src.distributed import (
@@ -134,9 +140,6 @@ def _train_alone(
     if checkpoint is None and options.resume and is_finished:
         logger.info("'%s' is finished: there is nothing to continue", options.name)
         return False
-    if checkpoint is None and options.overwrite:
-        # the old run's best epoch must not stand beside the new run's model
-        by_first_rank(remove_model)(options.models_dir, f"{options.name}_best")
     require_precision(settings.precision, options.device)
     run = new_run(settings, pairs, options.device)
     fingerprint = pairs.fingerprint()
@@ -158,6 +161,9 @@ def _train_alone(
         require_compiler(options.device)
         run.visual.network.compile()  # in place: names of weights stay as they are
     visual = replicated(run.visual)
+    if checkpoint is None and options.overwrite:
+        # the old run's best epoch must not stand beside the new run's model
+        by_first_rank(remove_model)(options.models_dir, f"{options.name}_best")
 
     random_start = random_start_steps(settings, run.text.starts_at_random, steps)
 
@@ -272,59 +278,59 @@ def _train_epoch(
         settings.image_size,
         options.workers,
     )
-    for whole_batch, own, loaded in zip(left, owned, loading, strict=True):
-        errors = _errors_of_all(loaded.errors, own)
-        if errors:
-            seen_images = _image_count(batches[: run.batch + 1], pairs, run.epoch)
-            _note_bad_images(run, whole_batch, errors, seen_images)
-        kept = np.array([place not in errors for place in range(len(whole_batch.images))])
-        if errors and kept.sum() < 2:  # batch normalisation needs two images
-            kept[:] = False
-            sums = empty_sums(settings.cluster_num, options.device)
-        else:
-            pixels = _augmented(loaded.pixels, kept, own, settings, run)
-            sums = _take_step(
-                run,
-                visual,
-                settings,
-                pairs,
-                whole_batch.only(kept),
-                own[kept],
-                pixels,
-                random_start,
-            )
-        run.totals += sums
-        run.batch += 1
-        run.step += 1
-        if run.development is not None:
-            run.development.add(sums, pairs.captions, whole_batch.only(kept).captions)
-            if run.development.is_due(run.step):
-                run.text.summarise(_caption_batches(pairs, settings.batch_size))
-                run.development.measure(run.step, run.visual, run.text)
-                options.watch("development", run.step, run.development.moments[-1].flat())
-        pairs_seen += len(whole_batch.captions)
-        progress.update(len(whole_batch.captions))
-        if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
-            progress.set_postfix(_shown(activity(sums), run.step))
-        if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
-            since = run.totals - reported
-            reported.copy_(run.totals)
-            seen = activity(since)
-            speed = pairs_seen / (time.monotonic() - started)
-            pairs_left = (settings.epochs - run.epoch) * len(pairs) - pairs_done - pairs_seen
-            _log_activity(run, seen, settings.cluster_num, speed, pairs_left / speed)
-            options.watch("steps", run.step, vars(seen) | {"pairs_per_second": speed})
-            enough = since[0].item() > LOG_EVERY_STEPS / 2 * settings.batch_size
-            if enough and run.step >= random_start + SETTLING_STEPS:
-                _warn_once(run, seen, settings.cluster_num)
-        is_late = time.monotonic() - last_saved > 60 * options.checkpoint_minutes
-        has_to_stop, is_late = any_rank(stop(), is_late)
-        if has_to_stop:
-            keep()
-            _end_here(options)
-        if is_late:
-            keep()
-            last_saved = time.monotonic()
+    with closing(loading):  # whatever ends training, the workers end with it
+        for whole_batch, own, loaded in zip(left, owned, loading, strict=True):
+            errors = _errors_of_all(loaded.errors, own)
+            if errors:
+                _note_bad_images(run, whole_batch, errors, len(pairs.split.image_ids))
+            kept = np.array([place not in errors for place in range(len(whole_batch.images))])
+            if errors and kept.sum() < 2:  # batch normalisation needs two images
+                kept[:] = False
+                sums = empty_sums(settings.cluster_num, options.device)
+            else:
+                pixels = _augmented(loaded.pixels, kept, own, settings, run)
+                sums = _take_step(
+                    run,
+                    visual,
+                    settings,
+                    pairs,
+                    whole_batch.only(kept),
+                    own[kept],
+                    pixels,
+                    random_start,
+                )
+            run.totals += sums
+            run.batch += 1
+            run.step += 1
+            if run.development is not None:
+                run.development.add(sums, pairs.captions, whole_batch.only(kept).captions)
+                if run.development.is_due(run.step):
+                    run.text.summarise(_caption_batches(pairs, settings.batch_size))
+                    run.development.measure(run.step, run.visual, run.text)
+                    options.watch("development", run.step, run.development.moments[-1].flat())
+            pairs_seen += len(whole_batch.captions)
+            progress.update(len(whole_batch.captions))
+            if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
+                progress.set_postfix(_shown(activity(sums), run.step))
+            if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
+                since = run.totals - reported
+                reported.copy_(run.totals)
+                seen = activity(since)
+                speed = pairs_seen / (time.monotonic() - started)
+                pairs_left = (settings.epochs - run.epoch) * len(pairs) - pairs_done - pairs_seen
+                _log_activity(run, seen, settings.cluster_num, speed, pairs_left / speed)
+                options.watch("steps", run.step, vars(seen) | {"pairs_per_second": speed})
+                enough = since[0].item() > LOG_EVERY_STEPS / 2 * settings.batch_size
+                if enough and run.step >= random_start + SETTLING_STEPS:
+                    _warn_once(run, seen, settings.cluster_num)
+            is_late = time.monotonic() - last_saved > 60 * options.checkpoint_minutes
+            has_to_stop, is_late = any_rank(stop(), is_late)
+            if has_to_stop:
+                keep()
+                _end_here(options)
+            if is_late:
+                keep()
+                last_saved = time.monotonic()
 
 
 def _augmented(
@@ -404,13 +410,6 @@ def _pair_count(batches: Sequence[PairBatch]) -> int:
     return sum(len(batch.captions) for batch in batches)
 
 
-def _image_count(batches: Sequence[PairBatch], pairs: TrainingPairs, epoch: int) -> int:
-    """Return how many images a run has seen after these first batches of an epoch."""
-    if epoch > 0:
-        return len(np.unique(pairs.split.caption_image))
-    return len(np.unique(np.concatenate([batch.images for batch in batches])))
-
-
 def _errors_of_all(errors: Mapping[int, UserError], own: np.ndarray) -> dict[int, UserError]:
     """Return why images of a batch cannot be read, from all ranks.
 
@@ -435,7 +434,7 @@ def _part_ways(seed: int, step: int) -> None:
 
 
 def _note_bad_images(
-    run: TrainingRun, batch: PairBatch, errors: Mapping[int, UserError], seen_images: int
+    run: TrainingRun, batch: PairBatch, errors: Mapping[int, UserError], total: int
 ) -> None:
     """Log each image of a batch that cannot be read, the first time only.
 
@@ -443,7 +442,7 @@ def _note_bad_images(
         run: Whose images they are.
         batch: The whole batch.
         errors: Position in ``batch.images`` -> why that image cannot be read.
-        seen_images: Images that the run has tried to read so far.
+        total: How many images there are to train on.
 
     Raises:
         UserError: there are too many.
@@ -454,11 +453,7 @@ def _note_bad_images(
             continue
         run.bad_images.add(image)
         logger.warning("left out of training: %s", error)
-        if are_too_many(len(run.bad_images), seen_images):
-            raise UserError(
-                f"{len(run.bad_images)} of the first {seen_images} images cannot be read, more "
-                f"than {BAD_IMAGES_SHARE:.0%}; the last: {error}"
-            )
+        require_readable(len(run.bad_images), total, str(error))
 
 
 def _shown(seen: Activity, step: int) -> dict[str, str]:

@@ -169,6 +169,9 @@ def find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
     unfinished = options.checkpoint_file.exists()
     if options.resume:
         if not unfinished:
+            best = f"{options.name}_best"
+            if in_the_way == [best]:  # of another training, then
+                raise _in_the_way(best, options.models_dir)
             return None
         checkpoint = load_tensors(options.checkpoint_file, "the checkpoint")
         if checkpoint.get("version") != CHECKPOINT_VERSION:
@@ -185,11 +188,16 @@ def find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
             "or give --overwrite to start anew"
         )
     if in_the_way:
-        raise UserError(
-            f"there is a model '{in_the_way[0]}' in {options.models_dir}; give another "
-            "--model_name, or --overwrite to replace it"
-        )
+        raise _in_the_way(in_the_way[0], options.models_dir)
     return None
+
+
+def _in_the_way(name: str, models_dir: Path) -> UserError:
+    """Return the error for a model that a training would replace."""
+    return UserError(
+        f"there is a model '{name}' in {models_dir}; give another --model_name, or --overwrite "
+        "(without --resume) to replace it"
+    )
 
 
 @contextmanager

@@ -230,3 +230,16 @@ def test_boxes_without_area_are_counted(data, caplog):
     found, _ = load_filtered_split(data, "train2014", use_all_images=True, with_instances=True)
     assert (found.instances.boxes[:, 2] == 0).sum() == 1
     assert "1 boxes have no area" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "a\0b.jpg"])
+def test_file_names_that_no_file_can_have(data, tmp_path, capsys, name):
+    for kind in ("captions", "instances"):
+        edit(data, kind, lambda content: content["images"][0].update(file_name=name))
+    if "\0" in name:
+        assert set_up(data) == 2
+        assert "has the file name 'a\\x00b.jpg'; correct the file" in capsys.readouterr().err
+    else:  # as an image that is missing
+        assert set_up(data) == 0
+        arguments = [*TINY, "--epochs=1", f"--image_cache={tmp_path / 'cache'}"]
+        assert run(data, tmp_path, *arguments, "--use_all_images") == 0

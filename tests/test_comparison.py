@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from evaluation.comparison import (
     as_latex,
     as_markdown,
     as_text,
-    bootstrap_p,
     by_setting,
     comparison_table,
     image_scores,
@@ -24,6 +24,7 @@ from evaluation.comparison import (
     read_image_answers,
     read_word_answers,
     significance,
+    subsampling_p,
     table_cells,
     word_scores,
 )
@@ -124,7 +125,7 @@ def test_significance_tells_a_real_difference_from_none():
         seed=0,
     )
     assert found["words: F-score"]["same"] == 1
-    assert found["words: F-score"]["bad"] == pytest.approx(2 / 62)
+    assert found["words: F-score"]["bad"] == pytest.approx(1 / 61)
     assert found["concreteness r, count > 20"]["bad"] == 1  # both have the same concreteness
     assert "good" not in found["words: F-score"]
 
@@ -139,12 +140,28 @@ def test_significance_is_the_same_for_the_same_seed_and_refuses_other_words():
         )
 
 
-def test_bootstrap_p_of_draws():
-    assert bootstrap_p(np.ones(98)) == pytest.approx(2 / 100)
-    assert bootstrap_p(np.array([1.0, -1.0])) == 1
-    assert bootstrap_p(np.zeros(6)) == 1
-    assert bootstrap_p(np.zeros(0)) is None
-    assert bootstrap_p(np.array([1.0] * 88 + [-1.0] * 10)) == pytest.approx(22 / 100)
+def test_subsampling_p_of_draws():
+    assert subsampling_p(1.0, np.tile([0.9, 1.1], 50)) == pytest.approx(1 / 101)
+    assert subsampling_p(0.05, np.array([0.0, 0.1])) == 1
+    assert subsampling_p(0.0, np.zeros(6)) == 1
+    assert subsampling_p(0.3, np.array([-0.5, 0.5, 0.1, -0.1])) == pytest.approx(3 / 5)
+    assert subsampling_p(None, np.ones(3)) is None
+    assert subsampling_p(1.0, np.zeros(0)) is None
+
+
+def test_many_clusters_and_few_that_mean_nothing_do_not_differ_significantly():
+    rng = np.random.default_rng(0)
+    values = []
+    for seed in range(30):
+        many, few = (
+            replace(answers(rng.integers(clusters, size=24 * 6).tolist()), categories=categories)
+            for categories in [rng.integers(12, size=24 * 6)]
+            for clusters in (70, 8)
+        )
+        found = significance({"many": [many], "few": [few]}, word_scores, draws=40, seed=seed)
+        values.append(found["words: adjusted mutual information"]["few"])
+    assert np.mean(np.array(values) < 0.05) <= 0.1
+    assert np.mean(values) > 0.3
 
 
 def image_answers(counts: list[list[int]], section: str = "heatmap") -> ImageAnswers:
@@ -173,7 +190,7 @@ def test_significance_over_images_is_paired():
     better = base + np.array([1, 0, 0])  # a little in every image
     sides = {"a": [image_answers(better)], "b": [image_answers(base)], "c": [image_answers(better)]}
     found = significance(sides, image_scores, draws=98, seed=1)["heatmaps f1"]
-    assert found == {"b": pytest.approx(0.02), "c": 1}
+    assert found == {"b": pytest.approx(1 / 99), "c": 1}
 
 
 def test_results_by_image_are_read_or_refused(tmp_path):
@@ -226,6 +243,7 @@ def test_formats_escape_and_align():
         "| boxes f1 | -0.500 ± 0.250 | - |",
     ]
     latex = as_latex(lines)
+    assert as_latex([["", "lstm-0.03"], ["r", "-1.250"]]).count("$-$") == 1
     assert r"boxes f1 & $-$0.500 $\pm$ 0.250 & - \\" in latex
     assert r"\quad p against my\_model & - & 0.030 \\" in latex
     assert r"\begin{tabular}{lrr}" in latex
@@ -296,7 +314,7 @@ def test_command_compares_trained_models(places, tmp_path, caplog):
     other.unlink()
     caplog.clear()
     assert main(compare) == 0
-    assert "visual_evaluation has not stored them for generative; run it again" in caplog.text
+    assert "no significance over images for generative: there are none stored" in caplog.text
     assert "p against" not in (tmp_path / "compare_models.txt").read_text()
 
 

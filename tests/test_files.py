@@ -1,5 +1,9 @@
 import hashlib
 import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
 
 import pytest
 
@@ -79,11 +83,34 @@ def test_full_disk_is_the_users_mistake_and_the_old_content_stays(tmp_path):
     assert names_in(tmp_path) == ["a.txt"]
 
 
-def test_left_over_of_a_killed_run_is_overwritten(tmp_path):
-    (tmp_path / "a.txt.tmp").write_text("left over from a killed run, and longer")
+def test_left_over_of_a_killed_run_is_removed_a_day_later(tmp_path):
+    old, young, others = (tmp_path / f"{name}.tmp" for name in ("a.txt.1", "a.txt.2", "b.txt.1"))
+    for path in (old, young, others):
+        path.write_text("left over from a killed run, and longer")
+    for path in (old, others):
+        os.utime(path, (time.time() - 90_000,) * 2)
     write_text(tmp_path / "a.txt", "new")
-    assert names_in(tmp_path) == ["a.txt"]
+    assert names_in(tmp_path) == ["a.txt", young.name, others.name]
     assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def write_often(path: Path, text: str) -> None:
+    for _ in range(100):
+        write_text(path, text)
+
+
+def test_two_processes_that_write_one_file_leave_it_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    contents = ["a" * 50_000, "b" * 60_000]
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_often, args=(path, text)) for text in contents]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        if path.exists():
+            assert path.read_text() in contents
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert names_in(tmp_path) == ["a.txt"]
 
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path):

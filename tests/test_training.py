@@ -24,6 +24,8 @@ from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
 from models_src.training import train
 from models_src.training_run import RunOptions
+from tests.conftest import TINY
+from tests.test_cli import fails
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -527,7 +529,7 @@ def test_a_batch_of_which_one_image_is_left_is_passed_over(demo_data, tmp_path, 
 
 def test_too_many_bad_images_stop_training_in_one_line(demo_data, tmp_path):
     data, _ = damaged_copy(demo_data, tmp_path / "data", {"truncated": 2, "missing": 2})
-    with pytest.raises(UserError, match=r"^4 of the first \d+ images cannot be read") as error:
+    with pytest.raises(UserError, match=r"^4 of \d+ images cannot be read") as error:
         run(data, tmp_path / "models")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "models" / "visual" / "m.mdl").exists()
@@ -617,3 +619,81 @@ def test_csv_has_a_row_per_metric_and_a_column_per_epoch(trained):
     assert len(set(names)) == len(names)
     assert {"visual_loss", "text_loss", "categorization.all_words.f_score"} <= set(names)
     assert all(len(row) == 3 for row in rows)
+
+
+def test_overwriting_keeps_the_best_epoch_until_training_can_begin(demo_data, tmp_path, capsys):
+    places = [f"--datasets_dir={demo_data}", f"--models_dir={tmp_path / 'models'}"]
+    call = [*TINY, "--text_encoder=generative", *places, f"--results_dir={tmp_path}"]
+    assert main(call) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*_best.*")}
+    assert len(before) == 4
+    for extra in ("--precision=fp16", f"--pretrained_visual={tmp_path / 'none.pth'}"):
+        fails(capsys, *call, "--overwrite", extra, mentions="error: ")
+        assert {path: path.read_bytes() for path in before} == before
+
+
+def test_resuming_nothing_does_not_replace_a_model_named_like_its_best(demo_data, tmp_path, capsys):
+    places = [f"--datasets_dir={demo_data}", f"--models_dir={tmp_path / 'models'}"]
+    call = [*TINY, "--text_encoder=generative", *places, f"--results_dir={tmp_path}"]
+    assert main([*call, "--model_name=x_best", "--epochs=1"]) == 0
+    fails(capsys, *call, "--model_name=x", "--resume", mentions="there is a model 'x_best'")
+
+
+@pytest.mark.parametrize("half", ["text", "visual"])
+def test_weights_of_another_training_are_refused(demo_data, trained, tmp_path, capsys, half):
+    models = tmp_path / "models"
+    shutil.copytree(trained / "models", models)
+    # the same settings, so that the shapes are the same
+    shutil.copy(models / half / "lstm_best.mdl", models / half / "lstm.mdl")
+    path = models / half / "lstm.mdl"
+    if path.read_bytes() == (trained / "models" / half / "lstm.mdl").read_bytes():
+        pytest.fail("the best epoch is the last one: nothing was replaced")
+    places = [f"--datasets_dir={demo_data}", f"--models_dir={models}", f"--results_dir={tmp_path}"]
+    fails(
+        capsys,
+        "--utility=visual_evaluation",
+        "--model_name=lstm",
+        *places,
+        mentions="lstm.mdl is not",
+    )
+
+
+FAILING = """
+import sys
+import torch
+from models_src import training
+from main import main
+
+def fail(*_, **__):
+    raise {error}
+
+training.joint_step = fail
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        ("torch.OutOfMemoryError('no memory')", 2, "error: no memory; give a smaller --batch_size"),
+        ("ZeroDivisionError('a mistake of ours')", 1, "ZeroDivisionError: a mistake of ours"),
+    ],
+)
+def test_an_unexpected_error_ends_the_process_and_its_workers(
+    demo_data, tmp_path, error, status, told
+):
+    ended = subprocess.run(
+        [
+            sys.executable, "-c", FAILING.format(error=error), *TINY, "--workers=2",
+            "--batch_size=4", f"--datasets_dir={demo_data}", f"--models_dir={tmp_path / 'models'}",
+            f"--results_dir={tmp_path}",
+        ],
+        cwd=ROOT,
+        timeout=120,  # it used to wait for its workers for ever
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == status
+    assert told in ended.stderr
+    assert ("Traceback" in ended.stderr) == (status == 1)

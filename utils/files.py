@@ -1,16 +1,20 @@
 """Files that are either written whole or not at all, and their identity."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import UserError
+
+OLD_SECONDS = 24 * 60 * 60  # from which on nobody writes a temporary file any more
 
 logger = logging.getLogger(__name__)
 
@@ -18,16 +22,21 @@ logger = logging.getLogger(__name__)
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write ``path`` through ``write(file)``; whatever stood there stays until all is on disk.
 
-    The bytes go to a neighbour named ``<name>.tmp``, are flushed to the disk, and the neighbour
-    then takes the name; the folder is created where it is missing. When ``write`` fails, ``path``
-    is untouched and the neighbour is removed.
+    The bytes go to a neighbour named ``<name>.<process>.tmp``, are flushed to the disk, and the
+    neighbour then takes the name; the folder is created where it is missing. When ``write`` fails,
+    ``path`` is untouched and the neighbour is removed. Of two processes that write at once, the
+    later one's file stays, whole. What a killed process left behind a day ago is removed.
 
     Raises:
         UserError: the folder cannot be made or written (no permission, a full disk).
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+            with suppress(FileNotFoundError):  # another process was quicker
+                if time.time() - left_over.stat().st_mtime > OLD_SECONDS:
+                    left_over.unlink()
         try:
             with temporary.open("wb") as file:
                 write(file)

@@ -16,3 +16,12 @@ def process_rank() -> int:
 def local_rank() -> int:
     """Return which of the processes on this machine this is, from 0; each has a GPU of its own."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def spare_workers(wanted: int) -> int:
+    """Return how many processes may read images beside a CNN that computes on the same CPU.
+
+    The CNN needs two cores at least: where they have to be shared, it waits longer than reading
+    takes, and no process beside it is best.
+    """
+    return max(0, min(wanted, (os.cpu_count() or 1) - 2))

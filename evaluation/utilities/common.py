@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 from utils.files import sha256_of_file
-from utils.processes import local_rank, process_count
+from utils.processes import local_rank, process_count, spare_workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError):
         usable = False
     if not usable:
-        raise UserError(f"--device {name} is not usable here; give cpu, cuda or auto")
+        raise UserError(f"--device {name} is not usable here; give cpu or auto")
     return str(device)
 
 
@@ -167,7 +167,9 @@ def load_both_halves(options: argparse.Namespace) -> Model:
         used["visual_threshold"],
         used["image_size"],
         used["batch_size"],
-        options.workers,
+        options.workers
+        if "workers" in options.given or device != "cpu"
+        else spare_workers(options.workers),
         device,
     )
     return Model(visual, text, used["text_threshold"], used | {"origin": vars(origin)})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from evaluation.comparison import ModelResults
 
-BOOTSTRAP_DRAWS = 500
+DRAWS = 500
 
 logger = logging.getLogger(__name__)
 
@@ -126,12 +126,22 @@ def _significance(
     lacking = [name for name, found in answers.items() if found is None]
     if lacking:
         logger.info(
-            "no significance over %s: --utility %s has not stored them for %s; run it again",
+            "no significance over %s for %s: there are none stored; --utility %s stores a joint "
+            "model's",
             what,
-            utility,
             ", ".join(lacking),
+            utility,
         )
-        return {}
+    first = models[0]
+    models = [
+        model
+        for members in by_setting(models).values()
+        if all(answers[member.name] is not None for member in members)
+        for model in members
+    ]
+    if not models or models[0] is not first or len(by_setting(models)) < 2:
+        return {}  # there are no two settings to compare
+    answers = {model.name: answers[model.name] for model in models}
     if len({found.units for found in answers.values()}) > 1:
         logger.info("no significance over %s: they are not the same for all models", what)
         return {}
@@ -152,7 +162,7 @@ def _significance(
             for setting, members in by_setting(models).items()
         },
         scores,
-        draws=BOOTSTRAP_DRAWS,
+        draws=DRAWS,
         seed=options.seed,
     )
     # a metric that no model has needs no row

@@ -59,6 +59,7 @@ from tests.benchmarks.invented_data import (
     write_split,
 )
 from utils.files import write_json
+from utils.processes import spare_workers
 
 ROOT = Path(__file__).parent.parent.parent
 # of 150 clusters; the share that images of a trained lstm activate, see BENCHMARKS.md
@@ -242,8 +243,9 @@ def evaluated_model(sizes: Sizes, split: Split) -> Model:
     with torch.inference_mode():
         (pixels,) = load_images(split, batches, sizes.image_size, workers=0)
         threshold = encoder(normalise(pixels)).quantile(1 - ACTIVATED_SHARE).item()
+    workers = spare_workers(2)  # as the program has them
     visual = VisualModel(
-        encoder, threshold, sizes.image_size, sizes.evaluation_batch, workers=2, device="cpu"
+        encoder, threshold, sizes.image_size, sizes.evaluation_batch, workers, device="cpu"
     )
     return Model(visual, text, settings.text_threshold, settings.as_dict())
 
