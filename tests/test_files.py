@@ -2,6 +2,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import platform
+import subprocess
 import time
 from pathlib import Path
 
@@ -83,14 +85,21 @@ def test_full_disk_is_the_users_mistake_and_the_old_content_stays(tmp_path):
     assert names_in(tmp_path) == ["a.txt"]
 
 
-def test_left_over_of_a_killed_run_is_removed_a_day_later(tmp_path):
-    old, young, others = (tmp_path / f"{name}.tmp" for name in ("a.txt.1", "a.txt.2", "b.txt.1"))
-    for path in (old, young, others):
-        path.write_text("left over from a killed run, and longer")
-    for path in (old, others):
-        os.utime(path, (time.time() - 90_000,) * 2)
+def test_left_overs_of_killed_runs_are_removed(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = platform.node()
+    dead, old = f"a.txt.{here}-{ended.pid}.tmp", "a.txt.elsewhere-7.tmp"
+    alive, young, others = (
+        f"a.txt.{here}-{os.getppid()}.tmp",
+        "a.txt.elsewhere-8.tmp",
+        f"b.txt.{here}-{ended.pid}.tmp",
+    )
+    for name in (dead, old, alive, young, others):
+        (tmp_path / name).write_text("left over from a killed run, and longer")
+    os.utime(tmp_path / old, (time.time() - 90_000,) * 2)
     write_text(tmp_path / "a.txt", "new")
-    assert names_in(tmp_path) == ["a.txt", young.name, others.name]
+    assert names_in(tmp_path) == sorted(["a.txt", alive, young, others])
     assert (tmp_path / "a.txt").read_text() == "new"
 
 

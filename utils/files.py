@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 from utils.errors import UserError
 
-OLD_SECONDS = 24 * 60 * 60  # from which on nobody writes a temporary file any more
+OLD_SECONDS = 24 * 60 * 60  # after which no other machine writes a temporary file any more
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +23,21 @@ logger = logging.getLogger(__name__)
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write ``path`` through ``write(file)``; whatever stood there stays until all is on disk.
 
-    The bytes go to a neighbour named ``<name>.<process>.tmp``, are flushed to the disk, and the
-    neighbour then takes the name; the folder is created where it is missing. When ``write`` fails,
-    ``path`` is untouched and the neighbour is removed. Of two processes that write at once, the
-    later one's file stays, whole. What a killed process left behind a day ago is removed.
+    The bytes go to a neighbour named ``<name>.<machine>-<process>.tmp``, are flushed to the disk,
+    and the neighbour then takes the name; the folder is created where it is missing. When ``write``
+    fails, ``path`` is untouched and the neighbour is removed. Of two processes that write at once,
+    the later one's file stays, whole. What a killed process left behind is removed.
 
     Raises:
         UserError: the folder cannot be made or written (no permission, a full disk).
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        for other in path.parent.glob(f"{glob.escape(path.name)}.*-*.tmp"):
             with suppress(FileNotFoundError):  # another process was quicker
-                if time.time() - left_over.stat().st_mtime > OLD_SECONDS:
-                    left_over.unlink()
+                if _is_left_over(other):
+                    other.unlink()
         try:
             with temporary.open("wb") as file:
                 write(file)
@@ -56,6 +57,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             f"cannot write {path}: {error.strerror or error}; check the folder's permissions and "
             "the free disk space"
         ) from error
+
+
+def _is_left_over(temporary: Path) -> bool:
+    """Say whether the process that wrote a temporary file has ended, or must have."""
+    writer = temporary.name.removesuffix(".tmp")
+    process = writer.rpartition("-")[2]
+    if writer.endswith(f".{platform.node()}-{process}") and process.isdecimal():
+        try:
+            os.kill(int(process), 0)  # sends nothing
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            return False
+        return int(process) == os.getpid()
+    return time.time() - temporary.stat().st_mtime > OLD_SECONDS
 
 
 def require_writable_folder(path: Path) -> None:
