@@ -529,7 +529,8 @@ def test_a_batch_of_which_one_image_is_left_is_passed_over(demo_data, tmp_path, 
 
 def test_too_many_bad_images_stop_training_in_one_line(demo_data, tmp_path):
     data, _ = damaged_copy(demo_data, tmp_path / "data", {"truncated": 2, "missing": 2})
-    with pytest.raises(UserError, match=r"^4 of \d+ images cannot be read") as error:
+    total = len(data.split.image_ids)
+    with pytest.raises(UserError, match=rf"^4 of {total} images cannot be read") as error:
         run(data, tmp_path / "models")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "models" / "visual" / "m.mdl").exists()
@@ -636,7 +637,10 @@ def test_resuming_nothing_does_not_replace_a_model_named_like_its_best(demo_data
     places = [f"--datasets_dir={demo_data}", f"--models_dir={tmp_path / 'models'}"]
     call = [*TINY, "--text_encoder=generative", *places, f"--results_dir={tmp_path}"]
     assert main([*call, "--model_name=x_best", "--epochs=1"]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("x_best.*")}
+    assert len(before) == 4
     fails(capsys, *call, "--model_name=x", "--resume", mentions="there is a model 'x_best'")
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("half", ["text", "visual"])
