@@ -296,7 +296,8 @@ def _train_and_evaluate(
     if stopped:
         raise KeyboardInterrupt
     # thresholds and the like are those of the training
-    found = {"models_dir": task.models, "model_name": name, "given": {}}
+    given = {"workers": options.workers} if "workers" in options.given else {}
+    found = {"models_dir": task.models, "model_name": name, "given": given}
     model = load_both_halves(argparse.Namespace(**(vars(options) | found)))
     words = predict_words(model.text, task.data.pairs.vocabulary)
     metrics = {
