@@ -86,19 +86,31 @@ def _p_values(
         for model in models
     }
     found = _significance(options, models, words, word_scores, "words", "word_clusters")
-    with_images = [
-        model
-        for members in by_setting(models).values()
-        if all(set(BY_IMAGE) & set(member.settings) for member in members)
-        for model in members
-    ]
-    if not with_images or with_images[0] is not models[0] or len(by_setting(with_images)) < 2:
-        return found  # there are no two settings to compare
+    with_images = _to_compare(models, lambda model: bool(set(BY_IMAGE) & set(model.settings)))
     answers = {model.name: read_image_answers(options.results_dir, model) for model in with_images}
     for place, scores, what in ((0, image_scores, "images"), (1, pair_scores, "pairs of images")):
         of_kind = {name: both and both[place] for name, both in answers.items()}
         found |= _significance(options, with_images, of_kind, scores, what, "visual_evaluation")
     return found
+
+
+def _to_compare(
+    models: "Sequence[ModelResults]", has_answers: "Callable[[ModelResults], bool]"
+) -> "list[ModelResults]":
+    """Return the models of settings whose seeds all have answers; none without two to compare.
+
+    Settings are compared with the first one, so that it must be among them.
+    """
+    from evaluation.comparison import by_setting
+
+    kept = [
+        model
+        for members in by_setting(models).values()
+        if all(has_answers(member) for member in members)
+        for model in members
+    ]
+    comparable = bool(kept) and kept[0] is models[0] and len(by_setting(kept)) > 1
+    return kept if comparable else []
 
 
 def _significance(
@@ -132,15 +144,9 @@ def _significance(
             ", ".join(lacking),
             utility,
         )
-    first = models[0]
-    models = [
-        model
-        for members in by_setting(models).values()
-        if all(answers[member.name] is not None for member in members)
-        for model in members
-    ]
-    if not models or models[0] is not first or len(by_setting(models)) < 2:
-        return {}  # there are no two settings to compare
+    models = _to_compare(models, lambda model: answers[model.name] is not None)
+    if not models:
+        return {}
     answers = {model.name: answers[model.name] for model in models}
     if len({found.units for found in answers.values()}) > 1:
         logger.info("no significance over %s: they are not the same for all models", what)
