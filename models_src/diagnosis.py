@@ -18,6 +18,7 @@ COLLAPSED_BELOW = 0.05  # share of clusters alive
 
 _SCALARS = (
     "pairs",
+    "pairs_text_learned",
     "visual_loss",
     "text_loss",
     "clusters_per_image",
@@ -28,7 +29,7 @@ _SCALARS = (
 
 
 def empty_sums(cluster_num: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the sums of no step: (7 + 3 C,) float64, see ``step_sums``."""
+    """Return the sums of no step: (8 + 3 C,) float64, see ``step_sums``."""
     return torch.zeros(len(_SCALARS) + 3 * cluster_num, dtype=torch.float64, device=device)
 
 
@@ -36,18 +37,21 @@ def step_sums(result: StepResult) -> Tensor:
     """Return a step's sums over its pairs, to be added up over steps; nothing leaves the device.
 
     Returns:
-        (7 + 3 C,) float64: the number of pairs, both losses times that number, the activations on
-        either side, the inputs without any on either side; then for each cluster the images, the
-        captions, and the pairs with both that activate it.
+        (8 + 3 C,) float64: the number of pairs, and of those that the text encoder learned from;
+        both losses times those numbers, the activations on either side, the inputs without any on
+        either side; then for each cluster the images, the captions, and the pairs with both that
+        activate it.
     """
     images, captions = result.image_bits, result.caption_bits  # (B, C)
     pair_count = len(images)
     if not pair_count:  # whose mean loss is not a number
         return empty_sums(images.shape[1], images.device)
+    pairs, nothing = (torch.full_like(result.visual_loss, count) for count in (pair_count, 0))
     scalars = [
-        torch.full_like(result.visual_loss, pair_count),
+        pairs,
+        nothing if result.text_loss is None else pairs,
         result.visual_loss * pair_count,
-        result.text_loss * pair_count,
+        nothing if result.text_loss is None else result.text_loss * pair_count,
         images.sum(),
         captions.sum(),
         (~images.any(dim=1)).sum(),
@@ -62,7 +66,7 @@ class Activity:
     """What some joint steps saw, as means over their pairs."""
 
     visual_loss: float
-    text_loss: float
+    text_loss: float | None  # over the steps in which the text encoder learned; None without any
     clusters_per_image: float
     clusters_per_caption: float
     images_without_cluster: float  # share, 0..1
@@ -73,18 +77,20 @@ class Activity:
 
 
 def activity(sums: Tensor) -> Activity:
-    """Return what sums over steps (see ``step_sums``) say; without any pair, all is 0."""
+    """Return what sums over steps (see ``step_sums``) say; of no pairs, means are 0 or None."""
     values = sums.cpu()
-    pair_count, *scalars = values[: len(_SCALARS)].tolist()
+    pair_count, text_pairs, *scalars = values[: len(_SCALARS)].tolist()
     pairs = max(1.0, pair_count)
     images, captions, both = values[len(_SCALARS) :].view(3, -1)  # (C,) each
     alive = [
         int(((bits / pairs >= ALIVE_FROM) & (bits / pairs <= ALIVE_TO)).sum())
         for bits in (images, captions)
     ]
-    means = {name: value / pairs for name, value in zip(_SCALARS[1:], scalars, strict=True)}
+    totals = dict(zip(_SCALARS[2:], scalars, strict=True))
+    text_total = totals.pop("text_loss")
     return Activity(
-        **means,
+        text_loss=text_total / text_pairs if text_pairs else None,
+        **{name: total / pairs for name, total in totals.items()},
         alive_image_clusters=alive[0],
         alive_caption_clusters=alive[1],
         agreement=bit_agreement(images, captions, both, pairs),

@@ -24,7 +24,7 @@ class StepResult:
     """What one joint step saw, left on the device so that nothing waits for it."""
 
     visual_loss: Tensor  # scalar
-    text_loss: Tensor  # scalar
+    text_loss: Tensor | None  # scalar; None when the text encoder did not learn
     image_bits: Tensor  # (B, C) bool
     caption_bits: Tensor  # (B, C) bool
 
@@ -87,7 +87,7 @@ def joint_step(
             winners = on_all_rows(partial(balanced_winners, size=size), raw)
             caption_targets = winners & to_device(has_words, images.device)
 
-    text_loss = text.learn(reading, image_targets) if teach_text else logits.new_zeros(())
+    text_loss = text.learn(reading, image_targets).detach() if teach_text else None
     if size > 1:
         visual_loss = group_cross_entropy(logits, caption_targets, size)
     else:
@@ -99,4 +99,4 @@ def joint_step(
         visual_optimizer,
         scaler or gradient_scaler(precision, images.device),
     )
-    return StepResult(visual_loss.detach(), text_loss.detach(), image_bits, caption_bits)
+    return StepResult(visual_loss.detach(), text_loss, image_bits, caption_bits)

@@ -458,11 +458,12 @@ def _note_bad_images(
 
 def _shown(seen: Activity, step: int) -> dict[str, str]:
     """Return figures for people, and stop when the losses are not finite."""
-    if not np.isfinite([seen.visual_loss, seen.text_loss]).all():
+    losses = [loss for loss in (seen.visual_loss, seen.text_loss) if loss is not None]
+    if not np.isfinite(losses).all():
         raise _not_finite(step)
     return {
         "visual_loss": f"{seen.visual_loss:.4f}",
-        "text_loss": f"{seen.text_loss:.4f}",
+        "text_loss": "-" if seen.text_loss is None else f"{seen.text_loss:.4f}",
         "clusters/image": f"{seen.clusters_per_image:.2f}",
         "clusters/caption": f"{seen.clusters_per_caption:.2f}",
     }

@@ -24,7 +24,7 @@ from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
 from utils.provenance import ROOT, git_commit
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 @dataclass(frozen=True)

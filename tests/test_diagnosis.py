@@ -1,5 +1,6 @@
 """What training says of its own health: alive clusters, empty inputs, agreement, the warning."""
 
+import csv
 import logging
 
 import numpy as np
@@ -11,12 +12,14 @@ from main import main
 from models_src.diagnosis import activity, bit_agreement, empty_sums, step_sums, trouble
 from models_src.joint import StepResult
 from tests.conftest import TINY
+from tests.test_tensorboard import scalars
 
 
 def result(images: np.ndarray, captions: np.ndarray, losses=(0.0, 0.0)) -> StepResult:
+    visual, text = losses
     return StepResult(
-        torch.tensor(losses[0]),
-        torch.tensor(losses[1]),
+        torch.tensor(visual),
+        None if text is None else torch.tensor(text),
         torch.from_numpy(images),
         torch.from_numpy(captions),
     )
@@ -41,6 +44,23 @@ def test_sums_over_steps_are_means_over_all_pairs():
     assert seen.clusters_per_caption == pytest.approx(captions.sum() / 400)
     assert seen.images_without_cluster == pytest.approx((~images.any(axis=1)).mean())
     assert seen.captions_without_cluster == pytest.approx((~captions.any(axis=1)).mean())
+
+
+def test_text_loss_is_that_of_the_steps_in_which_the_text_encoder_learned():
+    images, captions = random_bits(0)
+    before = step_sums(result(images, captions, (1.0, None)))
+    assert activity(before).visual_loss == 1
+    assert activity(before).text_loss is None
+    assert activity(empty_sums(6)).text_loss is None
+    learned = step_sums(result(images[:40], captions[:40], (4.0, 0.25)))
+    learned += step_sums(result(images[:10], captions[:10], (4.0, 0.5)))
+    assert activity(before + learned).text_loss == pytest.approx((0.25 * 40 + 0.5 * 10) / 50)
+    assert activity(before + learned).visual_loss == pytest.approx((1 * 400 + 4 * 50) / 450)
+
+
+def test_a_loss_of_zero_is_no_missing_loss():
+    images, captions = random_bits(0)
+    assert activity(step_sums(result(images, captions))).text_loss == 0
 
 
 def test_alive_clusters_fire_neither_hardly_ever_nor_always():
@@ -138,6 +158,25 @@ def test_every_epoch_and_report_tell_what_is_alive(demo_data, tmp_path, caplog):
     reports = [record.getMessage() for record in caplog.records if "alive" in record.getMessage()]
     assert len(reports) == 2
     assert all("of 20 clusters" in report for report in reports)
+
+
+def test_while_the_text_encoder_learns_nothing_its_loss_is_empty(demo_data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    # six steps an epoch, of which a third of the 24 is the text encoder's wait
+    train(demo_data, tmp_path, "--random_start_steps=24", "--tensorboard")
+    with (tmp_path / "r" / "model1" / "evaluation_by_epoch.csv").open(newline="") as file:
+        rows = {name: values for name, *values in csv.reader(file)}
+    first, second = rows["text_loss"]
+    assert first == ""
+    assert float(second) > 0
+    assert all(float(loss) > 0 for loss in rows["visual_loss"])
+    lines = [record.getMessage() for record in caplog.records if "alive" in record.getMessage()]
+    assert "text_loss -, " in lines[0]
+    assert f"text_loss {float(second):.4f}, " in lines[1]
+    points = scalars(tmp_path / "r" / "model1" / "tensorboard")
+    for group in ("steps", "epochs"):
+        assert len(points[f"{group}/visual_loss"]) == 2
+        assert [step for step, _ in points[f"{group}/text_loss"]] == [12]
 
 
 def test_a_run_too_short_for_its_random_start_is_told_at_once(demo_data, tmp_path, caplog):

@@ -224,6 +224,17 @@ def test_a_damaged_checkpoint_is_refused(pairs, tmp_path):
         run(pairs, tmp_path, resume=True)
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(pairs, interrupted, tmp_path):
+    content = torch.load(interrupted, weights_only=True)
+    assert content["version"] == training_run.CHECKPOINT_VERSION
+    torch.save(content | {"version": 2}, tmp_path / "m.checkpoint")
+    with pytest.raises(UserError) as raised:
+        run(pairs, tmp_path, resume=True)
+    assert str(raised.value) == (
+        f"{tmp_path / 'm.checkpoint'} is no checkpoint of this version; start anew with --overwrite"
+    )
+
+
 def test_a_finished_model_is_not_overwritten(pairs, tmp_path):
     run(pairs, tmp_path, settings={"epochs": 1})
     before = weights(tmp_path)
