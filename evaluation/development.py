@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from datasets_src.captions import Vocabulary
 from datasets_src.norms import Norms
 from evaluation.categorization import category_scores
-from evaluation.reports import draw_curves, flatten, metric_panels
+from evaluation.reports import DrawnPanel, draw_curves, flatten, metric_panels
 from evaluation.word_evaluation import (
     NO_CLUSTER,
     WordPredictions,
@@ -110,12 +110,18 @@ def draw_development(folder: Path, moments: Sequence["Moment"], title: str) -> N
     A plot without anything to show is not there afterwards, whatever stood there.
     """
     steps = [moment.step for moment in moments]
+    clusters = _series(moments, "word", "cluster")
     panels = {
         "model": metric_panels([moment.values["model"][""] for moment in moments]),
-        "category": _panels(moments, "category", "f1"),
-        "word": _panels(moments, "word", "probability"),
+        "category": [
+            DrawnPanel(name, "F1", {name: values})
+            for name, values in _series(moments, "category", "f1").items()
+        ],
+        "word": [
+            DrawnPanel(word, "probability", {word: values}, _changes(clusters[word]))
+            for word, values in _series(moments, "word", "probability").items()
+        ],
     }
-    clusters = _panels(moments, "word", "cluster")
     titles = {
         "model": title,
         "category": f"{title}: F1 of each category and the cluster that fits it best",
@@ -134,19 +140,14 @@ def draw_development(folder: Path, moments: Sequence["Moment"], title: str) -> N
             columns=2 if kind == "model" else SMALL_PANELS,
             logarithmic=True,
             shared=kind != "model",
-            notes={word: _changes(of_word[word]) for word, of_word in clusters.items()},
         )
 
 
-def _panels(
-    moments: Sequence["Moment"], kind: str, metric: str
-) -> dict[str, dict[str, list[float | None]]]:
-    """Return a panel with one curve for each thing of a kind, in order of first appearance."""
+def _series(moments: Sequence["Moment"], kind: str, metric: str) -> dict[str, list[float | None]]:
+    """Return a metric over moments for each thing of a kind, in order of first appearance."""
     names = dict.fromkeys(name for moment in moments for name in moment.values.get(kind, {}))
     return {
-        name: {
-            name: [moment.values[kind].get(name, {}).get(metric) for moment in moments],
-        }
+        name: [moment.values[kind].get(name, {}).get(metric) for moment in moments]
         for name in names
     }
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.reports import CHANCE_SUFFIX, CURVES, curve_label, flatten, format_value
+from evaluation.reports import CHANCE_SUFFIX, CURVES, flatten, format_value
 from utils.errors import UserError
 from utils.files import read_text
 
@@ -273,10 +273,10 @@ def curve_panels(
             for epochs from 1 on.
     """
     panels = []
-    for title, names in CURVES.items():
+    for panel in CURVES:
         drawn = {
             name: [v if v is not None and math.isfinite(v) else None for v in history[name]]
-            for name in names
+            for name in panel.metrics
             if name in history
         }
         found = [v for values in drawn.values() for v in values if v is not None]
@@ -300,13 +300,13 @@ def curve_panels(
             name: [
                 (_place(place, *x, axes.left, axes.right),
                  None if value is None else _place(value, *y, axes.bottom, axes.top),
-                 f"{curve_label(name)}, {unit} {number}: {format_value(value)}")
+                 f"{panel.label(name)}, {unit} {number}: {format_value(value)}")
                 for place, number, value in zip(places, numbers, values, strict=True)
             ]
             for name, values in drawn.items()
         }  # fmt: skip
-        curves = tuple(_curve(curve_label(name), points) for name, points in shown.items())
-        panels.append(Panel(title, axes, curves))
+        curves = tuple(_curve(panel.label(name), points) for name, points in shown.items())
+        panels.append(Panel(panel.title, axes, curves))
     return panels
 
 

@@ -3,13 +3,17 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.files import write_atomically, write_json, write_text
 from utils.provenance import provenance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CHANCE_SUFFIX = "_chance"
 
@@ -170,38 +174,97 @@ def _metric_names(history: Sequence[Mapping[str, float | None]]) -> list[str]:
     return list(dict.fromkeys(name for row in history for name in row))
 
 
-# panel of the learning curves -> metrics in it
-CURVES = {
-    "visual loss": ("visual_loss",),
-    "text loss": ("text_loss",),
-    "clusters per input": ("clusters_per_image", "clusters_per_caption"),
-    "inputs without cluster": ("images_without_cluster", "captions_without_cluster"),
-    "clusters alive": ("alive_image_clusters", "alive_caption_clusters"),
-    "agreement of images and captions (kappa)": ("agreement",),
-    "word categories (known words)": (
-        "categorization.known_words.v_measure",
-        "categorization.known_words.adjusted_mutual_info",
-        "categorization.known_words.f_score",
-        "categorization.known_words.purity_collocation_f1",
+@dataclass(frozen=True)
+class CurvePanel:
+    """Metrics that share a plot."""
+
+    title: str
+    y_label: str
+    metrics: tuple[str, ...]
+    is_count: bool = False  # whether all values are whole numbers
+
+    def label(self, metric: str) -> str:
+        """Return a metric's label in the legend; a metric alone bears the panel's title."""
+        if len(self.metrics) == 1:
+            return self.title
+        if metric.startswith("concreteness.pearson_by_min_count."):
+            return f"words with count > {metric.split('.')[2]}"
+        parts = metric.split(".")
+        return parts[0 if parts[-1] == "f1" else -1].replace("_", " ")
+
+
+def _of_words(words: str) -> tuple[str, ...]:
+    """Return the categorization scores of ``known_words`` or ``all_words`` that are drawn."""
+    scores = ("v_measure", "adjusted_mutual_info", "f_score", "purity_collocation_f1")
+    return tuple(f"categorization.{words}.{score}" for score in scores)
+
+
+# the panels of the learning curves
+CURVES = (
+    CurvePanel("visual loss", "loss", ("visual_loss",)),
+    CurvePanel("text loss", "loss", ("text_loss",)),
+    CurvePanel(
+        "clusters per input",
+        "mean number of clusters",
+        ("clusters_per_image", "clusters_per_caption"),
     ),
-    "concreteness r": (
-        "concreteness.pearson_by_min_count.0.r",
-        "concreteness.pearson_by_min_count.20.r",
-        "concreteness.pearson_by_min_count.100.r",
+    CurvePanel(
+        "inputs without cluster",
+        "share of inputs",
+        ("images_without_cluster", "captions_without_cluster"),
     ),
-    "classes of images (f1)": (
-        "class_name_classification.f1",
-        "cluster_classification_co_occurrence.f1",
-        "cluster_classification_iou.f1",
+    CurvePanel(
+        "clusters alive",
+        "number of clusters",
+        ("alive_image_clusters", "alive_caption_clusters"),
+        is_count=True,
     ),
-    "boxes and heatmaps (f1)": (
-        "bounding_box.f1",
-        "bounding_box_chance.f1",
-        "heatmap.f1",
-        "heatmap_chance.f1",
+    CurvePanel("agreement of images and captions", "Cohen's kappa", ("agreement",)),
+    CurvePanel("word categories (known words)", "score", _of_words("known_words")),
+    CurvePanel("word categories (all words)", "score", _of_words("all_words")),
+    CurvePanel(
+        "concreteness",
+        "Pearson r",
+        tuple(f"concreteness.pearson_by_min_count.{count}.r" for count in (0, 20, 100)),
     ),
-    "sentence-image matching": ("sentence_image_matching.accuracy",),
-}
+    CurvePanel(
+        "word association",
+        "mean strength of pairs",
+        ("word_association.mean_association_strength",),
+    ),
+    CurvePanel(
+        "clusters active for words",
+        "number of clusters",
+        ("cluster_counts.active_clusters",),
+        is_count=True,
+    ),
+    CurvePanel(
+        "classes of images",
+        "F1",
+        (
+            "class_name_classification.f1",
+            "cluster_classification_co_occurrence.f1",
+            "cluster_classification_iou.f1",
+        ),
+    ),
+    CurvePanel(
+        "boxes and heatmaps",
+        "F1",
+        ("bounding_box.f1", "bounding_box_chance.f1", "heatmap.f1", "heatmap_chance.f1"),
+    ),
+    CurvePanel("sentence-image matching", "accuracy", ("sentence_image_matching.accuracy",)),
+)
+
+
+@dataclass(frozen=True)
+class DrawnPanel:
+    """One plot of a picture, with P values of each curve."""
+
+    title: str
+    y_label: str
+    curves: Mapping[str, Sequence[float | None]]  # by label; None is a gap
+    notes: Sequence[str] = ()  # P texts above the first curve's marks, or none
+    is_count: bool = False
 
 
 def draw_learning_curves(
@@ -211,46 +274,47 @@ def draw_learning_curves(
     draw_curves(path, range(1, len(history) + 1), metric_panels(history), title, "epoch")
 
 
-def metric_panels(
-    history: Sequence[Mapping[str, float | None]],
-) -> dict[str, dict[str, list[float | None]]]:
-    """Return the panels of ``CURVES``: their curves by label, those with values only."""
-    panels = {
-        panel: {
-            curve_label(name): [row.get(name) for row in history]
-            for name in names
-            if any(row.get(name) is not None for row in history)
-        }
-        for panel, names in CURVES.items()
-    }
-    return {panel: curves for panel, curves in panels.items() if curves}
+def metric_panels(history: Sequence[Mapping[str, float | None]]) -> list[DrawnPanel]:
+    """Return the panels of ``CURVES``, with the curves that have values."""
+    panels = [
+        DrawnPanel(
+            panel.title,
+            panel.y_label,
+            {
+                panel.label(name): [row.get(name) for row in history]
+                for name in panel.metrics
+                if any(row.get(name) is not None for row in history)
+            },
+            is_count=panel.is_count,
+        )
+        for panel in CURVES
+    ]
+    return [panel for panel in panels if panel.curves]
 
 
 def draw_curves(
     path: Path,
     places: Sequence[int],
-    panels: Mapping[str, Mapping[str, Sequence[float | None]]],
+    panels: Sequence[DrawnPanel],
     title: str,
     x_label: str,
     *,
     columns: int = 2,
     logarithmic: bool = False,
     shared: bool = False,
-    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Draw panels of curves as a PNG.
 
     Args:
         path: The picture.
-        places: P whole numbers from 1 on, the x of all curves.
-        panels: At least one; its title -> label of a curve -> P values, None for a gap. A panel
-            with a single curve that bears the panel's own name has no legend.
+        places: P whole numbers from 1 on, ascending, the x of all curves.
+        panels: At least one. A panel with a single curve that bears the panel's own title has no
+            legend.
         title: Of the whole.
         x_label: What the places are.
         columns: Panels beside each other.
         logarithmic: Whether places stand at their logarithms.
         shared: Whether all panels have one scale of values.
-        notes: Panel -> P texts to stand above its first curve's marks.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -259,34 +323,43 @@ def draw_curves(
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(6, 3 + 3.5 * columns), 0.6 + 3 * rows), layout="constrained")
     figure.suptitle(title)
-    for position, (panel, curves) in enumerate(panels.items(), start=1):
+    for position, panel in enumerate(panels, start=1):
         first = figure.axes[0] if shared and figure.axes else None
         axes = figure.add_subplot(rows, columns, position, sharey=first)
-        for label, values in curves.items():
+        for label, values in panel.curves.items():
             drawn = [float("nan") if value is None else value for value in values]
             axes.plot(places, drawn, marker="o", markersize=3, label=label)
-        for x, y, note in zip(
-            places, next(iter(curves.values())), (notes or {}).get(panel, ()), strict=False
-        ):
+        for x, y, note in zip(places, next(iter(panel.curves.values())), panel.notes, strict=False):
             if note and y is not None:
                 axes.annotate(note, (x, y), (0, 4), textcoords="offset points", fontsize=7,
                               ha="center")  # fmt: skip
-        axes.set_title(panel, fontsize=10)
+        axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel(x_label)
-        if logarithmic:
-            axes.set_xscale("log")
-        else:
-            axes.set_xlim(places[0] - 0.5, places[-1] + 0.5)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_ylabel(panel.y_label)
+        _set_ticks(axes, places, logarithmic=logarithmic)
+        if panel.is_count:
+            ticks = MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=(1, 2, 5, 10))
+            axes.yaxis.set_major_locator(ticks)
+        if not any(value for values in panel.curves.values() for value in values):
+            axes.set_ylim(-0.05, 1)  # a flat zero stands at the bottom
         axes.grid(alpha=0.3)
-        if list(curves) != [panel]:
+        if list(panel.curves) != [panel.title]:
+            axes.margins(y=0.12)  # some room for the legend
             axes.legend(fontsize=8)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def curve_label(name: str) -> str:
-    """Return a metric's label in a legend."""
-    if name.startswith("concreteness.pearson_by_min_count."):
-        return f"words with count > {name.split('.')[2]}"
-    parts = name.split(".")
-    return parts[0 if parts[-1] in ("f1", "accuracy") else -1].replace("_", " ")
+def _set_ticks(axes: "Axes", places: Sequence[int], *, logarithmic: bool) -> None:
+    """Set ticks at whole places; of logarithmic ones at 1, 10, ...; 2 and 5 in short runs."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_xlim(places[0] / 1.25, places[-1] * 1.25)
+        is_short = places[-1] < 100 * places[0]
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(places[0] - 0.5, places[-1] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

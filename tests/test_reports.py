@@ -3,13 +3,18 @@
 import csv
 import json
 
+import matplotlib.figure
 import pytest
 from PIL import Image
 
 from evaluation.reports import (
+    CURVES,
+    DrawnPanel,
+    draw_curves,
     draw_learning_curves,
     flatten,
     format_metrics,
+    metric_panels,
     write_history,
     write_results,
 )
@@ -71,3 +76,82 @@ def test_curves_are_drawn_with_what_there_is(tmp_path, epochs):
     with Image.open(tmp_path / "c.png") as image:
         assert image.size[0] > 500
         assert len(image.convert("RGB").getcolors(100_000)) > 5
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are written, as they were when they were."""
+    figures = []
+
+    def keep(figure, file, **_options):
+        figure.canvas.draw()
+        figures.append(figure)
+        file.write(b"picture")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    return figures
+
+
+def x_labels(axes) -> list[str]:
+    """The labels of the ticks that can be seen."""
+    low, high = axes.get_xlim()
+    return [t.get_text() for t in axes.get_xticklabels() if low <= t.get_position()[0] <= high]
+
+
+def test_every_panel_has_both_axis_labels_and_whole_epochs(tmp_path, drawn):
+    names = [name for panel in CURVES for name in panel.metrics]
+    history = [dict.fromkeys(names, value) for value in (0.5, 0.75, 0.5)]
+    draw_learning_curves(tmp_path / "c.png", history, "model")
+    (figure,) = drawn
+    assert len(figure.axes) == len(CURVES)
+    for axes in figure.axes:
+        assert axes.get_ylabel()
+        assert axes.get_xlabel() == "epoch"
+        assert x_labels(axes) == ["1", "2", "3"]
+
+
+def test_scores_of_all_words_association_and_active_clusters_are_drawn():
+    history = [
+        {
+            "categorization.all_words.f_score": 0.25,
+            "word_association.mean_association_strength": 3.5,
+            "cluster_counts.active_clusters": 7,
+            "text_loss": None,
+        }
+    ]
+    panels = {panel.title: panel for panel in metric_panels(history)}
+    assert {title: panel.curves for title, panel in panels.items()} == {
+        "word categories (all words)": {"f score": [0.25]},
+        "word association": {"word association": [3.5]},
+        "clusters active for words": {"clusters active for words": [7]},
+    }
+    assert [title for title, panel in panels.items() if panel.is_count] == [
+        "clusters active for words"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels"),
+    [
+        ([1], ["1"]),
+        ([1, 2, 5, 10, 20, 28], ["1", "2", "5", "10", "20"]),
+        ([1, 10, 100, 1000, 20_000], ["1", "10", "100", "1,000", "10,000"]),
+    ],
+)
+def test_steps_stand_at_logarithms_with_plain_numbers(tmp_path, drawn, steps, labels):
+    panel = DrawnPanel("p", "score", {"p": [0.5] * len(steps)})
+    draw_curves(tmp_path / "c.png", steps, [panel], "t", "joint step", logarithmic=True)
+    (axes,) = drawn[0].axes
+    assert axes.get_xscale() == "log"
+    assert x_labels(axes) == labels
+
+
+def test_counts_have_whole_ticks_and_a_flat_zero_stands_at_the_bottom(tmp_path, drawn):
+    panels = [
+        DrawnPanel("a", "clusters", {"a": [3, 4]}, is_count=True),
+        DrawnPanel("b", "share", {"x": [0.0, 0.0], "y": [None, 0.0]}),
+    ]
+    draw_curves(tmp_path / "c.png", [1, 2], panels, "t", "epoch")
+    counts, shares = drawn[0].axes
+    assert all(float(tick).is_integer() for tick in counts.get_yticks())
+    assert shares.get_ylim() == (-0.05, 1)
