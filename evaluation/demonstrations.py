@@ -18,6 +18,7 @@ from datasets_src.pairs import ImageSource
 from evaluation.cluster_tables import class_names_by_cluster
 from evaluation.image_evaluation import MAP_SIZE, VisualModel, activated_maps
 from evaluation.localization import component_boxes, gold_boxes, peak_points, upsampled_maps
+from evaluation.reports import format_word
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.progress import with_bar
@@ -26,13 +27,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PREDICTED_COLOUR, PREDICTED_TEXT = "#d70015", "white"
-GOLD_COLOUR, GOLD_TEXT = "#34c759", "black"
+# of predicted boxes, the strongest cluster's first; none of them is like gold's
+PREDICTED_COLOURS = (
+    "#d70015",  # red
+    "#0a5cff",  # blue
+    "#ff9500",  # orange
+    "#8a2be2",  # violet
+    "#00d5f5",  # cyan
+    "#ff6ec7",  # pink
+    "#fff04d",  # yellow
+    "#7a4a1e",  # brown
+)
+GOLD_COLOUR = "#34c759"
+KEY_COLOUR = "#5f6368"  # of predicted boxes in the legend, where they have no colour of their own
 DPI = 110
 LARGEST_SIDE = 1200  # pixels of an image in a picture; larger ones are shrunk
 MAX_PANELS = 11  # heatmaps in one picture; an untrained model may activate every cluster
-MAX_BOXES = 20  # predicted boxes in one picture
+MAX_BOXES = len(PREDICTED_COLOURS)  # predicted boxes in one picture
+PANEL_SIDE, NARROWEST_PANEL = 3.0, 2.4  # inches of a heatmap's longer side, and its least width
 TITLE_WIDTH, TITLE_LINES = 34, 4  # characters in a line of a title, and lines
+TITLE_LINE_HEIGHT = 0.145  # inches
 LABEL_WIDTH = 28  # characters at a box
 LABEL_PAD = 0.2  # space around the text at a box, in font sizes
 FONT_SIZE = 8
@@ -50,7 +64,7 @@ class ClusterLabel:
     def full(self) -> str:
         """Return number, class names and words."""
         names = f": {', '.join(self.class_names)}" if self.class_names else ""
-        words = f" ({', '.join(self.words)})" if self.words else ""
+        words = f" ({self._words()})" if self.words else ""
         return f"cluster {self.cluster}{names}{words}"
 
     def short(self) -> str:
@@ -58,10 +72,14 @@ class ClusterLabel:
         if self.class_names:
             text = f"{self.cluster}: {', '.join(self.class_names)}"
         elif self.words:
-            text = f"{self.cluster} ({', '.join(self.words)})"
+            text = f"{self.cluster} ({self._words()})"
         else:
             text = str(self.cluster)
         return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
+
+    def _words(self) -> str:
+        """Return the words as a list in which a comma can be one of them."""
+        return ", ".join(map(format_word, self.words))
 
 
 @dataclass(frozen=True)
@@ -227,10 +245,27 @@ def _show(axes: "Axes", pixels: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def _set_title(axes: "Axes", title: str) -> None:
-    """Write a title above an image, in at most ``TITLE_LINES`` lines of ``TITLE_WIDTH``."""
-    lines = textwrap.fill(title, TITLE_WIDTH, max_lines=TITLE_LINES, placeholder=" …")
-    axes.set_title(lines, fontsize=FONT_SIZE, parse_math=False)
+def text_colour(ground: str) -> str:
+    """Return black or white, whichever is easier to read on a colour ``#rrggbb``.
+
+    By the contrast ratio of WCAG 2.1: (L1 + 0.05) / (L2 + 0.05) of two relative luminances.
+    """
+    values = np.array([int(ground[start : start + 2], 16) for start in (1, 3, 5)]) / 255  # (3,)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
+
+
+def grid_shape(panels: int) -> tuple[int, int]:
+    """Return rows and columns for some panels: at most one place stays empty.
+
+    Up to five stand in one row; more have three to five columns, those with the fewest empty places
+    (ties: four columns).
+    """
+    if panels <= 5:
+        return 1, panels
+    columns = min((4, 3, 5), key=lambda count: -panels % count)
+    return -(-panels // columns), columns
 
 
 def _heatmap_figure(
@@ -243,18 +278,27 @@ def _heatmap_figure(
     if len(maps) > MAX_PANELS:
         title = f"image (the strongest {MAX_PANELS} of {len(maps)} clusters are shown)"
         maps, labels = maps[:MAX_PANELS], labels[:MAX_PANELS]
-    panels = 1 + len(maps)
-    columns = min(4, panels)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(3.0 * columns, 2.8 * rows), layout="constrained")
+    titles = [
+        textwrap.fill(text, TITLE_WIDTH, max_lines=TITLE_LINES, placeholder=" …")
+        for text in (title, *(label.full() for label in labels))
+    ]
+    rows, columns = grid_shape(len(titles))
+    # as high as the image is in this width, so that no ground shows between rows
+    height, width = pixels.shape[:2]
+    panel_width = max(PANEL_SIDE * min(1, width / height), NARROWEST_PANEL)
+    panel_height = PANEL_SIDE * min(1, height / width)
+    above = TITLE_LINE_HEIGHT * (2.5 + max(text.count("\n") for text in titles))
+    figure = Figure(
+        figsize=(panel_width * columns, (panel_height + above) * rows), layout="constrained"
+    )
     axes = figure.add_subplot(rows, columns, 1)
     _show(axes, pixels)
-    _set_title(axes, title)
-    seen = zip(maps, peak_points(maps), labels, strict=True)
-    for panel, (map_, (x, y), label) in enumerate(seen, start=2):
+    axes.set_title(titles[0], fontsize=FONT_SIZE, parse_math=False)
+    seen = zip(maps, peak_points(maps), titles[1:], strict=True)
+    for panel, (map_, (x, y), its_title) in enumerate(seen, start=2):
         axes = figure.add_subplot(rows, columns, panel)
         _show(axes, pixels)
-        _set_title(axes, label.full())
+        axes.set_title(its_title, fontsize=FONT_SIZE, parse_math=False)
         axes.imshow(
             map_,
             extent=(0, MAP_SIZE, MAP_SIZE, 0),
@@ -273,7 +317,10 @@ def _box_figure(
     labels: Sequence[ClusterLabel],
     gold: GoldObjects | None,
 ) -> "Figure":
-    """Return the image with a red dashed box per activated cluster, and the gold boxes in green."""
+    """Return the image with the boxes of its strongest clusters, and the gold boxes.
+
+    Each predicted box is dashed and has a colour of its own; gold ones are solid and green.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -282,17 +329,18 @@ def _box_figure(
     boxes = list(component_boxes(maps[:shown]))
     texts = [label.short() for label in labels[:shown]]
     style: dict[str, Any] = {"linewidth": 2, "fill": False}
-    predicted = {"edgecolor": PREDICTED_COLOUR, "linestyle": "--", **style}
+    predicted = {"linestyle": "--", **style}
     golden = {"edgecolor": GOLD_COLOUR, "linestyle": "-", **style}
-    colours = [(PREDICTED_COLOUR, PREDICTED_TEXT)] * shown
+    colours = list(PREDICTED_COLOURS[:shown])
     legend = {}
     if shown:
-        legend["predicted: cluster number and class names (or top words)"] = predicted
+        key = {"edgecolor": KEY_COLOUR, **predicted}
+        legend["predicted: cluster number and class names (or top words)"] = key
     if gold is not None and len(gold.boxes):
         legend["gold"] = golden
         boxes += list(gold.boxes)
         texts += gold.class_names
-        colours += [(GOLD_COLOUR, GOLD_TEXT)] * len(gold.boxes)
+        colours += [GOLD_COLOUR] * len(gold.boxes)
 
     height, width = pixels.shape[:2]
     scale = 7 / max(height, width)  # inches a pixel
@@ -305,7 +353,7 @@ def _box_figure(
     _show(axes, pixels)
     for position in reversed(range(len(boxes))):  # the predicted ones on top
         left, top, right, bottom = boxes[position]
-        drawn = predicted if position < shown else golden
+        drawn = {"edgecolor": colours[position], **predicted} if position < shown else golden
         # inclusive edges: a box of one pixel is one pixel wide
         axes.add_patch(Rectangle((left, top), right - left + 1, bottom - top + 1, **drawn))
     axes.set_xlim(0, MAP_SIZE)
@@ -315,7 +363,7 @@ def _box_figure(
 
     note = "" if shown else "the image activates no cluster"
     if shown < len(maps):
-        note = f"the strongest {shown} of {len(maps)} clusters are shown"
+        note = f"{len(maps)} boxes are predicted; those of the strongest {shown} clusters are drawn"
     figure.legend(
         [Rectangle((0, 0), 1, 1, **drawn) for drawn in legend.values()],
         list(legend),
@@ -331,9 +379,9 @@ def _box_figure(
 
 
 def _write_labels(
-    axes: "Axes", boxes: np.ndarray, texts: Sequence[str], colours: Sequence[tuple[str, str]]
+    axes: "Axes", boxes: np.ndarray, texts: Sequence[str], colours: Sequence[str]
 ) -> None:
-    """Write a text at each box (P, 4), on a ground (colour, text colour) of its own."""
+    """Write a text at each box (P, 4), on a ground of the box's colour."""
     figure = axes.figure
     pixel_width, pixel_height = figure.bbox.width, figure.bbox.height
     written = [
@@ -342,11 +390,11 @@ def _write_labels(
             0,
             text,
             fontsize=FONT_SIZE,
-            color=colour,
+            color=text_colour(ground),
             parse_math=False,
             bbox={"boxstyle": f"square,pad={LABEL_PAD}", "facecolor": ground, "edgecolor": "none"},
         )
-        for text, (ground, colour) in zip(texts, colours, strict=True)
+        for text, ground in zip(texts, colours, strict=True)
     ]
     if not written:
         return

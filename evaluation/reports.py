@@ -25,6 +25,13 @@ def format_value(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def format_word(word: str) -> str:
+    """Return a word as it stands among others: in quotes where it has no letter and no digit."""
+    if any(letter.isalnum() for letter in word):
+        return word
+    return f"'{word}'" if '"' in word else f'"{word}"'
+
+
 def format_metrics(metrics: Mapping[str, Any]) -> str:
     """Return nested metrics as a readable table.
 

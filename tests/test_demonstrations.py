@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -19,15 +19,17 @@ from evaluation.demonstrations import (
     GOLD_COLOUR,
     LABEL_WIDTH,
     MAX_BOXES,
-    PREDICTED_COLOUR,
+    PREDICTED_COLOURS,
     ClusterLabel,
     GoldObjects,
     choose_images,
     cluster_labels,
     draw_demonstrations,
     gold_objects,
+    grid_shape,
     picture_names,
     place_labels,
+    text_colour,
 )
 from evaluation.image_evaluation import VisualModel, image_logits, split_gold_boxes
 from main import main
@@ -179,7 +181,28 @@ def test_labels_stay_inside_and_apart_where_there_is_room(seed):
             assert not overlaps(found[i], found[j], sizes, i, j)
 
 
-def test_box_picture_has_predicted_boxes_in_one_colour_and_gold_in_another():
+def test_words_without_letters_are_quoted():
+    label = ClusterLabel(3, (), (",", "dog", '"'))
+    assert label.full() == 'cluster 3 (",", dog, \'"\')'
+    assert label.short() == '3 (",", dog, \'"\')'
+    assert ClusterLabel(3, (), ("50", "'s")).full() == "cluster 3 (50, 's)"
+
+
+def test_box_colours_differ_and_their_texts_can_be_read():
+    def luminance(colour: str) -> float:
+        values = np.array([*to_rgb(colour)])
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    assert len(PREDICTED_COLOURS) == MAX_BOXES == 8
+    for colour in (*PREDICTED_COLOURS, GOLD_COLOUR):
+        low, high = sorted([luminance(colour), luminance(text_colour(colour))])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, colour
+        others = [to_rgb(c) for c in (*PREDICTED_COLOURS, GOLD_COLOUR) if c != colour]
+        assert np.abs(np.array(others) - to_rgb(colour)).sum(axis=1).min() > 0.4, colour
+
+
+def test_box_picture_has_a_dashed_box_of_each_colour_and_solid_gold():
     maps = np.stack([one_spot(10, 20, 99, 119), one_spot(0, 0, 223, 223), one_spot(200, 3, 220, 9)])
     labels = [
         ClusterLabel(4, ("dog", "cat"), ("puppy",)),
@@ -189,21 +212,23 @@ def test_box_picture_has_predicted_boxes_in_one_colour_and_gold_in_another():
     gold = GoldObjects(np.array([[12, 22, 100, 110]]), ("dog $x$",))
     figure = demonstrations._box_figure(np.zeros((50, 80, 3), dtype=np.uint8), maps, labels, gold)
     axes = figure.axes[0]
-    by_colour: dict[str, set] = {}
+    drawn = {}
     for patch in axes.patches:
         edges = (patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height())
-        by_colour.setdefault(to_hex(patch.get_edgecolor()), set()).add(edges)
-    assert by_colour == {
-        PREDICTED_COLOUR: {(10, 20, 90, 100), (0, 0, 224, 224), (200, 3, 21, 7)},
-        GOLD_COLOUR: {(12, 22, 89, 89)},
+        drawn[edges] = (to_hex(patch.get_edgecolor()), patch.get_linestyle())
+    assert drawn == {
+        (10, 20, 90, 100): (PREDICTED_COLOURS[0], "--"),
+        (0, 0, 224, 224): (PREDICTED_COLOURS[1], "--"),
+        (200, 3, 21, 7): (PREDICTED_COLOURS[2], "--"),
+        (12, 22, 89, 89): (GOLD_COLOUR, "-"),
     }
     grounds = {
         text.get_text(): to_hex(text.get_bbox_patch().get_facecolor()) for text in figure.texts
     }
     assert grounds == {
-        "4: dog, cat": PREDICTED_COLOUR,
-        "7 (sky, blue)": PREDICTED_COLOUR,
-        "9": PREDICTED_COLOUR,
+        "4: dog, cat": PREDICTED_COLOURS[0],
+        "7 (sky, blue)": PREDICTED_COLOURS[1],
+        "9": PREDICTED_COLOURS[2],
         "dog $x$": GOLD_COLOUR,
     }
     figure.canvas.draw()
@@ -231,14 +256,19 @@ def test_a_label_stands_at_its_box():
 
 
 @pytest.mark.parametrize(
-    ("count", "note"), [(0, "activates no cluster"), (MAX_BOXES + 3, f"{MAX_BOXES} of 23")]
+    ("count", "note"),
+    [
+        (0, "the image activates no cluster"),
+        (MAX_BOXES, ""),
+        (MAX_BOXES + 3, "11 boxes are predicted; those of the strongest 8 clusters are drawn"),
+    ],
 )
 def test_no_box_and_too_many_boxes_are_said(count, note):
     maps = np.repeat(one_spot(5, 5, 50, 50)[None], count, axis=0)
     labels = [ClusterLabel(k, (), ()) for k in range(count)]
     pixels = np.zeros((50, 50, 3), dtype=np.uint8)
     figure = demonstrations._box_figure(pixels, maps, labels, None)
-    assert note in figure.legends[0].get_title().get_text()
+    assert figure.legends[0].get_title().get_text() == note
     assert len(figure.texts) == min(count, MAX_BOXES)
 
 
@@ -249,6 +279,32 @@ def test_heatmap_titles_have_number_class_names_and_words():
     titles = [a.get_title() for a in demonstrations._heatmap_figure(pixels, maps, labels).axes]
     assert titles[:2] == ["image", "cluster 4: dog (puppy, cur)"]
     assert titles[2].count("\n") == demonstrations.TITLE_LINES - 1
+
+
+def test_panels_leave_at_most_one_place_empty():
+    assert [grid_shape(panels) for panels in (1, 4, 5, 6, 9, 10, 12)] == [
+        (1, 1), (1, 4), (1, 5), (2, 3), (3, 3), (2, 5), (3, 4),
+    ]  # fmt: skip
+    for panels in range(1, demonstrations.MAX_PANELS + 2):
+        rows, columns = grid_shape(panels)
+        assert columns <= 5
+        assert 0 <= rows * columns - panels <= 1
+
+
+@pytest.mark.parametrize("size", [(50, 80), (20, 300), (80, 80), (300, 120)])
+def test_heatmap_rows_stand_close_and_titles_stay_inside(size):
+    labels = [ClusterLabel(k, ("dog",), ("puppy", "cur")) for k in range(8)]
+    maps = np.stack([one_spot(10, 20, 99, 119)] * 8)
+    figure = demonstrations._heatmap_figure(np.zeros((*size, 3), dtype=np.uint8), maps, labels)
+    figure.draw_without_rendering()
+    images = np.array([axes.get_window_extent().extents for axes in figure.axes])  # (9, 4)
+    titles = np.array([axes.title.get_window_extent().extents for axes in figure.axes])
+    for upper, lower in ((0, 3), (3, 6)):
+        gap = images[upper, 1] - titles[lower, 3]  # pixels, a hundred an inch
+        assert -1 < gap < 45
+    assert titles.min() > -1
+    assert titles[:, 3].max() < figure.bbox.height + 1
+    assert titles[:, 2].max() < figure.bbox.width + 1
 
 
 def test_each_image_is_drawn_with_its_own_clusters_the_strongest_first(
@@ -304,7 +360,7 @@ def test_own_images_need_no_data_folder(places, own_images, tmp_path, capsys, ki
     assert f"3 pictures: {folder}" in printed
     if kind == "bbox":
         for picture in folder.iterdir():
-            assert pixels_of_colour(picture, PREDICTED_COLOUR) > 100
+            assert pixels_of_colour(picture, PREDICTED_COLOURS[0]) > 100
             assert pixels_of_colour(picture, GOLD_COLOUR) == 0
 
 
@@ -315,7 +371,7 @@ def test_test_images_have_gold_boxes(places, demo_data, tmp_path):
     pictures = list((tmp_path / "results" / "lstm" / "bbox_demonstration").iterdir())
     assert len(pictures) == 2
     for picture in pictures:
-        assert pixels_of_colour(picture, PREDICTED_COLOUR) > 100
+        assert pixels_of_colour(picture, PREDICTED_COLOURS[0]) > 100
         assert pixels_of_colour(picture, GOLD_COLOUR) > 100
 
 
