@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.reports import CHANCE_SUFFIX, CURVES, flatten, format_value
+from evaluation.reports import CHANCE_SUFFIX, CURVES, flatten, format_value, format_word
 from utils.errors import UserError
 from utils.files import read_text
 
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 BY_COUNT = "_by_min_count"  # metrics with a row for each minimum count of words
+OVERALL_R = f"concreteness.pearson{BY_COUNT}.0.r"  # the one of them that is a score of its own
 GUESSING = {"sentence_image_matching.accuracy": 0.5}  # chance levels that need no measurement
 MAX_BARS = 40  # of a histogram
 MAX_CURVE_MARKS = 60  # epochs with a mark of their own
 JPEG_QUALITY = 80
 MAP_SHARE = 0.55  # of a class activation map laid over an image
+# of plots, in units of their SVG
+CHARACTER = 7.0  # width of one in a tick's label, on the safe side
+TITLE_ROOM = 16  # beside the labels of an axis, for its title
+CELL_SIDE = 15  # of a heat map
+SHADES = 4  # of its cells: shares up to a quarter, a half, three quarters, and all
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Axes:
     bottom: int
     x_ticks: tuple[tuple[float, str], ...]  # place and label
     y_ticks: tuple[tuple[float, str], ...]
+    x_title: str
+    y_title: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,9 @@ class HeatMap:
 
     rows: tuple[str, ...]  # category names
     columns: tuple[int, ...]  # clusters
-    cells: tuple[tuple[int, int, int, float], ...]  # row, column, words, share of the category
+    cells: tuple[tuple[int, int, int, int], ...]  # row, column, words, one of ``SHADES``
+    left: float  # room for the names, in units of its SVG
+    top: float  # room for the numbers of the clusters
 
 
 # ---- numbers
@@ -88,7 +98,8 @@ def metric_rows(
 ) -> list[dict[str, Any]]:
     """Return a row for each single metric, with its chance level where it has one.
 
-    Metrics by minimum count have a table of their own (``concreteness_rows``).
+    Metrics by minimum count have a table of their own (``concreteness_rows``); only Pearson's r
+    over all rated words is a score here, too.
 
     Args:
         metrics: Of the model.
@@ -99,10 +110,11 @@ def metric_rows(
     rows = []
     for name, value in flat.items():
         section, _, rest = name.partition(".")
-        if section.endswith(CHANCE_SUFFIX) or BY_COUNT in name:
+        if section.endswith(CHANCE_SUFFIX) or (BY_COUNT in name and name != OVERALL_R):
             continue
+        title = name.replace("_", " ").replace(".", ", ")
         row = {
-            "metric": name.replace("_", " ").replace(".", ", "),
+            "metric": "concreteness, Pearson r" if name == OVERALL_R else title,
             "value": value,
             "chance": GUESSING.get(name, flat.get(f"{section}{CHANCE_SUFFIX}.{rest}")),
             "is_count": isinstance(value, int),
@@ -181,20 +193,60 @@ def difference_from_stored(
 def _axes(
     x: tuple[float, float],
     y: tuple[float, float],
+    titles: tuple[str, str],
     *,
     width: int,
     height: int,
     whole_x: bool = False,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
 ) -> Axes:
-    """Return a frame for data in two ranges, with round numbers at its ticks."""
-    left, right, top, bottom = 42, width - 10, 10, height - 24
-    x_ticks = _ticks(*x, width // 60, whole=whole_x)
-    y_ticks = _ticks(*y, 4)
+    """Return a frame for data in two ranges, with margins that have room for all labels.
+
+    Args:
+        x: Range of the data to the right.
+        y: Range of the data upwards.
+        titles: Of both axes.
+        width: Of the whole.
+        height: Of the whole.
+        whole_x: Whether ticks on x are whole numbers.
+        x_ticks: Values and labels; None for round numbers, as on y.
+    """
+    if x_ticks is None:
+        x_ticks = [(tick, f"{tick:g}") for tick in _ticks(*x, width // 60, whole=whole_x)]
+    y_ticks = [(tick, f"{tick:g}") for tick in _ticks(*y, 4)]
+    left = TITLE_ROOM + 8 + math.ceil(max((_width(label) for _, label in y_ticks), default=0))
+    # a label's middle stands below its tick
+    bounds = [
+        left + (width - _width(label) / 2 - left) * (x[1] - x[0]) / (tick - x[0])
+        for tick, label in x_ticks
+        if tick > x[0]
+    ]
+    right = math.floor(min([width - 10, *bounds]))
+    top, bottom = 10, height - 24 - TITLE_ROOM
     return Axes(
         width, height, left, right, top, bottom,
-        tuple((_place(tick, *x, left, right), f"{tick:g}") for tick in x_ticks),
-        tuple((_place(tick, *y, bottom, top), f"{tick:g}") for tick in y_ticks),
+        tuple((_place(tick, *x, left, right), label) for tick, label in x_ticks),
+        tuple((_place(tick, *y, bottom, top), label) for tick, label in y_ticks),
+        *titles,
     )  # fmt: skip
+
+
+def _width(label: str) -> float:
+    """Return about how wide a tick's label is."""
+    return CHARACTER * len(label)
+
+
+def _powers(low: float, high: float) -> list[tuple[float, str]]:
+    """Return ticks of a range of decimal logarithms: 1, 10, 100, ...; 2 and 5 in short ranges."""
+    factors = (1,) if high - low >= 2 else (1, 2, 5)
+    values = [
+        factor * 10**power
+        for power in range(math.floor(low), math.ceil(high))
+        for factor in factors
+    ]
+    values.append(10 ** math.ceil(high))
+    found = [(math.log10(value), f"{value:,}") for value in values]
+    return [(place, label) for place, label in found if low <= place <= high]
 
 
 def _ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
@@ -287,15 +339,13 @@ def curve_panels(
             unit, numbers = "epoch", list(range(1, 1 + max(len(v) for v in drawn.values())))
             places: list[float] = [float(number) for number in numbers]
             x = 0.5, len(numbers) + 0.5
-            axes = _axes(x, y, width=300, height=180, whole_x=True)
+            axes = _axes(x, y, ("epoch", panel.y_label), width=300, height=196, whole_x=True)
         else:
             unit, numbers = "step", list(steps)
             places = [math.log10(step) for step in steps]
             x = places[0] - 0.1, places[-1] + 0.1
-            axes = _axes(x, y, width=300, height=180, whole_x=True)
-            powers = range(math.ceil(x[0]), math.floor(x[1]) + 1)
-            ticks = [(_place(k, *x, axes.left, axes.right), f"{10**k}") for k in powers]
-            axes = Axes(**vars(axes) | {"x_ticks": tuple(ticks)})
+            titles = "joint step", panel.y_label
+            axes = _axes(x, y, titles, width=300, height=196, x_ticks=_powers(*x))
         shown = {
             name: [
                 (_place(place, *x, axes.left, axes.right),
@@ -331,7 +381,8 @@ def scatter(
 ) -> Marks:
     """Draw a model's concreteness of words (W,), 0..1, over human ratings (W,), 1..5."""
     x, y = (0.9, 5.1), _widened([0.0, *predicted.tolist()])
-    axes = _axes(x, y, width=640, height=360)
+    titles = "human rating, 1 (abstract) to 5 (concrete)", "largest cluster probability"
+    axes = _axes(x, y, titles, width=640, height=376)
     marks = [
         (
             _place(rating, *x, axes.left, axes.right),
@@ -355,14 +406,11 @@ def histogram(numbers: np.ndarray, what: str) -> Marks:
     step = math.ceil((int(numbers.max()) + 1) / MAX_BARS)  # numbers in one bar
     heights = np.bincount(numbers // step)
     x, y = (0.0, float(len(heights))), (0.0, heights.max() * 1.05)
-    axes = _axes(x, y, width=320, height=200, whole_x=True)
     # the numbers stand below the bars' middles
     every = math.ceil(len(heights) / 8)
-    ticks = [
-        (_place(bar + 0.5, *x, axes.left, axes.right), str(bar * step))
-        for bar in range(0, len(heights), every)
-    ]
-    axes = Axes(**vars(axes) | {"x_ticks": tuple(ticks)})
+    ticks = [(bar + 0.5, str(bar * step)) for bar in range(0, len(heights), every)]
+    titles = "activated clusters", f"test {what}"
+    axes = _axes(x, y, titles, width=320, height=216, x_ticks=ticks)
     marks = []
     for bar, height in enumerate(heights.tolist()):
         first, last = bar * step, (bar + 1) * step - 1
@@ -398,12 +446,23 @@ def heat_map(categories: np.ndarray, clusters: np.ndarray, names: Sequence[str])
         column_order = np.lexsort((columns, -overlap.max(axis=0), overlap.argmax(axis=0)))
         overlap, columns = overlap[:, column_order], columns[column_order]
     cells = [
-        (int(row), int(column), int(overlap[row, column]), overlap[row, column] / of_row)
+        (
+            int(row),
+            int(column),
+            int(overlap[row, column]),
+            int(-(-overlap[row, column] * SHADES // of_row)) - 1,
+        )
         for row, of_row in enumerate(sizes[row_order].tolist())
         for column in np.flatnonzero(overlap[row])
     ]
+    row_names = tuple(names[row] for row in rows[row_order])
+    column_names = tuple(columns.tolist())
     return HeatMap(
-        tuple(names[row] for row in rows[row_order]), tuple(columns.tolist()), tuple(cells)
+        row_names,
+        column_names,
+        tuple(cells),
+        left=TITLE_ROOM + 8 + max(map(_width, row_names), default=0),
+        top=TITLE_ROOM + 8 + max((_width(str(column)) for column in column_names), default=0),
     )
 
 
@@ -438,6 +497,33 @@ def extremes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---- pictures
+
+
+def localization_images(
+    counts: np.ndarray | None, image_count: int, wanted: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose images whose boxes are shown: half of them at random, half of them the best others.
+
+    Best are most hits (ties: fewest false alarms, then the first). Images without a hit are none of
+    them; where no other image has one, or hits are not known, all are drawn at random.
+
+    Args:
+        counts: (N, 3) hits, false alarms and misses of each image; None where they are not known.
+        image_count: N.
+        wanted: How many images, at most.
+        seed: Of the draw.
+
+    Returns:
+        Indices of the best, the best first, and of the images drawn at random, ascending.
+    """
+    wanted = min(wanted, image_count)
+    order = np.random.default_rng(seed).permutation(image_count)
+    drawn, others = np.sort(order[: wanted - wanted // 2]), np.sort(order[wanted - wanted // 2 :])
+    best = others[:0]
+    if counts is not None:
+        ranked = others[np.lexsort((counts[others, 1], -counts[others, 0]))]
+        best = ranked[counts[ranked, 0] > 0][: wanted // 2]
+    return best, drawn if len(best) else np.sort(order[:wanted])
 
 
 def data_uri(picture: "PillowImage") -> str:
@@ -481,4 +567,5 @@ def render_page(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _shown
+    environment.filters["word"] = format_word
     return environment.get_template("report.html").render(page)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import datasets_src.pairs as pairs_module
+import evaluation.image_evaluation as image_evaluation
 from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE
 from evaluation.report_page import (
     category_fit,
@@ -24,6 +25,7 @@ from evaluation.report_page import (
     extremes,
     heat_map,
     histogram,
+    localization_images,
     metric_rows,
     rank_differences,
     read_development,
@@ -49,7 +51,10 @@ def test_metric_rows_have_their_chance_level():
         "bounding_box": {"f1": 0.5, "true_positives": 3},
         "bounding_box_chance": {"f1": 0.1, "true_positives": 1},
         "sentence_image_matching": {"accuracy": 0.9},
-        "concreteness": {"word_count": 2, "pearson_by_min_count": {"0": {"r": 1.0}}},
+        "concreteness": {
+            "word_count": 2,
+            "pearson_by_min_count": {"0": {"r": 1.0}, "1": {"r": 0.5}},
+        },
         "heatmap": None,
         "heatmap_chance": None,
     }
@@ -59,6 +64,7 @@ def test_metric_rows_have_their_chance_level():
         ("bounding box, true positives", 3, 1, True, None),
         ("sentence image matching, accuracy", 0.9, 0.5, False, None),
         ("concreteness, word count", 2, None, True, None),
+        ("concreteness, Pearson r", 1.0, None, False, None),
         ("heatmap", None, None, False, None),
     ]
 
@@ -165,7 +171,8 @@ def test_heat_map_puts_blocks_on_the_diagonal():
     assert found.rows == ("b", "c", "a")
     assert found.columns == (7, 3, 5)  # cluster 3 has one word of each: it stands with the first
     assert found.cells == (
-        (0, 0, 2, 2 / 3), (0, 1, 1, 1 / 3), (1, 1, 1, 1 / 2), (1, 2, 1, 1 / 2), (2, 1, 1, 1.0),
+        # two thirds, a third, halves and all, in shades of quarters
+        (0, 0, 2, 2), (0, 1, 1, 1), (1, 1, 1, 1), (1, 2, 1, 1), (2, 1, 1, 3),
     )  # fmt: skip
     empty = heat_map(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), ("a",))
     assert (empty.rows, empty.columns, empty.cells) == ((), (), ())
@@ -201,6 +208,64 @@ def test_scatter_and_histogram_stay_in_their_frames():
     many = histogram(np.array([0, 149]), "images")
     assert len(many.marks) <= 40
     assert many.marks[-1][2].startswith("1 images with 148 to 151")
+
+
+@pytest.mark.parametrize("scale", [1, 1e-4, 12345678])
+def test_labels_of_axes_have_room(scale):
+    values = [value * scale for value in (1.0, 1.25, 1.5)]
+    (by_epoch,) = curve_panels({"visual_loss": values})
+    (by_step,) = curve_panels({"visual_loss": values}, [1, 5000, 1_000_000])
+    counts = histogram(np.repeat(np.arange(3), (5, 1, 100)) * 1000, "images")
+    assert (by_epoch.axes.x_title, by_epoch.axes.y_title) == ("epoch", "loss")
+    assert by_step.axes.x_title == "joint step"
+    assert by_step.axes.x_ticks[-1][1] == "1,000,000"
+    assert counts.axes.y_title == "test images"
+    for axes in (by_epoch.axes, by_step.axes, counts.axes):
+        assert axes.x_ticks and axes.y_ticks
+        # digits are about 7 units wide; the title upwards takes 16
+        assert axes.left - 5 - 7 * max(len(label) for _, label in axes.y_ticks) >= 16
+        assert axes.left < axes.right
+        for place, label in axes.x_ticks:
+            assert place + 7 * len(label) / 2 <= axes.width
+        assert axes.bottom + 15 + 16 < axes.height
+
+
+def test_heat_map_has_room_for_long_names():
+    categories, clusters = np.array([0, 1]), np.array([3, 12345])
+    found = heat_map(categories, clusters, ("a", "musical instrument of the orchestra"))
+    assert found.left >= 16 + 7 * len("musical instrument of the orchestra")
+    assert found.top >= 16 + 7 * 5
+
+
+def test_a_short_run_has_ticks_between_powers_of_ten():
+    (panel,) = curve_panels({"visual_loss": [1.0, 0.5]}, [20, 70])
+    assert [label for _, label in panel.axes.x_ticks] == ["20", "50"]
+
+
+def test_localization_shows_images_at_random_and_the_best_of_the_others():
+    rng = np.random.default_rng(0)
+    counts = np.stack([rng.integers(0, 3, 50), rng.integers(0, 9, 50), np.zeros(50)], axis=1)
+    best, drawn = localization_images(counts, 50, 9, seed=4)
+    assert (len(best), len(drawn)) == (4, 5)
+    unknown = localization_images(None, 50, 5, seed=4)
+    assert drawn.tolist() == unknown[1].tolist()  # nothing of the model decides on these
+    others = sorted(set(range(50)) - set(drawn))
+    key = [(-counts[image, 0], counts[image, 1], image) for image in others]
+    assert best.tolist() == [image for _, _, image in sorted(key)[:4]]
+    assert localization_images(counts, 50, 9, seed=5)[1].tolist() != drawn.tolist()
+
+
+def test_localization_without_hits_is_at_random():
+    for counts in (None, np.zeros((20, 3), dtype=np.int64)):
+        best, drawn = localization_images(counts, 20, 8, seed=0)
+        assert len(best) == 0
+        assert len(set(drawn)) == 8
+    one_hit = np.zeros((20, 3), dtype=np.int64)
+    missed = [image for image in range(20) if image not in localization_images(None, 20, 4, 0)[1]]
+    one_hit[missed[3], 0] = 1
+    best, drawn = localization_images(one_hit, 20, 8, seed=0)
+    assert (best.tolist(), len(drawn)) == ([missed[3]], 4)
+    assert localization_images(one_hit, 1, 8, seed=0)[1].tolist() == [0]
 
 
 def test_map_lies_over_the_picture():
@@ -298,6 +363,46 @@ def test_page_shows_the_stored_numbers(with_curves, tmp_path):
     assert re.search(r"training time\s*0 h 0\d min \d\d s", page.sections["card"])
     commit = stored["settings"]["origin"]["commit"] or "not recorded"
     assert re.search(rf"git commit of the program\s*{commit}", page.sections["card"])
+
+
+def test_page_explains_its_numbers_and_choices(with_curves, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_evaluation, "MATCH_IOU", 0.05)  # so that there are hits
+    page = Page(write_report(with_curves, "--visual_threshold=-1000", "--num_items=4"))
+    r = json.loads((tmp_path / "text_evaluation_lstm.json").read_text())["metrics"]["concreteness"]
+    r = f"{r['pearson_by_min_count']['0']['r']:.4f}"
+    assert re.search(rf"concreteness, Pearson r\s*{r}", page.sections["metrics"])
+    assert "compares the model's 0 to 1 with ratings of 1 to 5" in page.sections["metrics"]
+    assert "4 of the 20 clusters that test images activate" in page.sections["gallery"]
+    # the best ones are those that the evaluation counted most hits of
+    with np.load(tmp_path / "visual_evaluation_lstm.npz") as stored:
+        hits = dict(zip(stored["image_ids"].tolist(), stored["bounding_box"][:, 0], strict=True))
+    shown = page.sections["localization"]
+    best, drawn = (
+        {int(image): int(count) for image, count in re.findall(r"Image (\d+): hits (\d+)", part)}
+        for part in shown.split("Most hits")[1].split("Drawn at random")
+    )
+    assert len(best) == len(drawn) == 2
+    assert best | drawn == {image: hits[image] for image in best | drawn}
+    rest = [count for image, count in hits.items() if image not in best | drawn]
+    assert min(best.values()) >= max(rest)
+
+
+def test_hits_of_another_evaluation_choose_no_images(with_curves, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_evaluation, "MATCH_IOU", 0.05)  # so that there are hits
+    assert "Most hits" in write_report(with_curves, "--visual_threshold=-1000")
+    path = tmp_path / "visual_evaluation_lstm.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    for broken in (
+        arrays | {"bounding_box": arrays["bounding_box"] + 1},
+        arrays | {"image_ids": arrays["image_ids"] + 1},
+        arrays | {"bounding_box": arrays["bounding_box"][:, :2]},
+        {"image_ids": arrays["image_ids"]},
+    ):
+        np.savez(path, **broken)
+        assert "Most hits" not in write_report(with_curves, "--visual_threshold=-1000")
+    path.write_bytes(b"PK damaged")
+    assert "drawn at random from all" in write_report(with_curves, "--visual_threshold=-1000")
 
 
 def test_stored_results_are_used_and_others_measured_anew(with_curves, tmp_path, capsys):

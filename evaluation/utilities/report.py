@@ -71,6 +71,7 @@ class _Subject:
     norms: "Norms"
     words: "WordPredictions"
     logits: np.ndarray  # (N, C) of the test images
+    box_counts: np.ndarray | None  # (N, 3) their hits, false alarms and misses, where known
 
 
 def report(options: argparse.Namespace) -> None:
@@ -109,7 +110,8 @@ def report(options: argparse.Namespace) -> None:
         options, model, split, filtered, shared
     )
     words = predict_words(model.text, pairs.vocabulary)
-    subject = _Subject(options, model, pairs, split, norms, words, logits)
+    box_counts = _box_counts(options, results["visual_evaluation"], split)
+    subject = _Subject(options, model, pairs, split, norms, words, logits, box_counts)
     path = options.results_dir / f"report_{options.model_name}.html"
     write_text(path, render_page(_page(subject, results)))
     logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
@@ -143,6 +145,27 @@ def _image_results(
     left_out: list[int] = []
     logits = image_logits(model.visual, split, len(split.image_ids), left_out)
     return results, split.without(left_out), logits
+
+
+def _box_counts(
+    options: argparse.Namespace, results: Mapping[str, Any], split: "Split"
+) -> np.ndarray | None:
+    """Return the (N, 3) hits, false alarms and misses of the test images' boxes.
+
+    None where ``visual_evaluation`` stored none, or those of another evaluation than the results.
+    """
+    from evaluation.reports import read_counts_by_image
+
+    stored = read_counts_by_image(
+        options.results_dir, "visual_evaluation", options.model_name, "bounding_box"
+    )
+    scores = results["metrics"].get("bounding_box")
+    if stored is None or scores is None:
+        return None
+    ids, counts = stored
+    names = ("true_positives", "false_positives", "false_negatives")
+    is_same = np.array_equal(ids, split.image_ids)
+    return counts if is_same and counts.sum(axis=0).tolist() == [scores[n] for n in names] else None
 
 
 def _without_path(word_list: Mapping[str, str]) -> dict[str, str]:
@@ -327,7 +350,12 @@ def _labels(subject: _Subject) -> list["ClusterLabel"]:
 
 def _clusters(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, Any]:
     """Return the table of clusters, and the gallery of the first of them."""
-    from evaluation.cluster_tables import cluster_rows, living_clusters
+    from evaluation.cluster_tables import (
+        MIN_WORD_COUNT,
+        TOP_WORDS,
+        cluster_rows,
+        living_clusters,
+    )
 
     model, split = subject.model, subject.split
     files = [split.path(image) for image in range(len(split.image_ids))]
@@ -361,7 +389,14 @@ def _clusters(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, 
         for c, images in wanted.items()
     ]
     absent = _Absent("no test image activates a cluster")
-    return {"clusters": alive, "gallery": gallery or absent}
+    return {
+        "clusters": alive,
+        "gallery": gallery or absent,
+        "gallery_total": len(shown),
+        "least_count": MIN_WORD_COUNT,
+        "top_words": TOP_WORDS,
+        "examples": EXAMPLES,
+    }
 
 
 def _cluster_pictures(
@@ -411,7 +446,7 @@ def _scaled(path: Path, side: int) -> "PillowImage":
 
 def _categories(subject: _Subject) -> dict[str, Any]:
     """Return how clusters and categories of words meet, and which words fit best and worst."""
-    from evaluation.report_page import category_fit, extremes, heat_map
+    from evaluation.report_page import CELL_SIDE, category_fit, extremes, heat_map
     from evaluation.word_evaluation import known_evaluated_words
 
     norms, words = subject.norms, subject.words
@@ -440,6 +475,7 @@ def _categories(subject: _Subject) -> dict[str, Any]:
     best, worst = extremes(fit, EXTREME_WORDS)
     return {
         "heat_map": heat_map(categories, clusters, names),
+        "cell_side": CELL_SIDE,
         "category_words": {"best": rows(best), "worst": rows(worst)},
     }
 
@@ -484,6 +520,8 @@ def _concreteness(subject: _Subject) -> dict[str, Any]:
     names = [words.words[position] for position in rated[shown]]
     return {
         "scatter": scatter(names, counts[shown], ratings[shown], predicted[shown]),
+        "least_rated_count": MIN_WORD_COUNT,
+        "rated_total": len(rated),
         "concreteness_words": {"best": rows(best), "worst": rows(worst)},
     }
 
@@ -506,17 +544,23 @@ def _words(subject: _Subject) -> dict[str, Any]:
 
 
 def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, Any]:
-    """Return test images, drawn at random, with hits, misses and false alarms among the boxes."""
-    from evaluation.demonstrations import choose_images, gold_objects
+    """Return test images, the best and others at random, with hits, misses and false alarms."""
+    from evaluation.demonstrations import gold_objects
     from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
     from evaluation.localization import box_iou, boxes_and_peaks, match_boxes
-    from evaluation.report_page import data_uri
+    from evaluation.report_page import data_uri, localization_images
 
     options, split = subject.options, subject.split
     page: dict[str, Any] = {"map_size": MAP_SIZE, "match_iou": MATCH_IOU}
     if split.instances is None:
         return page | {"localization": _Absent(f"no instances of {split.name}")}
-    images = choose_images(split, min(options.num_items, LOCALIZED), options.seed)
+    best, drawn = localization_images(
+        subject.box_counts,
+        len(split.image_ids),
+        min(options.num_items, LOCALIZED),
+        options.seed,
+    )
+    images = np.concatenate([best, drawn])
     examples: list[dict[str, Any]] = []
     for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
         all_boxes, _ = boxes_and_peaks(maps, MAP_SIZE)
@@ -543,7 +587,8 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
                     ],
                 }
             )
-    return page | {"localization": examples}
+    groups = {"Most hits": examples[: len(best)], "Drawn at random": examples[len(best) :]}
+    return page | {"localization": {title: group for title, group in groups.items() if group}}
 
 
 def _histograms(subject: _Subject) -> dict[str, Any]:
