@@ -559,17 +559,114 @@ addEventListener("load", () => {
 </script>"""
 
 
+# The same page on a phone: a frame, for headless windows have at least 500 pixels. The page in it
+# tells the one around it what it finds, for files may not look into each other.
+PHONE_WIDTH = 375
+PHONE_PROBE = """<script>
+addEventListener("load", () => {
+  const errors = [];
+  const width = document.documentElement.clientWidth;
+  if (innerWidth !== WIDTH) errors.push("the frame is " + innerWidth + " wide");
+  if (document.documentElement.scrollWidth > width) errors.push("the page scrolls sideways");
+  const scrolling = [];
+  for (const element of document.querySelectorAll("main *, header *")) {
+    const box = element.closest(".wide");
+    if (element === box) {
+      if (box.scrollWidth > box.clientWidth) scrolling.push(box);
+      if (box.getBoundingClientRect().right > width) errors.push("a box is cut off");
+    } else if (!box && element.getBoundingClientRect().right > width + 0.5) {
+      errors.push(element.tagName + " ends at " + element.getBoundingClientRect().right);
+    }
+  }
+  if (!scrolling.length) errors.push("no table is wide, so nothing is tested");
+  for (const box of scrolling) {
+    box.scrollLeft = 10000;
+    if (!box.scrollLeft) errors.push("a wide box does not scroll");
+  }
+  parent.postMessage(errors.join("; ") || "passed", "*");
+});
+</script>""".replace("WIDTH", str(PHONE_WIDTH))
+PHONE = """<!DOCTYPE html><body><script>
+addEventListener("message", (event) => { document.body.dataset.probe = event.data; });
+</script><iframe src="page.html" style="width: WIDTHpx; height: 800px; border: 0"></iframe>
+""".replace("WIDTH", str(PHONE_WIDTH))
+
+# WCAG 2.1: (L1 + 0.05) / (L2 + 0.05) of relative luminances is at least 4.5 for text
+DARK_PROBE = """<script>
+addEventListener("load", () => {
+  const errors = [];
+  const rgba = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const luminance = (colour) => {
+    const [r, g, b] = rgba(colour).slice(0, 3).map((value) => {
+      value /= 255;
+      return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const isClear = (colour) => rgba(colour)[3] === 0;
+  const ground = (element) => {
+    if (element.matches("text.count")) return getComputedStyle(element.previousElementSibling).fill;
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (!isClear(colour)) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const require = (name, text, below) => {
+    const [low, high] = [luminance(text), luminance(below)].sort((a, b) => a - b);
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) errors.push(name + " has " + contrast.toFixed(2));
+  };
+  if (!matchMedia("(prefers-color-scheme: dark)").matches) errors.push("the page is not dark");
+  if (luminance(ground(document.body)) > 0.05) errors.push("the ground is not dark");
+  let count = 0;
+  for (const element of document.querySelectorAll("body, body *")) {
+    if (element.matches("script, style, title")) continue;
+    const nodes = Array.from(element.childNodes);
+    if (!nodes.some((node) => node.nodeType === 3 && node.data.trim())) continue;
+    count += 1;
+    const style = getComputedStyle(element);
+    const name = element.tagName + "." + (element.getAttribute("class") || "");
+    require(name, element instanceof SVGElement ? style.fill : style.color, ground(element));
+  }
+  if (count < 100) errors.push("only " + count + " texts");
+  const search = document.getElementById("search");
+  require("placeholder", getComputedStyle(search, "::placeholder").color, ground(search));
+  for (const button of document.querySelectorAll("th button")) {
+    require("arrow", getComputedStyle(button, "::after").color, ground(button));
+  }
+  document.body.dataset.probe = Array.from(new Set(errors)).join("; ") || "passed";
+});
+</script>"""
+
+
+def in_browser(page: Path, *options: str) -> str:
+    """Return what a page says of itself in ``data-probe`` when a browser has shown it."""
+    call = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    done = subprocess.run(
+        [*call, profile, *options, "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r'<body data-probe="([^"]*)"', done.stdout)
+    assert found, done.stderr
+    return found[1]
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_page_works_in_a_browser(with_curves, tmp_path):
     text = write_report(with_curves, "--visual_threshold=-1000")
-    # before the page's own script, so that its errors are seen; the page itself is as it was
     page = tmp_path / "page.html"
-    page.write_text(text.replace("<body>", "<body>" + PROBE), encoding="utf-8")
-    call = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
-    places = [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,900"]
-    done = subprocess.run(
-        [*call, *places, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
-    )
-    found = re.search(r'<body data-probe="([^"]*)"', done.stdout)
-    assert found, done.stderr
-    assert found[1] == "passed"
+
+    def write(probe: str) -> None:
+        # before the page's own script, so that its errors are seen; the page itself is as it was
+        page.write_text(text.replace("<body>", "<body>" + probe), encoding="utf-8")
+
+    write(PROBE)
+    assert in_browser(page, "--window-size=1300,900") == "passed"
+    write(PHONE_PROBE)
+    phone = tmp_path / "phone.html"
+    phone.write_text(PHONE, encoding="utf-8")
+    assert in_browser(phone) == "passed"
+    write(DARK_PROBE)
+    assert in_browser(page, "--blink-settings=preferredColorScheme=0") == "passed"
