@@ -179,6 +179,16 @@ def test_while_the_text_encoder_learns_nothing_its_loss_is_empty(demo_data, tmp_
         assert [step for step, _ in points[f"{group}/text_loss"]] == [12]
 
 
+def test_the_log_shows_settings_in_short_and_the_model_keeps_all_digits(
+    demo_data, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO)
+    train(demo_data, tmp_path, "--epochs=1", "--text_threshold=0.01648721270700128")
+    assert "text_threshold 0.01649, " in caplog.text
+    assert "cluster_num 20, " in caplog.text
+    assert "0.01648721270700128" in (tmp_path / "m" / "text" / "model1.cfg").read_text()
+
+
 def test_a_run_too_short_for_its_random_start_is_told_at_once(demo_data, tmp_path, caplog):
     train(demo_data, tmp_path, "--epochs=1", "--random_start_steps=450")
     assert "learns nothing in this run: it has 6 steps" in warnings_in(caplog)[0]

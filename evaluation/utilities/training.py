@@ -108,7 +108,7 @@ def _train_one(options: argparse.Namespace) -> bool:
         len(pairs),
         len(pairs.split.image_ids),
         len(pairs.vocabulary.words),
-        ", ".join(f"{name} {value}" for name, value in settings.as_dict().items()),
+        ", ".join(f"{name} {_short(value)}" for name, value in settings.as_dict().items()),
     )
 
     def evaluate(text: Any) -> dict[str, float | None]:
@@ -153,6 +153,11 @@ def _train_one(options: argparse.Namespace) -> bool:
         stopped = train(settings, pairs, run, evaluate, report, plan)
     logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
     return stopped
+
+
+def _short(value: Any) -> str:
+    """Return a setting for people; the model's files have all digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _image_evaluation(
