@@ -58,6 +58,17 @@ def _whole_number(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def _utility(text: str) -> str:
+    """Read the name of a utility; of a mistyped one, tell what it may have been."""
+    if text in UTILITIES:
+        return text
+    import difflib  # only where the command has failed: help is to appear at once
+
+    near = difflib.get_close_matches(text, UTILITIES, n=2)
+    question = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise argparse.ArgumentTypeError(f"there is no utility '{text}'{question}")
+
+
 def _model_name(text: str) -> str:
     """Read a model's name, which is part of file names."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text):
@@ -389,7 +400,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--utility",
-        choices=tuple(UTILITIES),
+        type=_utility,
         metavar="NAME",
         help="what to do, see the list below (default: train_joint_model)",
     )

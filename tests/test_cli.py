@@ -233,6 +233,19 @@ def test_every_option_has_an_effect_on_some_utility():
 
 
 @pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("text_evalation", "there is no utility 'text_evalation' (did you mean text_evaluation"),
+        ("bbox_demonstrations", "did you mean bbox_demonstration or heatmap_demonstration?); see"),
+        ("Report", "did you mean report?"),
+        ("dance", "there is no utility 'dance'; see python main.py --help"),
+    ],
+)
+def test_a_mistyped_utility_is_asked_for(capsys, typed, told):
+    fails(capsys, "--utility", typed, mentions=told)
+
+
+@pytest.mark.parametrize(
     ("arguments", "mentions"),
     [
         (["--utility=dance"], "--utility"),
