@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import yaml
 
 from main import OPTIONS, UTILITIES, parse_options
 from models_src.settings import SETTINGS
@@ -55,6 +56,32 @@ def test_readme_names_no_option_that_is_not_there():
     others = {"help", "utility", "signals_to_handle"}  # the last one is torchrun's
     negated = {f"no-{name}" for name in SETTINGS}
     assert named <= set(OPTIONS) | set(SETTINGS) | others | negated
+
+
+def test_citations_are_whole_and_readme_cites_the_same_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    paper, *data = citation["references"]
+    assert [entry["authors"][0]["family-names"] for entry in data] == [
+        "Lin", "Brysbaert", "De Deyne", "Fountain",
+    ]  # fmt: skip
+    for entry in (paper, *data):
+        assert {"type", "title", "authors", "year", "notes"} <= set(entry)
+        assert {"journal", "collection-title"} & set(entry)
+        assert all(set(author) == {"family-names", "given-names"} for author in entry["authors"])
+    assert paper == citation["preferred-citation"] | {"notes": paper["notes"]}
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"```bibtex\n(.*?)```", text, flags=re.S)
+    fields = dict(re.findall(r"(\w+) += \{(.*?)\},\n", entry, flags=re.S))
+    fields = {name: " ".join(value.split()) for name, value in fields.items()}
+    assert fields == {
+        "title": paper["title"],
+        "author": " and ".join(
+            f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]
+        ),
+        "booktitle": paper["collection-title"],
+        "year": str(paper["year"]),
+    }
 
 
 def test_picture_is_well_formed_and_asks_nobody():
