@@ -616,12 +616,12 @@ UTILITIES: dict[str, Utility] = {
     "word_clusters": Utility(
         "write every word's count, clusters, concreteness and category as CSV",
         "questions",
-        _WORDS - {"seed", "word_list"},
+        _WORDS - {"seed", "word_list"} | {"other_captions"},
     ),
     "describe_clusters": Utility(
         "describe every cluster by its words, size and example images",
         "questions",
-        _BOTH_HALVES - {"seed"} | {"num_items"},
+        _BOTH_HALVES - {"seed"} | {"num_items", "other_captions"},
     ),
     "compare_models": Utility(
         "compare models over seeds in one table: text, CSV, Markdown and LaTeX",

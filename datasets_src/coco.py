@@ -4,6 +4,7 @@ Axes: N images of a split, M captions, G instances (boxes), K classes.
 """
 
 import contextlib
+import hashlib
 import io
 import logging
 import os
@@ -101,6 +102,28 @@ class Split:
         """Return ``first_index``, (N,) int64 in any case."""
         return np.arange(len(self.image_ids)) if self.first_index is None else self.first_index
 
+    def fingerprint(self) -> str:
+        """Return a hash of the images' ids, the captions and, where there are any, the instances.
+
+        What the image files hold does not count.
+        """
+        digest = hashlib.sha256("\n".join(self.captions).encode())
+        arrays = [self.image_ids, self.caption_image]
+        if self.instances is not None:
+            digest.update("\n".join(self.instances.class_names).encode())
+            arrays += [self.widths, self.heights]
+            arrays += [self.instances.image, self.instances.class_index, self.instances.boxes]
+        for array in arrays:
+            digest.update(f"\n{array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def image_file_sizes(self) -> np.ndarray:
+        """Return each image file's size in bytes, (N,) int64; -1 of one that cannot be reached."""
+        return np.array(
+            [_file_size(self.path(image)) for image in range(len(self.image_ids))], dtype=np.int64
+        )
+
     def first_captions(self) -> np.ndarray:
         """Return each image's first caption in the file's order, (N,) int64; -1 without one."""
         first = np.full(len(self.image_ids), -1, dtype=np.int64)
@@ -139,6 +162,14 @@ class Split:
             instances=instances,
             first_index=self._first_index()[kept],
         )
+
+
+def _file_size(path: Path) -> int:
+    """Return a file's size in bytes, -1 where it cannot be reached."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 @dataclass(frozen=True)

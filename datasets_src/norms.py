@@ -1,5 +1,7 @@
 """Human norms of words: taxonomic categories, concreteness ratings, word associations."""
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import read_lines, read_text
+from utils.files import read_lines, read_text, sha256_of_file
 
 if TYPE_CHECKING:
     import yaml
@@ -58,6 +60,16 @@ class Norms:
         if self.word_list is not None:
             allowed &= self.word_list
         return [word for word in self.categories.words if word in allowed]
+
+    def fingerprint(self) -> str:
+        """Return a hash of the norms themselves; the word list, which only chooses, is no part."""
+        categories = self.categories
+        content = [
+            categories and [categories.words, categories.category.tolist(), categories.names],
+            self.concreteness,
+            self.association_file and sha256_of_file(self.association_file),
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def load_norms(

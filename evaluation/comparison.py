@@ -61,7 +61,10 @@ METRICS = {
 MATCHING = "sentence_image_matching"
 SAME_SCORE = 1e-5  # a difference up to which two scores are the same
 # what must be alike for two models' figures of one utility to be comparable
-SAME = ("test_images", "train_images", "train_captions", "filtered")
+SAME = (
+    "test_images", "test_fingerprint", "train_images", "train_captions", "train_fingerprint",
+    "filtered", "norms_fingerprint",
+)  # fmt: skip
 # settings in which the seeds of one setting differ
 OF_ONE_RUN = frozenset({"seed", "evaluation_seed", "origin"})
 

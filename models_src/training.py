@@ -49,6 +49,7 @@ from models_src.model_files import (
 from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import TextEncoder
 from models_src.training_run import (
+    DataIdentity,
     RunOptions,
     TrainingRun,
     find_checkpoint,
@@ -141,15 +142,21 @@ def _train_alone(
         logger.info("'%s' is finished: there is nothing to continue", options.name)
         return False
     require_precision(settings.precision, options.device)
-    run = new_run(settings, pairs, options.device)
-    fingerprint = pairs.fingerprint()
+    data = DataIdentity(
+        pairs.fingerprint(),
+        torch.from_numpy(pairs.split.image_file_sizes()),
+        options.measured_against,
+    )
+    if checkpoint is not None:
+        with whole_checkpoint(options.checkpoint_file):
+            require_same_run(checkpoint, settings, data, options.checkpoint_file)
+    run = new_run(settings, pairs, options.device, is_continued=checkpoint is not None)
     steps = len(_batches(settings, pairs, epoch=0))
     if plan is not None:
         nothing = empty_sums(settings.cluster_num, options.device)
         run.development = Development(plan, steps * settings.epochs, nothing)
     if checkpoint is not None:
         with whole_checkpoint(options.checkpoint_file):
-            require_same_run(checkpoint, settings, fingerprint, options.checkpoint_file)
             require_same_plan(checkpoint["run"].get("development"), plan, options.checkpoint_file)
             run.load_state(checkpoint["run"], options.device)
         logger.info("continuing after %d joint steps", run.step)
@@ -179,7 +186,7 @@ def _train_alone(
     def keep() -> None:
         if not run.is_finite():  # the last checkpoint stays
             raise _not_finite(run.step)
-        save_checkpoint(run, settings, fingerprint, options.checkpoint_file)
+        save_checkpoint(run, settings, data, options.checkpoint_file)
 
     @by_first_rank
     def save(name: str) -> None:
@@ -187,7 +194,7 @@ def _train_alone(
             run.run_id,
             run.step,
             settings.seed,
-            fingerprint,
+            data.captions,
             commit=run.commit,
             training_seconds=round(run.seconds(), 1),
         )

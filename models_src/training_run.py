@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ class RunOptions:
     checkpoint_minutes: float = 30.0
     compile: bool = False  # whether the CNN is compiled for this device first
     continue_with: str = "--resume"  # what an interrupted user is told to give
+    # what metrics are measured against -> its hash; a continued run must have the same
+    measured_against: Mapping[str, str | None] = field(default_factory=dict)
     # takes what the log and the tables get, as it arises: its kind, the joint step, values by name
     watch: Callable[[str, int, Mapping[str, float | None]], None] = lambda *_: None
 
@@ -131,10 +133,15 @@ def _tensors(state: Mapping[str, Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> TrainingRun:
-    """Return a run before its first step; every random weight follows from the seed."""
+def new_run(
+    settings: TrainingSettings, pairs: TrainingPairs, device: str, *, is_continued: bool = False
+) -> TrainingRun:
+    """Return a run before its first step; every random weight follows from the seed.
+
+    The file of pretrained weights is not read for one that is continued, as its checkpoint has all.
+    """
     torch.manual_seed(settings.seed)
-    visual = build_visual_encoder(settings, device)
+    visual = build_visual_encoder(settings, device, with_pretrained=not is_continued)
     text = build_text_encoder(settings, pairs.vocabulary.words, device)
     optimizer = adam(visual, settings.visual_learning_rate)
     scaler = gradient_scaler(settings.precision, device)
@@ -142,14 +149,39 @@ def new_run(settings: TrainingSettings, pairs: TrainingPairs, device: str) -> Tr
     return TrainingRun(visual, text, optimizer, scaler, totals)
 
 
+@dataclass(frozen=True)
+class DataIdentity:
+    """What tells a run's data from other data."""
+
+    captions: str  # see ``TrainingPairs.fingerprint``
+    image_sizes: Tensor  # (N,) int64 bytes of each image file, -1 of one that cannot be reached
+    measured_against: Mapping[str, str | None]  # see ``RunOptions``
+
+    def difference(self, stored: Mapping[str, Any], bad_images: Sequence[int]) -> str | None:
+        """Say in what data differs from what a checkpoint has stored; None for nothing.
+
+        Images that the run has found unreadable may have changed: to mend them is no mistake.
+        """
+        if stored["captions"] != self.captions:
+            return "other captions or images"
+        changed = stored["image_sizes"] != self.image_sizes  # (N,)
+        changed[list(bad_images)] = False
+        if changed.any():
+            return f"other image files ({int(changed.sum())} have another size or are gone)"
+        for name, value in self.measured_against.items():
+            if stored["measured_against"].get(name) != value:
+                return f"other {name}"
+        return None
+
+
 def save_checkpoint(
-    run: TrainingRun, settings: TrainingSettings, fingerprint: str, path: Path
+    run: TrainingRun, settings: TrainingSettings, data: DataIdentity, path: Path
 ) -> None:
     """Write all that an exact continuation needs, in one file that is replaced whole."""
     content = {
         "version": CHECKPOINT_VERSION,
         "settings": settings.as_dict(),
-        "data_fingerprint": fingerprint,
+        "data": dict(vars(data)),
         "run": run.state(),
     }
     save_tensors(path, content)
@@ -210,7 +242,7 @@ def whole_checkpoint(path: Path) -> Iterator[None]:
 
 
 def require_same_run(
-    checkpoint: dict[str, Any], settings: TrainingSettings, fingerprint: str, path: Path
+    checkpoint: dict[str, Any], settings: TrainingSettings, data: DataIdentity, path: Path
 ) -> None:
     """Raise a UserError when a checkpoint is of other settings or data, naming the difference."""
     now = settings.as_dict()
@@ -224,8 +256,9 @@ def require_same_run(
             f"{path} was trained with other settings ({'; '.join(differing)}); give those, or "
             "--overwrite without --resume to start anew"
         )
-    if checkpoint["data_fingerprint"] != fingerprint:
+    difference = data.difference(checkpoint["data"], checkpoint["run"]["bad_images"])
+    if difference is not None:
         raise UserError(
-            f"{path} was trained on other data; give its --datasets_dir, --dataset and filter, or "
-            "--overwrite without --resume to start anew"
+            f"{path} was trained with other data: {difference}; give its --datasets_dir, "
+            "--dataset, filter and --word_list, or --overwrite without --resume to start anew"
         )

@@ -144,10 +144,13 @@ def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> Any:
     return network
 
 
-def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> VisualEncoder:
+def build_visual_encoder(
+    settings: TrainingSettings, device: str = "cpu", *, with_pretrained: bool = True
+) -> VisualEncoder:
     """Return the encoder that ``settings`` ask for, before training.
 
-    Random weights come from torch's global generator, which the caller seeds.
+    Random weights come from torch's global generator, which the caller seeds. The file of
+    ``pretrained_visual`` is read unless ``with_pretrained`` says that weights come from elsewhere.
 
     Raises:
         UserError: the file of ``pretrained_visual`` is missing or does not fit the encoder.
@@ -160,7 +163,7 @@ def build_visual_encoder(settings: TrainingSettings, device: str = "cpu") -> Vis
         settings.cluster_group_size,
         settings.accumulate,
     )
-    if settings.pretrained_visual is not None:
+    if settings.pretrained_visual is not None and with_pretrained:
         load_trunk(encoder, Path(settings.pretrained_visual))
     return encoder.placed_on(device)
 

@@ -27,6 +27,12 @@ def image_files(data: Path, split: str = "val2014") -> list[Path]:
     return [found.path(image) for image in range(len(found.image_ids))]
 
 
+def fingerprint_of_tests(data: Path) -> str:
+    """Return the fingerprint of the test split as it is now."""
+    split, _ = load_filtered_split(data, "val2014", use_all_images=False, with_instances=True)
+    return split.fingerprint()
+
+
 def edit(data: Path, kind: str, change) -> None:
     """Change the content of the training split's captions or instances."""
     path = data / "COCO" / "annotations" / f"{kind}_train2014.json"
@@ -81,6 +87,7 @@ def test_a_few_unreadable_test_images_are_left_out_and_counted(
     found = results(tmp_path, "visual_evaluation", "lstm")
     assert found["data"] == {
         "test_images": len(images) - 2,
+        "test_fingerprint": fingerprint_of_tests(data),
         "filtered": True,
         "unreadable_images": [images[1].name, images[4].name],
     }
@@ -95,7 +102,12 @@ def test_a_few_unreadable_test_images_are_left_out_and_counted(
     assert run(data, tmp_path, *arguments, "--batch_size=2") == 0
     without = results(tmp_path, "visual_evaluation", "lstm")
     assert without["metrics"] == found["metrics"]
-    assert without["data"] == {"test_images": len(images) - 2, "filtered": True}
+    assert without["data"] == {
+        "test_images": len(images) - 2,
+        "test_fingerprint": fingerprint_of_tests(data),
+        "filtered": True,
+    }
+    assert without["data"]["test_fingerprint"] != found["data"]["test_fingerprint"]
 
 
 @pytest.mark.parametrize("utility", ["describe_clusters", "report"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
+from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE, load_norms
 from main import OPTIONS, SETTINGS, UTILITIES, main
 from tests.conftest import TINY
 
@@ -180,7 +180,13 @@ def test_captions_alone_train_and_evaluate(demo_data, tmp_path):
     assert results["metrics"]["concreteness"] is None
     assert results["metrics"]["cluster_counts"]["active_tokens"] > 0
     assert set(results["not_measured"]) == {"categorization", "concreteness", "word_association"}
-    assert results["data"] == {"train_images": 40, "train_captions": 200, "filtered": False}
+    assert results["data"] == {
+        "train_images": 40,
+        "train_captions": 200,
+        "train_fingerprint": results["settings"]["origin"]["data_fingerprint"],
+        "filtered": False,
+        "norms_fingerprint": load_norms(data).fingerprint(),
+    }
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
     results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
     assert results["metrics"]["heatmap"] is None

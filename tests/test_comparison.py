@@ -322,6 +322,8 @@ def test_command_compares_trained_models(places, tmp_path, caplog):
     ("changes", "message"),
     [
         ({"data": {"train_images": 6}}, "on other data than that of 'a_0' (train_images 5 and 6)"),
+        ({"data": {"norms_fingerprint": "b"}}, "(norms_fingerprint None and 'b')"),
+        ({"data": {"train_fingerprint": "b"}}, "(train_fingerprint None and 'b')"),
         ({"settings": {"dataset": "mine"}}, "(dataset 'coco' and 'mine')"),
         ({"settings": {"cluster_num": 30}}, "as seeds of one setting, but differ (cluster_num 20"),
         ({"metrics": 5}, "is no results file of --utility text_evaluation"),

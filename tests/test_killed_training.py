@@ -74,7 +74,8 @@ def processes():
     return context
 
 
-@pytest.mark.parametrize(("encoder", "workers"), [("lstm", 0), ("generative", 2)])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("encoder", ["lstm", "generative"])
 def test_killed_and_continued_training_ends_as_an_uninterrupted_one(
     demo_data, tmp_path, processes, encoder, workers
 ):

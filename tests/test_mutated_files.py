@@ -1,7 +1,10 @@
 """Data files with random damage are read or refused in one line; nothing else is ever raised."""
 
+import io
 import json
+import random
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from datasets_src.datasets import load_split
+from datasets_src.filtering import filter_images, load_filtered_split
+from datasets_src.images import read_image, read_mode
 from datasets_src.norms import load_associations, load_categories, load_concreteness
 from tests.test_coco import write_split
 from tests.test_images_and_pairs import random_picture
@@ -23,6 +29,8 @@ COUNT = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+FEWER = settings(COUNT, max_examples=150)
+IMAGES = 200  # of each format
 ODD_VALUES = (
     *(None, True, False, 0, -1, 1, 0.5, 1e308, 10**400, -(2**63), float("nan"), float("inf")),
     *("", " ", "x", "no", "\ud800", "\0", "a\nb", "../x", "/x", "x" * 5000, "x/" * 3000),
@@ -139,6 +147,103 @@ def test_annotations(small, kind, damaged):
         check()
     finally:
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["captions", "instances"])
+def test_setup_with_damaged_annotations_leaves_a_whole_result_or_none(small, kind):
+    path = small / "COCO" / "annotations" / f"{kind}_train2014.json"
+    content = path.read_bytes()
+    result = small / "filtered_images.json"
+
+    @FEWER
+    @given(damaged_json(content))
+    def check(mutated):
+        path.write_bytes(mutated)
+        result.unlink(missing_ok=True)
+        if read_or_refused(lambda: filter_images(small)) is None:
+            assert not result.exists()
+            return
+        found = read_or_refused(
+            lambda: load_filtered_split(small, "train2014", use_all_images=False)
+        )
+        if found is not None:  # all may have been dropped
+            assert found[1]
+            assert set(found[0].image_ids.tolist()) <= {4, 8, 15, *range(-1, 3)}
+
+    try:
+        check()
+    finally:
+        path.write_bytes(content)
+        result.unlink(missing_ok=True)
+
+
+def encoded(kind: str, mode: str, **options: object) -> bytes:
+    """Return a picture of 24 x 20 pixels in an image format, with an EXIF orientation."""
+    pixels = np.random.default_rng(0).integers(256, size=(20, 24, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, kind, exif=exif, **options)
+    return buffer.getvalue()
+
+
+PICTURES = {
+    "jpeg": encoded("jpeg", "RGB"),
+    "progressive": encoded("jpeg", "RGB", progressive=True),
+    "cmyk": encoded("jpeg", "CMYK"),
+    "grey": encoded("jpeg", "L"),
+    "png": encoded("png", "RGBA"),
+    "palette": encoded("png", "P"),
+    "gif": encoded("gif", "P"),
+    "tiff": encoded("tiff", "RGB"),
+    "webp": encoded("webp", "RGB"),
+    "bmp": encoded("bmp", "RGB"),
+}
+
+
+def changed_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Return content with some bytes changed, cut out or repeated, or cut off at the end.
+
+    Most changes are near the beginning, where headers are.
+    """
+    changed = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(min(len(changed), rng.choice((40, 200, len(changed)))) or 1)
+        length = rng.choice((1, 2, 4, 50))
+        kind = rng.choice(("byte", "large", "cut", "repeat", "end"))
+        if kind == "byte":
+            changed[place : place + 1] = rng.randbytes(1)
+        elif kind == "large":  # a size, an offset or a number of entries
+            changed[place : place + length] = rng.choice((b"\xff", b"\0")) * length
+        elif kind == "cut":
+            del changed[place : place + length]
+        elif kind == "repeat":
+            changed[place:place] = changed[place : place + length]
+        else:
+            del changed[place + 1 :]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_images(tmp_path, kind):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(PICTURES[kind])
+    read_image(path, 16)
+    rng = random.Random(kind)
+    read = refused = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data and large pictures
+        for _ in range(IMAGES):
+            path.write_bytes(changed_bytes(PICTURES[kind], rng))
+            read_or_refused(lambda: read_mode(path))
+            pixels = read_or_refused(lambda: read_image(path, 16))
+            if pixels is None:
+                refused += 1
+                continue
+            read += 1
+            assert pixels.shape == (3, 16, 16)
+            assert pixels.dtype == np.uint8
+    assert min(read, refused) > 0  # few of png, whose parts have checksums
 
 
 def check_file(content: bytes, read: Callable[[Path], object], check: Callable) -> None:

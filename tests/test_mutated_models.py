@@ -34,6 +34,7 @@ from models_src.model_files import load_text_model, load_visual_model
 from models_src.settings import TrainingSettings, settings_from_sources
 from models_src.training import train
 from models_src.training_run import (
+    DataIdentity,
     RunOptions,
     find_checkpoint,
     new_run,
@@ -162,13 +163,14 @@ def test_checkpoints(models, small, monkeypatch, kind, damaged):
     monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
     chosen = TrainingSettings(**MODEL | {"epochs": 1}, text_encoder=kind)
     options = RunOptions(f"{kind}_ended", models, resume=True)
-    fingerprint = small.fingerprint()
+    sizes = torch.from_numpy(small.split.image_file_sizes())
+    data = DataIdentity(small.fingerprint(), sizes, {})
 
     def read():
         checkpoint = find_checkpoint(options)
         run = new_run(chosen, small, "cpu")
         with whole_checkpoint(options.checkpoint_file):
-            require_same_run(checkpoint, chosen, fingerprint, options.checkpoint_file)
+            require_same_run(checkpoint, chosen, data, options.checkpoint_file)
             run.load_state(checkpoint["run"], "cpu")
         return run
 

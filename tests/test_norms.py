@@ -38,6 +38,28 @@ def category_of(categories):
     }
 
 
+def test_fingerprint_notices_every_change_of_the_norms(tmp_path):
+    changes = {
+        CATEGORY_FILE: ("a: {dog: 1, cup: 2}", "a: {dog: 1}\nb: {cup: 2}"),
+        CONCRETENESS_FILE: (HEADER + "dog\t0\t4.8\t1\t2\n", HEADER + "dog\t0\t4.7\t1\t2\n"),
+        ASSOCIATION_FILE: ("r1\tdog\tcup\t3\n", "r1\tdog\tcup\t4\n"),
+    }
+    for name, (content, _) in changes.items():
+        (tmp_path / name).write_text(content)
+    whole = load_norms(tmp_path).fingerprint()
+    assert load_norms(tmp_path).fingerprint() == whole
+    (tmp_path / "words.txt").write_text("dog\n")
+    assert load_norms(tmp_path, tmp_path / "words.txt").fingerprint() == whole
+    found = {whole}
+    for name, (content, other) in changes.items():
+        (tmp_path / name).write_text(other)
+        found.add(load_norms(tmp_path).fingerprint())
+        (tmp_path / name).unlink()
+        found.add(load_norms(tmp_path).fingerprint())
+        (tmp_path / name).write_text(content)
+    assert len(found) == 1 + 2 * len(changes)
+
+
 def test_categories_keep_the_files_order(written):
     categories = load_categories(written("b: {z: 1.5, y: 2}\na:\n  x: 7\n"))
     assert categories.names == ("b", "a")

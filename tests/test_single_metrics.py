@@ -182,13 +182,22 @@ def test_a_word_list_stands_in_the_settings(places, tmp_path):
     assert "word_list" not in settings
 
 
-@pytest.mark.parametrize("utility", ["text_evaluation", "categorization_evaluation", "report"])
+@pytest.mark.parametrize(
+    "utility",
+    [
+        "text_evaluation",
+        "categorization_evaluation",
+        "report",
+        "word_clusters",
+        "describe_clusters",
+    ],
+)
 def test_a_model_is_asked_about_other_captions_only_where_told_so(
     places, tmp_path, capsys, utility
 ):
     arguments = [f"--utility={utility}", "--model_name=lstm", *places]
     fails(capsys, *arguments, "--use_all_images", mentions="--other_captions")
-    assert not list(tmp_path.glob("*.json")) and not list(tmp_path.glob("*.html"))
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".json", ".html", ".csv")]
     assert main(arguments) == 0
     assert "trained on other captions" not in capsys.readouterr().out
     assert main([*arguments, "--use_all_images", "--other_captions"]) == 0

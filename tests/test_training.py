@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision import models
 
-from datasets_src.pairs import TrainingPairs, load_training_pairs
+from datasets_src.norms import CONCRETENESS_FILE
+from datasets_src.pairs import TrainingPairs, load_training_pairs, pair_batches
 from main import main
 from models_src import training, training_run
 from models_src.model_files import load_text_model, load_visual_model, require_same_origin
@@ -189,12 +191,92 @@ def test_resume_refuses_other_settings_and_other_data(pairs, demo_data, tmp_path
     with pytest.raises(UserError, match=r"epochs was 2, is 3; cluster_num|cluster_num.*epochs"):
         run(pairs, tmp_path, settings={"epochs": 3, "cluster_num": 20}, resume=True)
     unfiltered = load_training_pairs(demo_data, use_all_images=True)
-    with pytest.raises(UserError, match="other data"):
+    with pytest.raises(UserError, match="other data: other captions or images"):
         run(unfiltered, tmp_path, resume=True)
+    with pytest.raises(UserError, match="other data: other norms"):
+        run(pairs, tmp_path, resume=True, measured_against={"norms": "x"})
     with pytest.raises(UserError, match="unfinished training"):
         run(pairs, tmp_path)
     run(pairs, tmp_path, overwrite=True)
     assert not (tmp_path / "m.checkpoint").exists()
+
+
+@pytest.fixture
+def own_data(demo_data, tmp_path) -> Path:
+    """A copy of the demo data, to be changed."""
+    return shutil.copytree(demo_data, tmp_path / "data")
+
+
+def pairs_of(data: Path) -> TrainingPairs:
+    return load_training_pairs(data, use_all_images=True)
+
+
+def test_resume_refuses_changed_image_files_but_those_found_unreadable(
+    own_data, tmp_path, monkeypatch
+):
+    pairs = pairs_of(own_data)
+    damaged, changed = pairs.split.path(1), pairs.split.path(2)
+    picture = damaged.read_bytes()
+    damaged.write_bytes(picture[:100])
+    epoch = len(pair_batches(pairs.split.caption_image, 40, 0, 0, group_captions=False))
+    StopAt(monkeypatch, epoch + 1)  # by then each image has been read
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path)
+    damaged.write_bytes(picture)
+    content = changed.read_bytes()
+    changed.write_bytes(content + b"\0")
+    with pytest.raises(UserError, match=r"other image files \(1 have another size or are gone\)"):
+        run(pairs, tmp_path, resume=True)
+    changed.unlink()
+    with pytest.raises(UserError, match="other image files"):
+        run(pairs, tmp_path, resume=True)
+    changed.write_bytes(content)
+    run(pairs, tmp_path, resume=True)
+    assert not (tmp_path / "m.checkpoint").exists()
+
+
+def test_resume_of_other_norms_words_or_test_images_is_refused(
+    own_data, tmp_path, monkeypatch, capsys
+):
+    words = tmp_path / "words.txt"
+    words.write_text("dog\ncat\n")
+    begun = [
+        *TINY, f"--datasets_dir={own_data}", f"--models_dir={tmp_path}",
+        f"--results_dir={tmp_path}", "--use_all_images", f"--word_list={words}",
+        "--evaluate_every=100", "--evaluate_images=4",
+    ]  # fmt: skip
+    StopAt(monkeypatch, 2)
+    assert main(begun) == 130
+    capsys.readouterr()
+    for path, change, what in (
+        (own_data / CONCRETENESS_FILE, lambda text: text.replace("\t4", "\t3", 1), "norms"),
+        (words, lambda text: text + "horse\n", "--word_list"),
+        (
+            own_data / "COCO" / "annotations" / "captions_val2014.json",
+            lambda text: text.replace('"caption": "', '"caption": "so ', 1),
+            "test images",
+        ),
+    ):
+        before = path.read_text()
+        assert change(before) != before
+        path.write_text(change(before))
+        fails(capsys, *begun, "--resume", mentions=f"other data: other {what};")
+        path.write_text(before)
+    assert main([*begun, "--resume"]) == 0
+
+
+def test_resume_needs_no_file_of_pretrained_weights(pairs, tmp_path, monkeypatch):
+    file = tmp_path / "weights.pth"
+    torch.manual_seed(5)
+    torch.save(models.resnet18(weights=None).state_dict(), file)
+    settings = {"pretrained_visual": str(file), "epochs": 1}
+    run(pairs, tmp_path / "straight", settings=settings)
+    StopAt(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path / "stopped", settings=settings)
+    file.unlink()
+    run(pairs, tmp_path / "stopped", settings=settings, resume=True)
+    assert_same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
 
 
 def test_resume_of_a_finished_or_absent_run(pairs, tmp_path, caplog):

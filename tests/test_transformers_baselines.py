@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets_src.filtering import load_filtered_split
 from evaluation.classification import classification_counts, classification_scores
 from evaluation.thresholds import best_f1_threshold
 from evaluation.utilities.clip import PUBLISHED_THRESHOLD
@@ -501,6 +502,11 @@ def places(demo_data, clip_folder, tmp_path):
     ]
 
 
+def fingerprint(data: Path, name: str) -> str:
+    split, _ = load_filtered_split(data, name, use_all_images=False, with_instances=True)
+    return split.fingerprint()
+
+
 def results(tmp_path: Path, utility: str, name: str = "clip") -> dict:
     """Return the results that a utility wrote."""
     return json.loads((tmp_path / "results" / f"{utility}_{name}.json").read_text())
@@ -552,7 +558,11 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
             "pair_count": gold.size,
         }
     }
-    assert found["data"] == {"train_images": len(gold), "filtered": True}
+    assert found["data"] == {
+        "train_images": len(gold),
+        "train_images_fingerprint": fingerprint(demo_data, "train2014"),
+        "filtered": True,
+    }
     assert found["settings"]["clip_dir"] == str(clip_folder)
 
     assert main(["--utility=clip_classification_evaluation", "--batch_size=7", *places]) == 0
@@ -564,7 +574,11 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
     assert found["metrics"] == {"class_name_classification": expected}
     assert found["settings"]["clip_threshold"] == best.threshold
     assert found["settings"]["threshold_source"] == "find_clip_positive_threshold_clip.json"
-    assert found["data"] == {"test_images": len(gold), "filtered": True}
+    assert found["data"] == {
+        "test_images": len(gold),
+        "test_fingerprint": fingerprint(demo_data, "val2014"),
+        "filtered": True,
+    }
 
 
 @needs_transformers

@@ -370,9 +370,12 @@ def test_one_training_is_scored_as_the_evaluations_score_it(demo_data, tmp_path,
     assert results["data"] == {
         "train_images": len(data.pairs.split.image_ids),
         "train_captions": len(data.pairs),
+        "train_fingerprint": data.pairs.fingerprint(),
         "held_out_images": len(data.held_out.image_ids),
         "held_out_captions": len(data.held_out.captions),
+        "held_out_fingerprint": data.held_out.fingerprint(),
         "filtered": True,
+        "norms_fingerprint": load_norms(demo_data).fingerprint(),
     }
     settings = TrainingSettings(
         **{name: results["settings"][name] for name in TrainingSettings().as_dict()}

@@ -32,7 +32,7 @@ def train_text_only_baseline(options: argparse.Namespace) -> None:
     model = text_only.train_text_only(pairs, norms, options.baseline_cluster_num, options.seed)
     text_only.save_text_only_model(options.models_dir, options.model_name, model)
     metrics = _text_only_metrics(model, pairs, norms, options.seed)
-    finish(options, metrics, model.settings, training_data(pairs), norms.absent)
+    finish(options, metrics, model.settings, training_data(pairs, norms), norms.absent)
     logger.info("model: %s", options.models_dir / text_only.KIND)
 
 
@@ -99,7 +99,7 @@ def train_concreteness_supervised_model(options: argparse.Namespace) -> None:
             words, counts, model.on_training_words, norms
         ),
     }
-    finish(options, metrics, model.settings, training_data(pairs), {})
+    finish(options, metrics, model.settings, training_data(pairs, norms), {})
     logger.info(
         "concreteness is cross-validated; the published figure is that on training words, which "
         "the model has seen"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from evaluation.utilities.common import finish, test_split
+from evaluation.utilities.common import finish, image_data, test_split
 from utils.errors import UserError
 
 
@@ -35,6 +35,6 @@ def _score(options: argparse.Namespace, metric: str, score: Callable[..., dict[s
         options,
         {metric: score(split_gold_boxes(split), options.seed)},
         {"evaluation_seed": options.seed},
-        {"test_images": len(split.image_ids), "filtered": filtered},
+        image_data(split, split, filtered),
         {},
     )

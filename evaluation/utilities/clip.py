@@ -12,6 +12,7 @@ import numpy as np
 from evaluation.utilities.common import (
     choose_device,
     finish,
+    image_data,
     single_word_classes,
     test_split,
     training_split,
@@ -49,7 +50,11 @@ def find_clip_positive_threshold(options: argparse.Namespace) -> None:
         options,
         {"clip_positive_threshold": {**vars(best), "pair_count": gold.size}},
         _settings(options, folder),
-        {"train_images": len(split.image_ids), "filtered": filtered},
+        {
+            "train_images": len(split.image_ids),
+            "train_images_fingerprint": split.fingerprint(),
+            "filtered": filtered,
+        },
         {},
     )
     logger.info(
@@ -81,7 +86,7 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
         options,
         {"class_name_classification": classification_scores(counts, gold.shape[1])},
         {**settings, "clip_threshold": threshold, "threshold_source": source},
-        {"test_images": len(split.image_ids), "filtered": filtered},
+        image_data(split, split, filtered),
         {},
     )
 

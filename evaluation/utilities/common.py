@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from datasets_src.coco import Split
+    from datasets_src.norms import Norms
     from datasets_src.pairs import TrainingPairs
     from evaluation.image_evaluation import VisualModel
     from models_src.text_encoders.interface import TextEncoder
@@ -124,13 +125,15 @@ def _with_cache(split: "Split", options: argparse.Namespace) -> "Split":
     return replace(split, cache=ImageCache(options.image_cache, f"{options.dataset}_{split.name}"))
 
 
-def training_data(pairs: "TrainingPairs") -> dict[str, Any]:
-    """Return what results say of the training captions that were read."""
-    return {
+def training_data(pairs: "TrainingPairs", norms: "Norms | None" = None) -> dict[str, Any]:
+    """Return what results say of the training captions, and of the norms where they were read."""
+    data = {
         "train_images": len(pairs.split.image_ids),
         "train_captions": len(pairs),
+        "train_fingerprint": pairs.fingerprint(),
         "filtered": pairs.filtered,
     }
+    return data if norms is None else data | {"norms_fingerprint": norms.fingerprint()}
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,11 @@ def image_data(asked: "Split", used: "Split", filtered: bool) -> dict[str, Any]:
     """Return what results say of the test images: how many were used, and which could not be."""
     import numpy as np
 
-    data = {"test_images": len(used.image_ids), "filtered": filtered}
+    data = {
+        "test_images": len(used.image_ids),
+        "test_fingerprint": asked.fingerprint(),
+        "filtered": filtered,
+    }
     lost = asked.file_names[~np.isin(asked.image_ids, used.image_ids)].tolist()
     return data | ({"unreadable_images": lost} if lost else {})
 

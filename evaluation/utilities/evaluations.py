@@ -44,7 +44,7 @@ def text_evaluation(options: argparse.Namespace) -> None:
             "evaluation_seed": options.seed,
             "origin": vars(origin),
         },
-        training_data(pairs),
+        training_data(pairs, norms),
         norms.absent,
     )
 

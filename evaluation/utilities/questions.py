@@ -11,6 +11,7 @@ from evaluation.utilities.common import (
     finish,
     image_data,
     load_both_halves,
+    require_same_captions,
     single_word_classes,
     test_split,
     training_data,
@@ -41,9 +42,11 @@ def word_clusters(options: argparse.Namespace) -> None:
     from models_src.model_files import load_text_model
 
     device = choose_device(options.device)
-    text, _, _ = load_text_model(options.models_dir, options.model_name, device)
+    text, _, origin = load_text_model(options.models_dir, options.model_name, device)
     ratings, categories = _word_norms(options.datasets_dir)
-    vocabulary = training_pairs(options).vocabulary
+    pairs = training_pairs(options)
+    require_same_captions(options, origin.data_fingerprint, pairs)
+    vocabulary = pairs.vocabulary
     rows = word_rows(
         vocabulary.words,
         vocabulary.counts,
@@ -83,6 +86,7 @@ def describe_clusters(options: argparse.Namespace) -> None:
 
     model = load_both_halves(options)
     pairs = training_pairs(options)
+    require_same_captions(options, model.recorded_settings["origin"]["data_fingerprint"], pairs)
     split, filtered = test_split(options)
     not_measured = {}
     if split.instances is None:

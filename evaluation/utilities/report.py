@@ -12,6 +12,7 @@ import numpy as np
 from evaluation.utilities.common import (
     ImageEvaluation,
     Model,
+    image_data,
     load_both_halves,
     require_same_captions,
     single_word_classes,
@@ -102,7 +103,7 @@ def report(options: argparse.Namespace) -> None:
             "text_evaluation",
             text_evaluation,
             {**shared, "word_list_sha256": None, **_without_path(word_list_settings(options))},
-            training_data(pairs),
+            training_data(pairs, norms),
             norms.absent,
         )
     }
@@ -137,7 +138,7 @@ def _image_results(
         "visual_evaluation",
         lambda chosen: measured.append(score_images(chosen, model, split, filtered)),
         {**shared, "visual_threshold": model.visual.threshold},
-        {"test_images": len(split.image_ids), "filtered": filtered},
+        image_data(split, split, filtered),
         unmeasured_on_images(split, options.datasets_dir),
     )
     if measured:

@@ -16,6 +16,7 @@ from evaluation.utilities.common import (
     test_split,
     training_pairs,
     unmeasured_on_images,
+    word_list_settings,
 )
 from models_src.settings import TrainingSettings, settings_from_sources
 from utils.errors import UserError
@@ -24,6 +25,7 @@ from utils.processes import process_count
 
 if TYPE_CHECKING:
     from datasets_src.captions import Vocabulary
+    from datasets_src.coco import Split
     from models_src.development import Moment
     from models_src.text_encoders.interface import TextEncoder
     from models_src.visual_encoders import VisualEncoder
@@ -90,6 +92,7 @@ def _train_one(options: argparse.Namespace) -> bool:
     folder = options.results_dir / options.model_name
     for place in (options.models_dir, folder):
         require_writable_folder(place)
+    norms = load_norms(options.datasets_dir, options.word_list)
     run = RunOptions(
         name=options.model_name,
         models_dir=options.models_dir,
@@ -99,10 +102,13 @@ def _train_one(options: argparse.Namespace) -> bool:
         overwrite=options.overwrite,
         checkpoint_minutes=options.checkpoint_minutes,
         compile=options.compile,
+        measured_against={
+            "norms": norms.fingerprint(),
+            "--word_list": word_list_settings(options).get("word_list_sha256"),
+        },
     )
     pairs = training_pairs(options)
     watched = _watched_words(options, pairs.vocabulary)
-    norms = load_norms(options.datasets_dir, options.word_list)
     logger.info(
         "%d pairs of %d images and %d words; settings: %s",
         len(pairs),
@@ -141,10 +147,15 @@ def _train_one(options: argparse.Namespace) -> bool:
             report_moments,
         )
         if options.evaluate_images is not None:
+            split, _ = test_split(options)
+            split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
+            unmeasured_on_images(split, options.datasets_dir)
+            against = {**run.measured_against, "test images": split.fingerprint()}
+            run = replace(run, measured_against=against)
             plan = replace(
                 plan,
                 images=options.evaluate_images,
-                evaluate_images=_image_evaluation(options, settings, run.device),
+                evaluate_images=_image_evaluation(options, split, settings, run.device),
             )
     with ExitStack() as files:
         if options.tensorboard:
@@ -161,15 +172,11 @@ def _short(value: Any) -> str:
 
 
 def _image_evaluation(
-    options: argparse.Namespace, settings: TrainingSettings, device: str
+    options: argparse.Namespace, split: "Split", settings: TrainingSettings, device: str
 ) -> "Callable[[VisualEncoder, TextEncoder], dict[str, float | None]]":
-    """Return what scores both encoders on the first ``--evaluate_images`` test images."""
+    """Return what scores both encoders on the images of a split."""
     from evaluation.image_evaluation import VisualModel
     from evaluation.reports import flatten
-
-    split, _ = test_split(options)
-    split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
-    unmeasured_on_images(split, options.datasets_dir)
 
     def evaluate(visual: "VisualEncoder", text: "TextEncoder") -> dict[str, float | None]:
         images = VisualModel(

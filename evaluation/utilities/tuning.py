@@ -33,6 +33,7 @@ from evaluation.utilities.common import (
     training_data,
     training_split,
     unmeasured_on_images,
+    word_list_settings,
 )
 from models_src.settings import SETTINGS, TrainingSettings, read_config, setting_type
 from utils.errors import UserError
@@ -62,7 +63,7 @@ class _Task:
     data: "DividedData"
     norms: "Norms"
     seed: int  # of the draw of held-out images, and of the evaluation's random choices
-    source: dict[str, str]  # hashes of the data
+    source: dict[str, str | None]  # hashes of the data
     results: Path  # folder of stored results
     models: Path  # folder of checkpoints, and of models until they are evaluated
 
@@ -92,9 +93,10 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
             folder.rmdir()
     pairs, held_out = task.data.pairs, task.data.held_out
     counts = {
-        **training_data(pairs),
+        **training_data(pairs, task.norms),
         "held_out_images": len(held_out.image_ids),
         "held_out_captions": len(held_out.captions),
+        "held_out_fingerprint": held_out.fingerprint(),
     }
     seeds = {"held_out_seed": seed, "evaluation_seed": seed}
     if options.grid is None:
@@ -162,20 +164,11 @@ def _prepare(options: argparse.Namespace, seed: int) -> _Task:
         len(data.held_out.captions),
         seed,
     )
-    source = data.fingerprint() | {"norms": _norms_fingerprint(norms)}
+    source = data.fingerprint() | {
+        "norms": norms.fingerprint(),
+        "word_list": word_list_settings(options).get("word_list_sha256"),
+    }
     return _Task(data, norms, seed, source, results, models)
-
-
-def _norms_fingerprint(norms: "Norms") -> str:
-    """Return a hash of all that word metrics are measured against."""
-    categories = norms.categories
-    content = [
-        categories and [categories.words, categories.category.tolist(), categories.names],
-        norms.concreteness,
-        norms.association_file and sha256_of_file(norms.association_file),
-        norms.word_list and sorted(norms.word_list),
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _run_all(

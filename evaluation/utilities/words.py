@@ -139,7 +139,7 @@ def _report(question: _Question, metrics: dict[str, Any], settings: Settings) ->
         options,
         metrics,
         {"model_type": options.model_type, **settings} | seed,
-        training_data(pairs),
+        training_data(pairs, question.norms),
         {},
     )
 
