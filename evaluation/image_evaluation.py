@@ -202,6 +202,12 @@ def _predict(
         box_parts.append(boxes)
         peak_parts.append(peaks)
         start += len(logits)
+    if start and maps.shape[1:] == (1, 1) and split.instances is not None:
+        logger.warning(
+            "class activation maps are 1 x 1 for images of %d pixels: boxes and heatmaps cannot "
+            "tell where anything is; train with a larger --image_size to have them scored",
+            model.image_size,
+        )
     all_logits = all_logits[:start]
     return ImagePredictions(
         logits=all_logits,

@@ -72,10 +72,11 @@ def test_text_evaluation_writes_every_metric(places, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("name", ["lstm", "generative"])
-def test_visual_evaluation_writes_every_metric(places, tmp_path, name):
+def test_visual_evaluation_writes_every_metric(places, tmp_path, capsys, name):
     assert (
         main(["--utility=visual_evaluation", f"--model_name={name}", "--workers=0", *places]) == 0
     )
+    assert "maps are 1 x 1 for images of 32 pixels" in capsys.readouterr().out
     results = json.loads((tmp_path / f"visual_evaluation_{name}.json").read_text())
     metrics = results["metrics"]
     for kind in ("class_name_classification", "cluster_classification_co_occurrence",
@@ -187,7 +188,9 @@ def test_captions_alone_train_and_evaluate(demo_data, tmp_path):
         "filtered": False,
         "norms_fingerprint": load_norms(data).fingerprint(),
     }
+    capsys.readouterr()
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
+    assert "maps are 1 x 1" not in capsys.readouterr().out  # nothing is measured by them
     results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
     assert results["metrics"]["heatmap"] is None
     assert results["metrics"]["sentence_image_matching"]["trial_count"] == 10
