@@ -104,10 +104,10 @@ def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Return a value for a table: six significant digits of a number, empty for None."""
+    """Return a value for a table: eight significant digits of a number, empty for None."""
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
 def format_word_rows(rows: Sequence[Mapping[str, Any]]) -> str:

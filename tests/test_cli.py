@@ -164,7 +164,7 @@ def test_training_writes_model_best_log_curves(trained):
         assert image.size[0] > 500
 
 
-def test_captions_alone_train_and_evaluate(demo_data, tmp_path):
+def test_captions_alone_train_and_evaluate(demo_data, tmp_path, capsys):
     """No instances, no norms: what cannot be measured is null with its reason."""
     data = tmp_path / "data"
     shutil.copytree(demo_data, data)
