@@ -10,8 +10,6 @@ import numpy as np
 
 MIN_COUNTS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
-LEAST_WORDS = 3  # of a correlation: any two points lie on a line
-
 # Values whose spread is below this share of their size differ by rounding only.
 ROUNDING_SPREAD = 1e-11
 
@@ -45,9 +43,8 @@ def concreteness_scores(
         - ``frequency_baseline_by_min_count``: the same with Pearson's r of log(count) and rating:
           what the words' frequency alone tells of their concreteness.
 
-        Each r is in -1..1 and None where it is undefined or says nothing: fewer than three words
-        (of two, which always lie on a line, it would be 1 or -1), or one side constant (up to
-        rounding).
+        Each r is in -1..1 and None where it is undefined: fewer than two words, or one side
+        constant (up to rounding).
 
     Raises:
         ValueError: the arrays differ in length, or a value of ``min_counts`` is negative.
@@ -86,8 +83,8 @@ def concreteness_scores(
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return Pearson's r of two (W,) arrays, or None where it is undefined or says nothing."""
-    if len(x) < LEAST_WORDS or _is_constant(x) or _is_constant(y):
+    """Return Pearson's r of two (W,) arrays, or None where it is undefined."""
+    if _is_constant(x) or _is_constant(y):
         return None
 
     from scipy.stats import pearsonr
