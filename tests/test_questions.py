@@ -276,8 +276,8 @@ def test_describe_clusters_without_instances(places, trained, demo_data, tmp_pat
     (data / "filtered_images.json").unlink()
     for path in (data / "COCO" / "annotations").glob("instances_*"):
         path.unlink()
-    call = ["--utility=describe_clusters", "--model_name=lstm", "--workers=0", *places[1:]]
-    assert main([*call, f"--datasets_dir={data}"]) == 0
+    call = ["--utility=describe_clusters", "--model_name=lstm", "--workers=0", "--other_captions"]
+    assert main([*call, *places[1:], f"--datasets_dir={data}"]) == 0
     results = json.loads((tmp_path / "describe_clusters_lstm.json").read_text())
     assert not any(row["class_names"] for row in results["clusters"])
     assert "instances" in results["not_measured"]["class_names"]
