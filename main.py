@@ -615,8 +615,8 @@ UTILITIES: dict[str, Utility] = {
     ),
     "word_clusters": Utility(
         "write every word's count, clusters, concreteness and category as CSV",
-        "questions",
-        _WORDS - {"seed", "word_list"} | {"other_captions"},
+        "words",
+        _BASELINE_WORDS,
     ),
     "describe_clusters": Utility(
         "describe every cluster by its words, size and example images",

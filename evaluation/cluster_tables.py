@@ -52,39 +52,39 @@ def top_clusters(posteriors: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
 def word_rows(
     words: Sequence[str],
     counts: np.ndarray,
-    posteriors: np.ndarray,
+    clusters: np.ndarray,
+    probabilities: np.ndarray | None,
+    concreteness: np.ndarray | None,
     ratings: Mapping[str, float],
     categories: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Return one row of ``WORD_COLUMNS`` for each word; None where there is no value.
 
-    ``concreteness`` is the model's, in 0..1: the largest probability any cluster gives the word,
-    0 for a word the model does not know. ``concreteness_rating`` is the human one, in 1..5.
-
     Args:
         words: W words.
         counts: (W,) their occurrences in the training captions.
-        posteriors: (W, C) p(c|w), zeros for words the model does not know.
+        clusters: (W, K) the K clusters that fit each word best, K at most ``TOP_CLUSTERS``, the
+            best first; negative for none.
+        probabilities: (W, K) p(c|w) of these; None of a model without.
+        concreteness: (W,) the model's own, in 0..1; None of a model without. The human one, in
+            1..5, is the column ``concreteness_rating``.
         ratings: Human concreteness, of the words that have one.
         categories: Human category, of the words that have one.
     """
-    clusters, probabilities = top_clusters(posteriors, TOP_CLUSTERS)
     rows = []
     for position, word in enumerate(words):
-        best = [
-            (int(cluster), float(probability)) if cluster >= 0 else (None, None)
-            for cluster, probability in zip(
-                clusters[position], probabilities[position], strict=True
-            )
-        ]
-        best += [(None, None)] * (TOP_CLUSTERS - len(best))
-        cluster, probability = best[0]
+        best: list[tuple[int | None, float | None]] = [(None, None)] * TOP_CLUSTERS
+        for place, cluster in enumerate(clusters[position].tolist()):
+            if cluster >= 0:
+                of_cluster = (
+                    None if probabilities is None else float(probabilities[position, place])
+                )
+                best[place] = cluster, of_cluster
         values = (
             word,
             int(counts[position]),
-            cluster,
-            probability,
-            probability or 0.0,
+            *best[0],
+            None if concreteness is None else float(concreteness[position]),
             ratings.get(word),
             categories.get(word),
             *(value for pair in best for value in pair),

@@ -33,6 +33,7 @@ SOURCES = (
     "text_evaluation",
     "visual_evaluation",
     "train_text_only_baseline",
+    "train_concreteness_supervised_model",
     "categorization_evaluation",
     "association_evaluation",
     "concreteness_evaluation",
@@ -246,7 +247,7 @@ class WordAnswers:
     words: tuple[str, ...]
     counts: np.ndarray  # (W,) int64
     clusters: np.ndarray  # (W,) int64, -1 for words the model does not know
-    concreteness: np.ndarray  # (W,) float64, the model's
+    concreteness: np.ndarray  # (W,) float64, the model's; NaN of a model without
     ratings: np.ndarray  # (W,) float64, NaN without a rating
     categories: np.ndarray  # (W,) int64, -1 without a category
 
@@ -272,7 +273,7 @@ def read_word_answers(path: Path) -> WordAnswers | None:
             tuple(row["word"] for row in kept),
             np.array([int(row["count"]) for row in kept], dtype=np.int64),
             np.array([int(row["cluster"] or -1) for row in kept], dtype=np.int64),
-            np.array([float(row["concreteness"]) for row in kept], dtype=np.float64),
+            np.array([float(row["concreteness"] or "nan") for row in kept], dtype=np.float64),
             np.array([float(row["concreteness_rating"] or "nan") for row in kept]),
             np.array(
                 [categories.index(row["category"]) if row["category"] else -1 for row in kept],
@@ -298,7 +299,7 @@ def word_scores(answers: WordAnswers, drawn: np.ndarray) -> dict[str, float | No
     """
     known = drawn[(answers.categories[drawn] >= 0) & (answers.clusters[drawn] >= 0)]
     scores = categorization_scores(answers.categories[known], answers.clusters[known])
-    rated = drawn[~np.isnan(answers.ratings[drawn])]
+    rated = drawn[~np.isnan(answers.ratings[drawn] + answers.concreteness[drawn])]
     concreteness = concreteness_scores(
         answers.concreteness[rated], answers.ratings[rated], answers.counts[rated], [20]
     )

@@ -141,10 +141,18 @@ def find_config(models_dir: Path, half: str, name: str) -> Path:
     path = model_path(models_dir, half, name, "cfg")
     if not path.is_file():
         known = sorted(file.stem for file in (models_dir / half).glob("*.cfg"))
+        where = f"no {half} model '{name}' in {models_dir / half}"
+        # a baseline's folder bears the name of its --model_type
+        baselines = [file.parent.name for file in models_dir.glob(f"*/{name}.cfg")]
+        others = sorted(set(baselines) - {"text", "visual"})
+        if others:
+            raise UserError(
+                f"{where}, but a baseline of that name; give --model_type {others[0]} to an "
+                "evaluation of words, or another --model_name"
+            )
         raise UserError(
-            f"no {half} model '{name}' in {models_dir / half} "
-            f"({'there are ' + ', '.join(known) if known else 'there is none'}); train it with "
-            f"--utility train_joint_model --model_name {name}"
+            f"{where} ({'there are ' + ', '.join(known) if known else 'there is none'}); train it "
+            f"with --utility train_joint_model --model_name {name}"
         )
     return path
 

@@ -265,6 +265,45 @@ def test_table_of_words_is_read_or_refused(tmp_path):
         read_word_answers(path)
 
 
+def test_words_of_a_baseline_have_significance_too(places, tmp_path, capsys):
+    models = [*places, f"--models_dir={tmp_path / 'models'}"]
+    assert main([*places, "--utility=text_evaluation", "--model_name=lstm"]) == 0
+    assert main([*places, "--utility=word_clusters", "--model_name=lstm"]) == 0
+    assert main([*models, "--utility=train_text_only_baseline"]) == 0
+    assert main([*models, "--utility=word_clusters", "--model_type=text_only"]) == 0
+    for utility in ("categorization_evaluation", "word_clusters"):
+        assert main([*places, f"--utility={utility}", "--model_type=random", "--seed=3"]) == 0
+    supervised = ["--utility=train_concreteness_supervised_model", "--conc_use_suffix"]
+    assert main([*models, *supervised]) == 0
+    names = ["lstm", "text_only", "random", "supervised_concreteness"]
+    assert main([*places, "--utility=compare_models", "--model_name", *names]) == 0
+    found = list(csv.DictReader((tmp_path / "compare_models.csv").read_text().splitlines()))
+    rows = {(row["metric"], row["setting"]): row for row in found}
+    for metric, setting in (
+        ("words: F-score", "text_only"),
+        ("words: F-score", "random"),
+        ("concreteness r, count > 20", "text_only"),
+    ):
+        assert 0 < float(rows[metric, setting]["p_value"]) <= 1, (metric, setting)
+    assert rows["concreteness r", "random"]["mean"] == ""
+    supervised = json.loads(
+        (tmp_path / "train_concreteness_supervised_model_supervised_concreteness.json").read_text()
+    )["metrics"]["concreteness"]["pearson_by_min_count"]["0"]["r"]
+    assert float(rows["concreteness r", "supervised_concreteness"]["mean"]) == supervised
+
+    words = read_word_answers(tmp_path / "word_clusters_text_only.csv")
+    joint = read_word_answers(tmp_path / "word_clusters_lstm.csv")
+    assert words.words == joint.words
+    assert not np.isnan(words.concreteness).any()
+    of_random = read_word_answers(tmp_path / "word_clusters_random.csv")
+    assert np.isnan(of_random.concreteness).all()
+    assert ((of_random.clusters >= 0) == (of_random.categories >= 0)).all()
+    capsys.readouterr()
+    for given, name in ((["--seed=3"], "lstm"), (["--model_type=text_only", "--seed=3"], "b")):
+        call = [*places, "--utility=word_clusters", f"--model_name={name}", *given]
+        fails(capsys, *call, mentions="--seed has no effect on --model_type")
+
+
 def test_command_compares_trained_models(places, tmp_path, caplog):
     for name in ("lstm", "generative"):
         for utility in ("text_evaluation", "visual_evaluation", "word_clusters"):

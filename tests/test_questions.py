@@ -63,10 +63,13 @@ def test_posterior_rows_of_unknown_words_are_zero():
 
 
 def test_word_rows_by_hand():
+    clusters, probabilities = np.array([[1, 0], [-1, -1]]), np.array([[0.9, 0.1], [0.0, 0.0]])
     rows = word_rows(
         ["dog", "odd"],
         np.array([7, 2]),
-        np.array([[0.1, 0.9], [0.0, 0.0]]),
+        clusters,
+        probabilities,
+        probabilities[:, 0],
         {"dog": 4.85, "unheard": 1.0},
         {"odd": "shape"},
     )
@@ -74,10 +77,14 @@ def test_word_rows_by_hand():
     assert list(rows[0].values()) == ["dog", 7, 1, 0.9, 0.9, 4.85, None, 1, 0.9, 0, 0.1, None, None]
     assert list(rows[1].values()) == ["odd", 2, None, None, 0, None, "shape", *[None] * 6]
 
+    rows = word_rows(["dog"], np.array([7]), np.array([[4]]), None, None, {}, {})  # of a baseline
+    assert list(rows[0].values()) == ["dog", 7, 4, *[None] * 4, 4, *[None] * 5]
+
 
 def test_csv_keeps_words_with_quotes_and_commas():
     words = ['"', ",", 'a,"b', "naïve", "'", "a\nb"]
-    rows = word_rows(words, np.arange(6), np.full((6, 4), 0.25), {}, {})
+    best = np.tile([0, 1, 2], (6, 1)), np.full((6, 3), 0.25), np.full(6, 0.25)
+    rows = word_rows(words, np.arange(6), *best, {}, {})
     read = list(csv.DictReader(io.StringIO(word_rows_as_csv(rows), newline="")))
     assert [row["word"] for row in read] == words
     assert read[0]["cluster"] == "0"
@@ -86,7 +93,8 @@ def test_csv_keeps_words_with_quotes_and_commas():
 
 
 def test_tables_for_the_eye_show_unknown_values_as_dashes():
-    rows = word_rows(["dog", "odd"], np.array([7, 2]), np.array([[0.1, 0.9], [0, 0]]), {}, {})
+    best = np.array([[1], [-1]]), np.array([[0.9], [0.0]]), np.array([0.9, 0.0])
+    rows = word_rows(["dog", "odd"], np.array([7, 2]), *best, {}, {})
     lines = format_word_rows(rows).split("\n")
     assert lines[1].split() == ["dog", "7", "1", "0.9000", "-", "-"]
     assert lines[2].split() == ["odd", "2", "-", "-", "-", "-"]

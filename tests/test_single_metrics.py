@@ -202,3 +202,12 @@ def test_a_model_is_asked_about_other_captions_only_where_told_so(
     assert "trained on other captions" not in capsys.readouterr().out
     assert main([*arguments, "--use_all_images", "--other_captions"]) == 0
     assert "trained on other captions" in capsys.readouterr().out
+
+
+def test_a_baseline_taken_for_a_joint_model_is_named(places, tmp_path, capsys):
+    models = [*places, f"--models_dir={tmp_path / 'models'}"]
+    assert main(["--utility=train_text_only_baseline", *models]) == 0
+    capsys.readouterr()
+    for utility in ("text_evaluation", "word_clusters", "categorization_evaluation"):
+        call = [f"--utility={utility}", "--model_name=text_only", *models]
+        fails(capsys, *call, mentions="a baseline of that name; give --model_type text_only")

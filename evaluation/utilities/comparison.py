@@ -138,8 +138,7 @@ def _significance(
     lacking = [name for name, found in answers.items() if found is None]
     if lacking:
         logger.info(
-            "no significance over %s for %s: there are none stored; --utility %s stores a joint "
-            "model's",
+            "no significance over %s for %s: there are none stored; --utility %s stores them",
             what,
             ", ".join(lacking),
             utility,

@@ -1,4 +1,4 @@
-"""Answers to a user's own questions: what a model makes of words, clusters, images and captions."""
+"""Answers to a user's own questions: what a model makes of clusters, images and captions."""
 
 import argparse
 import json
@@ -18,7 +18,6 @@ from evaluation.utilities.common import (
     training_pairs,
 )
 from utils.errors import UserError
-from utils.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,51 +25,7 @@ if TYPE_CHECKING:
     from evaluation.image_evaluation import VisualModel
     from models_src.text_encoders.interface import TextEncoder
 
-SHOWN_ROWS = 20  # of words on the screen; the file holds all
-
 logger = logging.getLogger(__name__)
-
-
-def word_clusters(options: argparse.Namespace) -> None:
-    """Write a CSV with a row for each word of the training captions, the most frequent first."""
-    from evaluation.cluster_tables import (
-        format_word_rows,
-        word_rows,
-        word_rows_as_csv,
-    )
-    from evaluation.word_evaluation import posterior_rows
-    from models_src.model_files import load_text_model
-
-    device = choose_device(options.device)
-    text, _, origin = load_text_model(options.models_dir, options.model_name, device)
-    ratings, categories = _word_norms(options.datasets_dir)
-    pairs = training_pairs(options)
-    require_same_captions(options, origin.data_fingerprint, pairs)
-    vocabulary = pairs.vocabulary
-    rows = word_rows(
-        vocabulary.words,
-        vocabulary.counts,
-        posterior_rows(text, vocabulary.words),
-        ratings,
-        categories,
-    )
-    path = options.results_dir / f"word_clusters_{options.model_name}.csv"
-    write_text(path, word_rows_as_csv(rows))
-    logger.info("%s", format_word_rows(rows[:SHOWN_ROWS]))
-    unknown = sum(row["cluster"] is None for row in rows)
-    logger.info("%d words, %d of them unknown to the model: %s", len(rows), unknown, path)
-
-
-def _word_norms(datasets_dir: Path) -> tuple[dict[str, float], dict[str, str]]:
-    """Return human concreteness ratings and categories of words, as far as the files are there."""
-    from datasets_src.norms import load_norms
-
-    norms = load_norms(datasets_dir, log_absent=False)
-    for metric, column in (("concreteness", "concreteness_rating"), ("categorization", "category")):
-        if metric in norms.absent:
-            logger.info("%s: the column %s is empty", norms.absent[metric], column)
-    categories = {} if norms.categories is None else norms.categories.by_word()
-    return norms.concreteness or {}, categories
 
 
 def describe_clusters(options: argparse.Namespace) -> None:

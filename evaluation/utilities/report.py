@@ -529,15 +529,18 @@ def _concreteness(subject: _Subject) -> dict[str, Any]:
 
 def _words(subject: _Subject) -> dict[str, Any]:
     """Return the table of the most frequent words."""
-    from evaluation.cluster_tables import word_rows
+    from evaluation.cluster_tables import TOP_CLUSTERS, top_clusters, word_rows
     from evaluation.word_evaluation import posterior_rows
 
     categories, vocabulary = subject.norms.categories, subject.pairs.vocabulary
     shown = vocabulary.words[:SHOWN_WORDS]
+    clusters, probabilities = top_clusters(posterior_rows(subject.model.text, shown), TOP_CLUSTERS)
     rows = word_rows(
         shown,
         vocabulary.counts[:SHOWN_WORDS],
-        posterior_rows(subject.model.text, shown),
+        clusters,
+        probabilities,
+        probabilities[:, 0],
         subject.norms.concreteness or {},
         {} if categories is None else categories.by_word(),
     )

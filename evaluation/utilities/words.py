@@ -1,4 +1,4 @@
-"""Single word metrics, of a joint model or of a baseline.
+"""Single word metrics, and the table of all words, of a joint model or of a baseline.
 
 ``--model_type`` chooses what answers for the words; every metric is the one of
 ``evaluation/word_evaluation.py``.
@@ -21,11 +21,15 @@ from evaluation.utilities.common import (
     training_pairs,
 )
 from utils.errors import UserError
+from utils.files import write_text
 
 if TYPE_CHECKING:
     from datasets_src.norms import Norms
     from datasets_src.pairs import TrainingPairs
     from evaluation.word_evaluation import WordPredictions
+    from models_src.text_encoders.interface import TextEncoder
+
+SHOWN_ROWS = 20  # of words on the screen; the file holds all
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +87,52 @@ def concreteness_evaluation(options: argparse.Namespace) -> None:
     _report(question, metrics, settings)
 
 
+def word_clusters(options: argparse.Namespace) -> None:
+    """Write a CSV with a row for each word of the training captions, the most frequent first."""
+    from evaluation.cluster_tables import (
+        TOP_CLUSTERS,
+        format_word_rows,
+        top_clusters,
+        word_rows,
+        word_rows_as_csv,
+    )
+    from evaluation.word_evaluation import posterior_rows
+
+    chosen = options.model_type
+    if chosen in ("multimodal_clustering", "text_only"):
+        _require_effect(chosen, [name for name in ("seed", "word_list") if name in options.given])
+    question = _question(options, None, _CLUSTER_TYPES)
+    norms, vocabulary = question.norms, question.pairs.vocabulary
+    for metric, column in (("concreteness", "concreteness_rating"), ("categorization", "category")):
+        if metric in norms.absent:
+            logger.info("%s: the column %s is empty", norms.absent[metric], column)
+    probabilities, concreteness = None, None
+    if chosen == "multimodal_clustering":
+        text, _ = _joint_text(question)
+        posteriors = posterior_rows(text, vocabulary.words)  # (V, C)
+        clusters, probabilities = top_clusters(posteriors, TOP_CLUSTERS)
+        concreteness = probabilities[:, 0]
+    else:
+        predictions, _ = _SOURCES[chosen](question)
+        clusters = predictions.clusters[:, None]
+        if chosen in _CONCRETENESS_TYPES:
+            concreteness = predictions.probabilities
+    rows = word_rows(
+        vocabulary.words,
+        vocabulary.counts,
+        clusters,
+        probabilities,
+        concreteness,
+        norms.concreteness or {},
+        {} if norms.categories is None else norms.categories.by_word(),
+    )
+    path = options.results_dir / f"word_clusters_{options.model_name}.csv"
+    write_text(path, word_rows_as_csv(rows))
+    logger.info("%s", format_word_rows(rows[:SHOWN_ROWS]))
+    unknown = sum(row["cluster"] is None for row in rows)
+    logger.info("%d words, %d of them without a cluster: %s", len(rows), unknown, path)
+
+
 def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
     """Return the scores of the supervised model's predictions."""
     from evaluation.word_evaluation import concreteness_metrics
@@ -105,8 +155,20 @@ def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
     return metrics, model.settings
 
 
-def _question(options: argparse.Namespace, metric: str, types: Sequence[str]) -> _Question:
+def _require_effect(chosen: str, idle: Sequence[str]) -> None:
+    """Raise a UserError when options were given that have no effect on a ``--model_type``."""
+    if idle:
+        names = ", ".join(f"--{name}" for name in idle)
+        raise UserError(f"{names} has no effect on --model_type {chosen}; leave it out")
+
+
+def _question(options: argparse.Namespace, metric: str | None, types: Sequence[str]) -> _Question:
     """Check that ``--model_type`` can be asked for a metric, and load what it may look at.
+
+    Args:
+        options: The command's.
+        metric: What needs norms; None for what does without.
+        types: What can be asked.
 
     Raises:
         UserError: it has no answer for the metric, an option has no effect on it, or the metric's
@@ -121,9 +183,7 @@ def _question(options: argparse.Namespace, metric: str, types: Sequence[str]) ->
             f"{', '.join(types)}"
         )
     of_some = frozenset().union(*_READS.values())
-    idle = [f"--{name}" for name in options.given if name in of_some - _READS[chosen]]
-    if idle:
-        raise UserError(f"{', '.join(idle)} has no effect on --model_type {chosen}; leave it out")
+    _require_effect(chosen, [name for name in options.given if name in of_some - _READS[chosen]])
     norms = load_norms(options.datasets_dir, options.word_list, log_absent=False)
     if metric in norms.absent:
         raise UserError(f"{norms.absent[metric]}, which {options.utility} needs; put it there")
@@ -147,14 +207,20 @@ def _report(question: _Question, metrics: dict[str, Any], settings: Settings) ->
 def _joint_model(question: _Question) -> tuple["WordPredictions", Settings]:
     """Let the text encoder of a joint model answer."""
     from evaluation.word_evaluation import predict_words
+
+    text, recorded = _joint_text(question)
+    return predict_words(text, question.pairs.vocabulary), recorded
+
+
+def _joint_text(question: _Question) -> tuple["TextEncoder", Settings]:
+    """Load the text encoder of a joint model."""
     from models_src.model_files import load_text_model
 
     options = question.options
     device = choose_device(options.device)
     text, settings, origin = load_text_model(options.models_dir, options.model_name, device)
-    require_same_captions(question.options, origin.data_fingerprint, question.pairs)
-    recorded = {**settings.as_dict(), "origin": vars(origin)}
-    return predict_words(text, question.pairs.vocabulary), recorded
+    require_same_captions(options, origin.data_fingerprint, question.pairs)
+    return text, {**settings.as_dict(), "origin": vars(origin)}
 
 
 def _text_only(question: _Question) -> tuple["WordPredictions", Settings]:
