@@ -24,7 +24,7 @@ from models_src.settings import (
 )
 from utils.errors import UserError
 from utils.files import require_writable_folder
-from utils.log import silence_logging, start_logging, stop_logging
+from utils.log import note_error, silence_logging, start_logging, stop_logging
 from utils.processes import process_count, process_rank
 
 FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
@@ -689,6 +689,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"evaluation.utilities.{utility.module}")
         getattr(module, options.utility)(options)
     except UserError as error:
+        note_error(str(error))
         print(f"error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
@@ -702,8 +703,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # here and not by the interpreter, whose traceback would keep frames, with them a loader's
         # workers, and so this process alive
         if type(error).__name__ == "OutOfMemoryError":
-            print(f"error: {' '.join(str(error).split())}; {MEMORY_ADVICE}", file=sys.stderr)
+            message = f"{' '.join(str(error).split())}; {MEMORY_ADVICE}"
+            note_error(message)
+            print(f"error: {message}", file=sys.stderr)
             return USER_MISTAKE
+        note_error(traceback.format_exc())
         traceback.print_exc()
         return FAILURE
     finally:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.utilities import training
+from main import main
 from utils import log
 from utils.log import start_logging, stop_logging
 
@@ -43,3 +45,23 @@ def test_a_full_disk_is_told_once_and_the_messages_go_on_to_the_console(capsys):
     assert captured.err == ""
     assert captured.out.count("first") == captured.out.count("second") == 1
     assert captured.out.count("no more messages go to /dev/full: No space left on device") == 1
+
+
+def test_the_log_tells_why_a_training_ended(tmp_path, monkeypatch, capsys):
+    places = [f"--datasets_dir={tmp_path / 'absent'}", f"--models_dir={tmp_path}"]
+    call = [*places, f"--results_dir={tmp_path}"]
+    path = tmp_path / "train_joint_model_model1.log"
+    assert main(call) == 2
+    told = capsys.readouterr().err.removeprefix("error: ")
+    (line,) = path.read_text().splitlines(keepends=True)
+    assert line.endswith(f" ERROR {told}")
+
+    def fail(_options):
+        raise ZeroDivisionError("as a mistake in the program does")
+
+    monkeypatch.setattr(training, "train_joint_model", fail)
+    assert main(call) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Traceback")
+    assert captured.err in path.read_text()

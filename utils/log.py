@@ -65,6 +65,16 @@ def start_logging(log_file: Path | None) -> None:
     root.setLevel(logging.INFO)
 
 
+def note_error(message: str) -> None:
+    """Write an error to the log file, where there is one; it goes to standard error otherwise."""
+    record = logging.makeLogRecord(
+        {"msg": message, "levelno": logging.ERROR, "levelname": logging.getLevelName(logging.ERROR)}
+    )
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFile):
+            handler.handle(record)
+
+
 def silence_logging() -> None:
     """Let messages go nowhere, for a process whose fellow says the same."""
     logging.getLogger().addHandler(logging.NullHandler())

@@ -92,7 +92,6 @@ def _train_one(options: argparse.Namespace) -> bool:
     folder = options.results_dir / options.model_name
     for place in (options.models_dir, folder):
         require_writable_folder(place)
-    norms = load_norms(options.datasets_dir, options.word_list)
     run = RunOptions(
         name=options.model_name,
         models_dir=options.models_dir,
@@ -102,13 +101,14 @@ def _train_one(options: argparse.Namespace) -> bool:
         overwrite=options.overwrite,
         checkpoint_minutes=options.checkpoint_minutes,
         compile=options.compile,
-        measured_against={
-            "norms": norms.fingerprint(),
-            "--word_list": word_list_settings(options).get("word_list_sha256"),
-        },
     )
     pairs = training_pairs(options)
     watched = _watched_words(options, pairs.vocabulary)
+    norms = load_norms(options.datasets_dir, options.word_list)
+    measured_against: dict[str, str | None] = {
+        "norms": norms.fingerprint(),
+        "--word_list": word_list_settings(options).get("word_list_sha256"),
+    }
     logger.info(
         "%d pairs of %d images and %d words; settings: %s",
         len(pairs),
@@ -150,13 +150,13 @@ def _train_one(options: argparse.Namespace) -> bool:
             split, _ = test_split(options)
             split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
             unmeasured_on_images(split, options.datasets_dir)
-            against = {**run.measured_against, "test images": split.fingerprint()}
-            run = replace(run, measured_against=against)
+            measured_against["test images"] = split.fingerprint()
             plan = replace(
                 plan,
                 images=options.evaluate_images,
                 evaluate_images=_image_evaluation(options, split, settings, run.device),
             )
+    run = replace(run, measured_against=measured_against)
     with ExitStack() as files:
         if options.tensorboard:
             writer = event_files(folder / "tensorboard", resume=options.resume)
