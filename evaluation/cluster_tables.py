@@ -261,7 +261,7 @@ def format_cluster_rows(rows: Sequence[Mapping[str, Any]]) -> str:
         if len(names) > CELL_WIDTH:
             names = names[: CELL_WIDTH - 1] + "…"
         words = ", ".join(
-            f"{top['word']} {top['probability']:.2f}" for top in row["top_words"][:SHOWN_WORDS]
+            f"{top['word']} {top['probability']:.3f}" for top in row["top_words"][:SHOWN_WORDS]
         )
         image = Path(row["example_images"][0]["image"]).name if row["test_image_count"] else "-"
         lines.append(

@@ -26,8 +26,8 @@ MOST_COMBINATIONS = 10_000  # more is a slip: each is a training
 MAIN_METRICS = {
     "class_name_classification.f1": "class f1",
     "sentence_image_matching.accuracy": "matching",
-    "categorization.all_words.f_score": "f_score",
-    "categorization.known_words.v_measure": "v_measure",
+    "categorization.all_words.f_score": "F, all words",
+    "categorization.known_words.v_measure": "V, known words",
     "concreteness.pearson_by_min_count.0.r": "concr. r",
     "cluster_counts.active_clusters": "clusters",
     "activation.clusters_per_image": "per image",

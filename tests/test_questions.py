@@ -159,7 +159,7 @@ def test_cluster_rows_by_hand():
     assert rows[2]["example_images"][0] == {"image": "z.jpg", "logit": -7.0, "activates": False}
     assert [row["cluster"] for row in living_clusters(rows)] == [1, 0]
     lines = format_cluster_rows(living_clusters(rows)).split("\n")
-    cells = ["1", "3", "18", "2", "dog,", "cow", "puppy", "0.90,", "dog", "0.80;", "y.jpg"]
+    cells = ["1", "3", "18", "2", "dog,", "cow", "puppy", "0.900,", "dog", "0.800;", "y.jpg"]
     assert lines[1].split() == cells
     assert lines[2].split()[:5] == ["0", "1", "90", "2", "-"]
 
