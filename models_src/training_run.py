@@ -206,7 +206,8 @@ def find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
                 raise _in_the_way(best, options.models_dir)
             return None
         checkpoint = load_tensors(options.checkpoint_file, "the checkpoint")
-        if checkpoint.get("version") != CHECKPOINT_VERSION:
+        version = checkpoint.get("version")
+        if type(version) is not int or version != CHECKPOINT_VERSION:
             raise UserError(
                 f"{options.checkpoint_file} is no checkpoint of this version; start anew with "
                 "--overwrite"

@@ -66,8 +66,8 @@ def train_here(
     runs, reports, losses = [], [], []
     plain_new, plain_step = training.new_run, training.joint_step
 
-    def new_run(*arguments):
-        runs.append(plain_new(*arguments))
+    def new_run(*arguments, **given):
+        runs.append(plain_new(*arguments, **given))
         return runs[-1]
 
     def joint_step(*arguments, **given):
