@@ -227,7 +227,7 @@ def load_associations(path: Path, words: Sequence[str]) -> tuple[np.ndarray, np.
             continue
         columns = line.split("\t")
         count = _number(columns[3]) if len(columns) == 4 else None
-        if count is None:
+        if count is None or count < 0:
             raise UserError(
                 f"{path}, line {number}: not 'relation, word, word, count' with tabs between; "
                 "correct or remove it"

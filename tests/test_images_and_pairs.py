@@ -1,5 +1,6 @@
 import math
 import multiprocessing
+import os
 import struct
 import zlib
 
@@ -145,6 +146,16 @@ def test_file_that_is_no_image_is_refused_by_name(tmp_path, content):
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     assert str(path) in refusal_of(read_image, path, 16)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
+    path = tmp_path / "x.jpg"
+    make(path)
+    for read in (read_mode, lambda path: read_image(path, 8)):
+        assert refusal_of(read, path) == (
+            f"cannot read image {path}: it is no file; replace or remove it"
+        )
 
 
 def test_image_too_large_to_decode_is_refused(tmp_path):

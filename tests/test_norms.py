@@ -299,6 +299,7 @@ def test_associations_equal_a_plain_sum_on_random_files(written, seed):
         ("R1\tdog\tcat\t\n", 1),
         ("R1\tdog\tcat\t3\n\nR1\tx\ty\tnan\n", 3),
         ("R1\tdog\tcat\t3\t4\n", 1),
+        ("R1\tdog\tcat\t-3\n", 1),
     ],
 )
 def test_malformed_association_file_names_file_and_line(written, text, line):

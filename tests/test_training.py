@@ -317,6 +317,12 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(pairs, interrupte
     )
 
 
+def test_a_model_in_the_way_is_told_before_the_data_is_read(trained, tmp_path, capsys):
+    places = [f"--models_dir={trained / 'models'}", f"--results_dir={tmp_path}"]
+    absent = f"--datasets_dir={tmp_path / 'absent'}"
+    fails(capsys, *TINY, *places, absent, "--model_name=lstm", mentions="there is a model 'lstm'")
+
+
 def test_a_finished_model_is_not_overwritten(pairs, tmp_path):
     run(pairs, tmp_path, settings={"epochs": 1})
     before = weights(tmp_path)

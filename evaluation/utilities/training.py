@@ -87,7 +87,7 @@ def _train_one(options: argparse.Namespace) -> bool:
     from evaluation.word_evaluation import predict_words, word_metrics
     from models_src.development import Plan
     from models_src.training import train
-    from models_src.training_run import RunOptions
+    from models_src.training_run import RunOptions, find_checkpoint
 
     folder = options.results_dir / options.model_name
     for place in (options.models_dir, folder):
@@ -102,6 +102,8 @@ def _train_one(options: argparse.Namespace) -> bool:
         checkpoint_minutes=options.checkpoint_minutes,
         compile=options.compile,
     )
+    if not options.resume:
+        find_checkpoint(run)  # refuses what is in the way before all captions are read
     pairs = training_pairs(options)
     watched = _watched_words(options, pairs.vocabulary)
     norms = load_norms(options.datasets_dir, options.word_list)
