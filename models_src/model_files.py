@@ -53,11 +53,14 @@ def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
 
 def model_exists(models_dir: Path, name: str) -> bool:
     """Return whether any file of a model of this name exists."""
-    return any(
-        model_path(models_dir, half, name, suffix).exists()
-        for half in HALVES
-        for suffix in ("cfg", "mdl")
-    )
+    return any(path.exists() for path in model_files(models_dir, name))
+
+
+def model_files(models_dir: Path, name: str) -> list[Path]:
+    """Return the files of a model of this name, there or not: two of either half."""
+    return [
+        model_path(models_dir, half, name, suffix) for half in HALVES for suffix in ("cfg", "mdl")
+    ]
 
 
 def remove_model(models_dir: Path, name: str) -> None:

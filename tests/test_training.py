@@ -289,6 +289,15 @@ def test_resume_of_a_finished_or_absent_run(pairs, tmp_path, caplog):
     assert_same(before, weights(tmp_path))
 
 
+@pytest.mark.parametrize("lost", ["text/m.cfg", "visual/m.mdl"])
+def test_resume_does_not_take_a_part_of_a_model_for_a_finished_one(pairs, tmp_path, lost):
+    run(pairs, tmp_path, settings={"epochs": 1})
+    (tmp_path / lost).unlink()
+    with pytest.raises(UserError, match=f"'m' is not whole, there is no {tmp_path / lost}"):
+        run(pairs, tmp_path, settings={"epochs": 1}, resume=True)
+    assert not (tmp_path / lost).exists()
+
+
 @pytest.fixture(scope="module")
 def interrupted(pairs, tmp_path_factory) -> Path:
     """The checkpoint of a run that a signal ended."""
