@@ -105,7 +105,7 @@ class Split:
     def fingerprint(self) -> str:
         """Return a hash of the images' ids, the captions and, where there are any, the instances.
 
-        What the image files hold does not count.
+        What the image files hold does not count, see ``image_files_fingerprint``.
         """
         digest = hashlib.sha256("\n".join(self.captions).encode())
         arrays = [self.image_ids, self.caption_image]
@@ -123,6 +123,10 @@ class Split:
         return np.array(
             [_file_size(self.path(image)) for image in range(len(self.image_ids))], dtype=np.int64
         )
+
+    def image_files_fingerprint(self) -> str:
+        """Return a hash of the image files' sizes, by which alone a change of them is noticed."""
+        return hashlib.sha256(self.image_file_sizes().tobytes()).hexdigest()
 
     def first_captions(self) -> np.ndarray:
         """Return each image's first caption in the file's order, (N,) int64; -1 without one."""

@@ -62,9 +62,9 @@ def _opened(path: Path) -> "Iterator[PillowImage]":
     """Open an image file; what Pillow raises then, or while it is open, becomes a UserError."""
     from PIL import Image
 
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        raise UserError(f"cannot read image {path}: it is no file; replace or remove it")
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise OSError("it is no file")
         with Image.open(path) as image:
             yield image
     except FileNotFoundError:

@@ -61,11 +61,20 @@ METRICS = {
 }  # fmt: skip
 MATCHING = "sentence_image_matching"
 SAME_SCORE = 1e-5  # a difference up to which two scores are the same
-# what must be alike for two models' figures of one utility to be comparable
-SAME = (
-    "test_images", "test_fingerprint", "train_images", "train_captions", "train_fingerprint",
-    "filtered", "norms_fingerprint",
+# what must be alike for figures to be comparable, of all utilities that score words, or images
+ALIKE_OF_WORDS = (
+    "train_images", "train_captions", "train_fingerprint", "filtered", "norms_fingerprint",
 )  # fmt: skip
+ALIKE_OF_IMAGES = ("test_images", "test_fingerprint", "image_files_fingerprint", "filtered")
+WITHOUT_WORD_LIST = ("concreteness_evaluation", "train_concreteness_supervised_model")
+# of values that say nothing to people, what it means that they differ
+DIFFERENCES = {
+    "train_fingerprint": "other training captions",
+    "test_fingerprint": "other test captions or boxes",
+    "image_files_fingerprint": "other image files",
+    "norms_fingerprint": "other norms",
+    "word_list_sha256": "another word list",
+}
 # settings in which the seeds of one setting differ
 OF_ONE_RUN = frozenset({"seed", "evaluation_seed", "origin"})
 
@@ -109,8 +118,9 @@ def matching_models(results_dir: Path, patterns: Sequence[str]) -> list[str]:
         found = [name for name in by_number if fnmatch.fnmatchcase(name, pattern)]
         if not found:
             raise UserError(
-                f"no results of a model '{pattern}' in {results_dir}; run --utility "
-                "text_evaluation and visual_evaluation for it, or check --results_dir"
+                f"no stored results match '{pattern}' in {results_dir} "
+                f"({'there are ' + ', '.join(by_number) if present else 'there are none'}); run "
+                "--utility text_evaluation and visual_evaluation, or check --results_dir"
             )
         chosen |= dict.fromkeys(found)
     return list(chosen)
@@ -123,7 +133,7 @@ def read_results(results_dir: Path, name: str) -> ModelResults:
         UserError: a file is not one that this program wrote.
     """
     metrics: dict[str, float | None] = {}
-    settings, conditions = {}, {}
+    settings, conditions, runs = {}, {}, {}
     for utility in SOURCES:
         path = results_dir / f"{utility}_{name}.json"
         if not path.is_file():
@@ -136,16 +146,54 @@ def read_results(results_dir: Path, name: str) -> ModelResults:
             ):
                 raise TypeError("a metric is no number")
             settings[utility] = dict(content["settings"])
-            data = content["data"]
-            conditions[utility] = {key: data[key] for key in SAME if key in data} | {
-                key: settings[utility].get(key) for key in ("dataset", "word_list_sha256")
-            }
+            conditions[utility] = _conditions(utility, content["data"], settings[utility])
+            if "origin" in settings[utility]:
+                origin = settings[utility]["origin"]
+                runs[utility] = origin["run"], origin["step"]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{path} is no results file of --utility {utility}; remove it and evaluate again"
             ) from None
         metrics = found | metrics
+    _require_one_training(name, list(settings), runs)
     return ModelResults(name, metrics, settings, conditions)
+
+
+def _conditions(
+    utility: str, data: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what of a utility's results must be alike; None for what is not recorded."""
+    keys = ALIKE_OF_IMAGES if utility in BY_IMAGE else ALIKE_OF_WORDS
+    found = {key: data.get(key) for key in keys} | {"dataset": settings.get("dataset")}
+    if utility not in (*BY_IMAGE, *WITHOUT_WORD_LIST):
+        found["word_list_sha256"] = settings.get("word_list_sha256")
+    return found
+
+
+def _require_one_training(
+    name: str, utilities: Sequence[str], runs: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """See that all results of a name are of one training, or all of baselines.
+
+    Args:
+        name: The model's.
+        utilities: Those with results.
+        runs: Run and step of the joint model that a utility scored; a baseline has none.
+
+    Raises:
+        UserError: they are not.
+    """
+    for utility in utilities:
+        if runs and utility not in runs:
+            raise UserError(
+                f"{utility} of '{name}' is of a baseline, {next(iter(runs))} of a joint model; "
+                "remove one, and give the baseline a --model_name of its own"
+            )
+        if runs and runs[utility] != next(iter(runs.values())):
+            raise UserError(
+                f"{next(iter(runs))} and {utility} of '{name}' are of different trainings; run "
+                "both again, then compare"
+            )
 
 
 def require_comparable(models: Sequence[ModelResults]) -> None:
@@ -154,16 +202,14 @@ def require_comparable(models: Sequence[ModelResults]) -> None:
     Raises:
         UserError: they were not, or are not; the first difference is named.
     """
-    asked: dict[str, ModelResults] = {}
+    asked: dict[tuple[bool, str], tuple[str, str, Any]] = {}  # the first of each condition
     for model in models:
         for utility, conditions in model.conditions.items():
-            first = asked.setdefault(utility, model)
-            difference = _difference(first.conditions[utility], conditions)
-            if difference is not None:
-                raise UserError(
-                    f"{utility} of '{model.name}' was on other data than that of '{first.name}' "
-                    f"({difference}); evaluate both alike, then compare"
-                )
+            for key, value in conditions.items():
+                here = utility, model.name, value
+                before = asked.setdefault((utility in BY_IMAGE, key), here)
+                if value != before[2]:
+                    raise _unlike(key, before, here)
     for members in by_setting(models).values():
         first = members[0]
         for model in members[1:]:
@@ -177,6 +223,21 @@ def require_comparable(models: Sequence[ModelResults]) -> None:
                         f"setting, but differ ({difference}); evaluate them alike, or train under "
                         "names that differ in more than the number at the end"
                     )
+
+
+def _unlike(key: str, first: tuple[str, str, Any], second: tuple[str, str, Any]) -> UserError:
+    """Return the error for two results, each utility, model and value, that differ in a key."""
+    for utility, name, value in (first, second):
+        if key.endswith("fingerprint") and value is None:
+            return UserError(
+                f"{utility} of '{name}' was stored by an earlier version, which did not record "
+                "its data; run it again, then compare"
+            )
+    difference = DIFFERENCES.get(key, f"{key} {first[2]!r} and {second[2]!r}")
+    return UserError(
+        f"{second[0]} of '{second[1]}' was on other data than {first[0]} of '{first[1]}' "
+        f"({difference}); evaluate both alike, then compare"
+    )
 
 
 def _difference(

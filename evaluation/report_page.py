@@ -176,7 +176,8 @@ def difference_from_stored(
             if found != value:
                 return "another model run" if name == "origin" else f"another {name}"
         if stored["data"] != data:
-            return "other data"
+            is_known = data.keys() <= stored["data"].keys()
+            return "other data" if is_known else "an earlier version, without a hash of its data"
         # the reasons name folders, which may be given in several ways
         if set(stored["not_measured"]) != set(unmeasured):
             return "other norms or instances"

@@ -53,14 +53,11 @@ def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
 
 def model_exists(models_dir: Path, name: str) -> bool:
     """Return whether any file of a model of this name exists."""
-    return any(path.exists() for path in model_files(models_dir, name))
-
-
-def model_files(models_dir: Path, name: str) -> list[Path]:
-    """Return the files of a model of this name, there or not: two of either half."""
-    return [
-        model_path(models_dir, half, name, suffix) for half in HALVES for suffix in ("cfg", "mdl")
-    ]
+    return any(
+        model_path(models_dir, half, name, suffix).exists()
+        for half in HALVES
+        for suffix in ("cfg", "mdl")
+    )
 
 
 def remove_model(models_dir: Path, name: str) -> None:
@@ -156,6 +153,7 @@ def find_config(models_dir: Path, half: str, name: str) -> Path:
         raise UserError(
             f"{where} ({'there are ' + ', '.join(known) if known else 'there is none'}); train it "
             f"with --utility train_joint_model --model_name {name}"
+            + (", or give the --model_type of a baseline" if half == "text" else "")
         )
     return path
 
@@ -202,8 +200,8 @@ def _require_own_weights(config: Path, path: Path) -> None:
     told = yaml.safe_load(read_text(config, "the model's settings")).get("weights_sha256")
     if told is not None and told != sha256_of_file(path):
         raise UserError(
-            f"{path} is not what {config} was written with; continue an interrupted training with "
-            "--resume, or restore the file"
+            f"{path} is not what {config} was written with; restore the file, or continue the "
+            "training with --resume where it has a checkpoint"
         )
 
 
@@ -268,6 +266,19 @@ def load_visual_model(
     if not is_published(config):
         _require_own_weights(config, path)
     return encoder.placed_on(device).eval(), settings, origin
+
+
+def require_whole_model(models_dir: Path, name: str) -> None:
+    """Raise a UserError unless both halves of a model can be loaded, and belong together."""
+    try:
+        _, _, text = load_text_model(models_dir, name)
+        _, _, visual = load_visual_model(models_dir, name)
+        require_same_origin(text, visual, name)
+    except UserError as error:
+        raise UserError(
+            f"'{name}' is no whole model ({error}), and has no checkpoint to continue from; "
+            "restore it, or give --overwrite (without --resume) to train anew"
+        ) from None
 
 
 def published_origin(cluster_num: int) -> Origin:

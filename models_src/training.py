@@ -44,6 +44,7 @@ from models_src.model_files import (
     Origin,
     model_exists,
     remove_model,
+    require_whole_model,
     save_model,
 )
 from models_src.settings import TrainingSettings
@@ -139,6 +140,7 @@ def _train_alone(
     checkpoint = by_first_rank(find_checkpoint)(options)
     is_finished = by_first_rank(model_exists)(options.models_dir, options.name)
     if checkpoint is None and options.resume and is_finished:
+        by_first_rank(require_whole_model)(options.models_dir, options.name)
         logger.info("'%s' is finished: there is nothing to continue", options.name)
         return False
     require_precision(settings.precision, options.device)

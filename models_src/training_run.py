@@ -16,7 +16,7 @@ from datasets_src.pairs import TrainingPairs
 from models_src.development import Development
 from models_src.diagnosis import empty_sums
 from models_src.hardware import adam, gradient_scaler
-from models_src.model_files import load_tensors, model_exists, model_files, save_tensors
+from models_src.model_files import load_tensors, model_exists, save_tensors
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
@@ -204,16 +204,6 @@ def find_checkpoint(options: RunOptions) -> dict[str, Any] | None:
             best = f"{options.name}_best"
             if in_the_way == [best]:  # of another training, then
                 raise _in_the_way(best, options.models_dir)
-            lost = [
-                path
-                for path in model_files(options.models_dir, options.name)
-                if in_the_way and not path.exists()
-            ]
-            if lost:
-                raise UserError(
-                    f"the model '{options.name}' is not whole, there is no {lost[0]}; restore it, "
-                    "or give --overwrite (without --resume) to train anew"
-                )
             return None
         checkpoint = load_tensors(options.checkpoint_file, "the checkpoint")
         version = checkpoint.get("version")

@@ -88,6 +88,7 @@ def test_a_few_unreadable_test_images_are_left_out_and_counted(
     assert found["data"] == {
         "test_images": len(images) - 2,
         "test_fingerprint": fingerprint_of_tests(data),
+        "image_files_fingerprint": found["data"]["image_files_fingerprint"],
         "filtered": True,
         "unreadable_images": [images[1].name, images[4].name],
     }
@@ -105,8 +106,16 @@ def test_a_few_unreadable_test_images_are_left_out_and_counted(
     assert without["data"] == {
         "test_images": len(images) - 2,
         "test_fingerprint": fingerprint_of_tests(data),
+        "image_files_fingerprint": without["data"]["image_files_fingerprint"],
         "filtered": True,
     }
+    path = image_files(data)[0]
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert set_up(data) == 0
+    assert run(data, tmp_path, *arguments, "--batch_size=2") == 0
+    changed = results(tmp_path, "visual_evaluation", "lstm")["data"]
+    of_files = "image_files_fingerprint"
+    assert {key for key in changed if changed[key] != without["data"][key]} == {of_files}
     assert without["data"]["test_fingerprint"] != found["data"]["test_fingerprint"]
 
 

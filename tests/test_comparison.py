@@ -43,7 +43,13 @@ def write(folder: Path, name: str, utility: str = "text_evaluation", **changes) 
     content = {
         "metrics": metrics,
         "settings": {"cluster_num": 20, "seed": 1, "dataset": "coco"} | changes.pop("settings", {}),
-        "data": {"train_images": 5, "filtered": True} | changes.pop("data", {}),
+        "data": {
+            "train_images": 5,
+            "filtered": True,
+            "train_fingerprint": "a",
+            "norms_fingerprint": "a",
+        }
+        | changes.pop("data", {}),
     }
     (folder / f"{utility}_{name}.json").write_text(json.dumps(content | changes))
 
@@ -353,16 +359,23 @@ def test_command_compares_trained_models(places, tmp_path, caplog):
     other.unlink()
     caplog.clear()
     assert main(compare) == 0
-    assert "no significance over images for generative: there are none stored" in caplog.text
+    assert (
+        "no significance over images for generative: no answers by images are stored" in caplog.text
+    )
     assert "p against" not in (tmp_path / "compare_models.txt").read_text()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": {"train_images": 6}}, "on other data than that of 'a_0' (train_images 5 and 6)"),
-        ({"data": {"norms_fingerprint": "b"}}, "(norms_fingerprint None and 'b')"),
-        ({"data": {"train_fingerprint": "b"}}, "(train_fingerprint None and 'b')"),
+        (
+            {"data": {"train_images": 6}},
+            "text_evaluation of 'a_1' was on other data than text_evaluation of 'a_0' "
+            "(train_images 5 and 6)",
+        ),
+        ({"data": {"norms_fingerprint": "b"}}, "(other norms)"),
+        ({"data": {"train_fingerprint": "b"}}, "(other training captions)"),
+        ({"data": {"train_fingerprint": None}}, "of 'a_1' was stored by an earlier version"),
         ({"settings": {"dataset": "mine"}}, "(dataset 'coco' and 'mine')"),
         ({"settings": {"cluster_num": 30}}, "as seeds of one setting, but differ (cluster_num 20"),
         ({"metrics": 5}, "is no results file of --utility text_evaluation"),
@@ -378,12 +391,52 @@ def test_models_that_were_not_evaluated_alike_are_refused(tmp_path, capsys, chan
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"train_fingerprint": "b"}}, "(other training captions)"),
+        ({"data": {"norms_fingerprint": "b"}}, "(other norms)"),
+        ({"settings": {"word_list_sha256": "b"}}, "(another word list)"),
+    ],
+)
+def test_a_baseline_of_other_data_is_refused(tmp_path, capsys, changes, message):
+    write(tmp_path, "a")
+    write(tmp_path, "visual", "visual_evaluation", data={"test_fingerprint": "c"})
+    write(tmp_path, "text_only", "train_text_only_baseline", **changes)
+    call = ["--utility=compare_models", f"--results_dir={tmp_path}", "--model_name", "a", "visual"]
+    assert main(call) == 0  # words and images have their own data
+    fails(capsys, *call, "text_only", mentions=message)
+
+
+def test_a_word_list_does_not_matter_to_concreteness_alone(tmp_path):
+    write(tmp_path, "a", settings={"word_list_sha256": "b"})
+    write(tmp_path, "supervised", "train_concreteness_supervised_model")
+    call = ["--utility=compare_models", f"--results_dir={tmp_path}", "--model_name"]
+    assert main([*call, "a", "supervised"]) == 0
+
+
+def test_one_name_for_two_trainings_or_for_a_model_and_a_baseline_is_refused(tmp_path, capsys):
+    def origin(run, step=3):
+        return {"origin": {"run": run, "step": step, "seed": 1}}
+
+    call = ["--utility=compare_models", f"--results_dir={tmp_path}", "--model_name=a"]
+    write(tmp_path, "a", settings=origin("x"))
+    write(tmp_path, "a", "visual_evaluation", settings=origin("x"))
+    assert main(call) == 0
+    write(tmp_path, "a", "categorization_evaluation")
+    fails(capsys, *call, mentions="categorization_evaluation of 'a' is of a baseline")
+    (tmp_path / "categorization_evaluation_a.json").unlink()
+    for other in (origin("y"), origin("x", step=4)):
+        write(tmp_path, "a", "visual_evaluation", settings=other)
+        fails(capsys, *call, mentions="and visual_evaluation of 'a' are of different trainings")
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--utility=text_evaluation --model_name a b", "takes one"),
         ("--utility=text_evaluation --model_name=a*", "no name for files"),
         ("--utility=compare_models --model_name=../a", "no name for files"),
-        ("--utility=compare_models --model_name=a*", "no results of a model"),
+        ("--utility=compare_models --model_name=a*", "no stored results match 'a*'"),
     ],
 )
 def test_names_without_a_model_are_refused(tmp_path, capsys, words, message):

@@ -425,7 +425,7 @@ def test_stored_results_are_used_and_others_measured_anew(with_curves, tmp_path,
     assert "metrics" in json.loads(files[1].read_text())
 
 
-def test_stored_baselines_of_the_same_data_are_columns(with_curves, tmp_path):
+def test_stored_baselines_of_the_same_data_are_columns(with_curves, tmp_path, caplog):
     assert main(["--utility=categorization_evaluation", "--model_type=random", *with_curves]) == 0
     path = tmp_path / "categorization_evaluation_random.json"
     stored = json.loads(path.read_text())
@@ -441,6 +441,12 @@ def test_stored_baselines_of_the_same_data_are_columns(with_curves, tmp_path):
     ):
         path.write_text(json.dumps(stored | {"data": data | changed}))
         assert "Baselines:" not in Page(write_report(with_curves)).sections["metrics"]
+        assert f"the baseline's {path} holds those of other data" in caplog.text
+        caplog.clear()
+    del data["norms_fingerprint"]
+    path.write_text(json.dumps(stored))
+    assert "Baselines:" not in Page(write_report(with_curves)).sections["metrics"]
+    assert f"the baseline's {path} holds those of an earlier version" in caplog.text
 
 
 def test_a_trained_baselines_own_results_are_a_column(with_curves, tmp_path):

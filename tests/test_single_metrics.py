@@ -204,6 +204,13 @@ def test_a_model_is_asked_about_other_captions_only_where_told_so(
     assert "trained on other captions" in capsys.readouterr().out
 
 
+def test_a_baseline_does_not_take_a_joint_models_name(places, tmp_path, capsys):
+    call = ["--model_type=random", "--model_name=lstm", *places]
+    for utility in ("categorization_evaluation", "word_clusters"):
+        fails(capsys, f"--utility={utility}", *call, mentions="'lstm' is a joint model in")
+    assert not list(tmp_path.glob("*.csv"))
+
+
 def test_a_baseline_taken_for_a_joint_model_is_named(places, tmp_path, capsys):
     models = [*places, f"--models_dir={tmp_path / 'models'}"]
     assert main(["--utility=train_text_only_baseline", *models]) == 0

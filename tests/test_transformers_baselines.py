@@ -577,6 +577,7 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
     assert found["data"] == {
         "test_images": len(gold),
         "test_fingerprint": fingerprint(demo_data, "val2014"),
+        "image_files_fingerprint": found["data"]["image_files_fingerprint"],
         "filtered": True,
     }
 

@@ -178,13 +178,19 @@ def load_both_halves(options: argparse.Namespace) -> Model:
     return Model(visual, text, used["text_threshold"], used | {"origin": vars(origin)})
 
 
+def no_instances(split: "Split", datasets_dir: Path) -> str:
+    """Say that a split has no instances, and where they are looked for."""
+    folders = dict.fromkeys(path.parent for path in split.instance_files)
+    return f"no instances of {split.name} in {next(iter(folders), datasets_dir)}"
+
+
 def unmeasured_on_images(split: "Split", datasets_dir: Path) -> dict[str, str]:
     """Return the metrics that a split has no data for, each with the reason, and log it."""
     from evaluation.image_evaluation import INSTANCE_METRICS
 
     if split.instances is not None:
         return {}
-    reason = f"no instances of {split.name} in {datasets_dir}"
+    reason = no_instances(split, datasets_dir)
     logger.info("classes, boxes and heatmaps are not measured: %s", reason)
     return dict.fromkeys(INSTANCE_METRICS, reason)
 
@@ -206,6 +212,7 @@ def image_data(asked: "Split", used: "Split", filtered: bool) -> dict[str, Any]:
     data = {
         "test_images": len(used.image_ids),
         "test_fingerprint": asked.fingerprint(),
+        "image_files_fingerprint": asked.image_files_fingerprint(),
         "filtered": filtered,
     }
     lost = asked.file_names[~np.isin(asked.image_ids, used.image_ids)].tolist()

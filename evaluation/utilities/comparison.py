@@ -138,10 +138,13 @@ def _significance(
     lacking = [name for name, found in answers.items() if found is None]
     if lacking:
         logger.info(
-            "no significance over %s for %s: there are none stored; --utility %s stores them",
+            "no significance over %s for %s: no answers by %s are stored; --utility %s stores "
+            "them%s",
             what,
             ", ".join(lacking),
+            what,
             utility,
+            ", of a baseline of clusters with its --model_type" if what == "words" else "",
         )
     models = _to_compare(models, lambda model: answers[model.name] is not None)
     if not models:

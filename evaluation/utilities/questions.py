@@ -11,6 +11,7 @@ from evaluation.utilities.common import (
     finish,
     image_data,
     load_both_halves,
+    no_instances,
     require_same_captions,
     single_word_classes,
     test_split,
@@ -45,7 +46,7 @@ def describe_clusters(options: argparse.Namespace) -> None:
     split, filtered = test_split(options)
     not_measured = {}
     if split.instances is None:
-        reason = f"no instances of {split.name} in {options.datasets_dir}"
+        reason = no_instances(split, options.datasets_dir)
         not_measured["class_names"] = reason
         logger.info("clusters have no class names: %s", reason)
     left_out: list[int] = []

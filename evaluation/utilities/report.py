@@ -209,7 +209,10 @@ def _read(path: Path) -> Any:
 def _baselines(
     options: argparse.Namespace, results: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the stored metrics of baselines that were measured on the report's data, by name."""
+    """Return the stored metrics of baselines that were measured on the report's data, by name.
+
+    Those of other data are left out, which is logged.
+    """
     from evaluation.report_page import difference_from_stored
 
     found: dict[str, dict[str, Any]] = {}
@@ -220,9 +223,15 @@ def _baselines(
             if utility in OF_WORD_LIST:
                 keys.append("word_list_sha256")
             settings = {key: measured["settings"].get(key) for key in keys}
-            stored = _read(options.results_dir / f"{utility}_{name}.json")
-            if difference_from_stored(stored, settings, measured["data"], {}) is None:
+            path = options.results_dir / f"{utility}_{name}.json"
+            if not path.is_file():
+                continue
+            stored = _read(path)
+            difference = difference_from_stored(stored, settings, measured["data"], {})
+            if difference is None:
                 found[name] = found.get(name, {}) | stored["metrics"]
+            else:
+                logger.info("left out: the baseline's %s holds those of %s", path, difference)
     return found
 
 

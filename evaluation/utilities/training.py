@@ -153,6 +153,7 @@ def _train_one(options: argparse.Namespace) -> bool:
             split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
             unmeasured_on_images(split, options.datasets_dir)
             measured_against["test images"] = split.fingerprint()
+            measured_against["files of test images"] = split.image_files_fingerprint()
             plan = replace(
                 plan,
                 images=options.evaluate_images,

@@ -182,6 +182,14 @@ def _question(options: argparse.Namespace, metric: str | None, types: Sequence[s
             f"--model_type {chosen} has no answer for {options.utility}; choose from "
             f"{', '.join(types)}"
         )
+    if chosen != "multimodal_clustering" and "model_name" in options.given:
+        from models_src.model_files import model_exists
+
+        if model_exists(options.models_dir, options.model_name):
+            raise UserError(
+                f"'{options.model_name}' is a joint model in {options.models_dir}; give the "
+                f"results of --model_type {chosen} another --model_name"
+            )
     of_some = frozenset().union(*_READS.values())
     _require_effect(chosen, [name for name in options.given if name in of_some - _READS[chosen]])
     norms = load_norms(options.datasets_dir, options.word_list, log_absent=False)
