@@ -388,6 +388,21 @@ def test_a_name_that_another_process_trains_is_refused_until_it_is_killed(pairs,
     assert not list(tmp_path.glob("*.lock"))
 
 
+def test_a_training_under_way_is_not_taken_for_one_to_be_continued(
+    interrupted, demo_data, tmp_path, capsys
+):
+    shutil.copy(interrupted, tmp_path / "m.checkpoint")  # it has got so far, and best weights
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "m_best.cfg").touch()
+    places = [
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={tmp_path}",
+        f"--results_dir={tmp_path}",
+    ]
+    with locked_by_another_process(tmp_path / "m.lock"):
+        fails(capsys, *TINY, *places, "--model_name=m", mentions="'m' is under way in another")
+
+
 def test_a_tuning_that_another_process_does_is_refused(places, trained, tmp_path, capsys):
     lock = tmp_path / "models" / "tuning" / "t.lock"
     lock.parent.mkdir(parents=True)

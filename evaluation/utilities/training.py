@@ -102,8 +102,8 @@ def _train_one(options: argparse.Namespace) -> bool:
         checkpoint_minutes=options.checkpoint_minutes,
         compile=options.compile,
     )
-    if not options.resume:
-        find_checkpoint(run)  # refuses what is in the way before all captions are read
+    if not run.checkpoint_file.exists():  # which may be of a training under way, see its lock
+        find_checkpoint(run)  # refuses a model in the way before all captions are read
     pairs = training_pairs(options)
     watched = _watched_words(options, pairs.vocabulary)
     norms = load_norms(options.datasets_dir, options.word_list)
