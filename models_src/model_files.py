@@ -30,6 +30,8 @@ from utils.files import read_text, sha256_of_file, write_atomically, write_text
 
 FORMAT_VERSION = 1
 HALVES = ("text", "visual")
+TEXT_ONLY, SUPERVISED_CONCRETENESS = "text_only", "supervised_concreteness"
+BASELINE_KINDS = (TEXT_ONLY, SUPERVISED_CONCRETENESS)  # their folders, and their --model_type
 PUBLISHED_RUN = "published"  # in place of a run's id
 
 
@@ -142,14 +144,12 @@ def find_config(models_dir: Path, half: str, name: str) -> Path:
     if not path.is_file():
         known = sorted(file.stem for file in (models_dir / half).glob("*.cfg"))
         where = f"no {half} model '{name}' in {models_dir / half}"
-        # a baseline's folder bears the name of its --model_type
-        baselines = [file.parent.name for file in models_dir.glob(f"*/{name}.cfg")]
-        others = sorted(set(baselines) - {"text", "visual"})
-        if others:
-            raise UserError(
-                f"{where}, but a baseline of that name; give --model_type {others[0]} to an "
-                "evaluation of words, or another --model_name"
-            )
+        for kind in BASELINE_KINDS:
+            if model_path(models_dir, kind, name, "cfg").is_file():
+                raise UserError(
+                    f"{where}, but a baseline of that name; give --model_type {kind} to an "
+                    "evaluation of words, or another --model_name"
+                )
         raise UserError(
             f"{where} ({'there are ' + ', '.join(known) if known else 'there is none'}); train it "
             f"with --utility train_joint_model --model_name {name}"

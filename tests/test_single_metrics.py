@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +219,6 @@ def test_a_baseline_taken_for_a_joint_model_is_named(places, tmp_path, capsys):
     for utility in ("text_evaluation", "word_clusters", "categorization_evaluation"):
         call = [f"--utility={utility}", "--model_name=text_only", *models]
         fails(capsys, *call, mentions="a baseline of that name; give --model_type text_only")
+    shutil.copytree(tmp_path / "models" / "text_only", tmp_path / "models" / "backup")
+    shutil.rmtree(tmp_path / "models" / "text_only")
+    fails(capsys, *call, mentions="no text model 'text_only' in")  # any other folder is none

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from models_src.baselines.files import load_baseline, save_baseline
+from models_src.model_files import SUPERVISED_CONCRETENESS
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-KIND = "supervised_concreteness"
+KIND = SUPERVISED_CONCRETENESS
 FOLDS = 5
 LEAST_WORDS = 10
 ENDING_NUM = 200

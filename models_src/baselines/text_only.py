@@ -23,9 +23,10 @@ from datasets_src.norms import Norms
 from datasets_src.pairs import TrainingPairs
 from models_src.baselines.clustering import cluster_vectors
 from models_src.baselines.files import load_baseline, save_baseline
+from models_src.model_files import TEXT_ONLY
 from utils.errors import UserError
 
-KIND = "text_only"
+KIND = TEXT_ONLY
 NO_CLUSTER = -1  # of a word that is not clustered
 REFERENCE_WORDS = 20  # of each side, concrete and abstract
 REFERENCE_MIN_COUNT = 10  # reference words occur more often than this
