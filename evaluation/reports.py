@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -164,23 +163,6 @@ def write_by_image(
         by_image_file(results_dir, utility, model_name),
         lambda file: np.savez_compressed(file, **named),
     )
-
-
-def read_counts_by_image(
-    results_dir: Path, utility: str, model_name: str, metric: str
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read one metric of what ``write_by_image`` wrote: the ids (N,) and the counts (N, 3).
-
-    None where the file or the metric is missing, or what is there is something else.
-    """
-    try:
-        path = by_image_file(results_dir, utility, model_name)
-        with np.load(path, allow_pickle=False) as stored:
-            ids, counts = stored["image_ids"], stored[metric]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None
-    is_whole = ids.ndim == 1 and counts.shape == (len(ids), 3) and counts.dtype.kind == "i"
-    return (ids, counts) if is_whole else None
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> None:

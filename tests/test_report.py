@@ -440,7 +440,9 @@ def test_stored_baselines_of_the_same_data_are_columns(with_curves, tmp_path, ca
         {"norms_fingerprint": "0"},
     ):
         path.write_text(json.dumps(stored | {"data": data | changed}))
-        assert "Baselines:" not in Page(write_report(with_curves)).sections["metrics"]
+        shown = Page(write_report(with_curves)).sections["metrics"]
+        assert "Baselines:" not in shown
+        assert f"left out: {path.name} holds results of other data" in shown
         assert f"the baseline's {path} holds those of other data" in caplog.text
         caplog.clear()
     del data["norms_fingerprint"]

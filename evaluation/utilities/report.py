@@ -23,6 +23,7 @@ from evaluation.utilities.common import (
     word_list_settings,
 )
 from evaluation.utilities.evaluations import score_images, text_evaluation
+from utils.errors import UserError
 from utils.files import parse_json, write_text
 
 if TYPE_CHECKING:
@@ -155,18 +156,27 @@ def _box_counts(
 
     None where ``visual_evaluation`` stored none, or those of another evaluation than the results.
     """
-    from evaluation.reports import read_counts_by_image
+    from evaluation.comparison import ModelResults, read_image_answers
 
-    stored = read_counts_by_image(
-        options.results_dir, "visual_evaluation", options.model_name, "bounding_box"
-    )
+    settings = {"visual_evaluation": results["settings"]}
+    try:
+        stored = read_image_answers(
+            options.results_dir, ModelResults(options.model_name, {}, settings, {})
+        )
+    except UserError:  # damaged, which ends no report
+        return None
     scores = results["metrics"].get("bounding_box")
     if stored is None or scores is None:
         return None
-    ids, counts = stored
+    images, _ = stored
+    counts = images.arrays.get("bounding_box")
     names = ("true_positives", "false_positives", "false_negatives")
-    is_same = np.array_equal(ids, split.image_ids)
-    return counts if is_same and counts.sum(axis=0).tolist() == [scores[n] for n in names] else None
+    is_same = (
+        counts is not None
+        and np.array_equal(images.units, split.image_ids)
+        and counts.sum(axis=0).tolist() == [scores[name] for name in names]
+    )
+    return counts if is_same else None
 
 
 def _without_path(word_list: Mapping[str, str]) -> dict[str, str]:
@@ -208,14 +218,16 @@ def _read(path: Path) -> Any:
 
 def _baselines(
     options: argparse.Namespace, results: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Return the stored metrics of baselines that were measured on the report's data, by name.
 
-    Those of other data are left out, which is logged.
+    Returns:
+        Them, and the results files that are of other data, with what differs.
     """
     from evaluation.report_page import difference_from_stored
 
     found: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
     for name in BASELINES:
         for utility, reference in BASELINE_UTILITIES.items():
             measured = results[reference]
@@ -231,8 +243,9 @@ def _baselines(
             if difference is None:
                 found[name] = found.get(name, {}) | stored["metrics"]
             else:
+                left_out[path.name] = difference
                 logger.info("left out: the baseline's %s holds those of %s", path, difference)
-    return found
+    return found, left_out
 
 
 def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -240,13 +253,14 @@ def _page(subject: _Subject, results: Mapping[str, Mapping[str, Any]]) -> dict[s
     from evaluation.report_page import concreteness_rows, metric_rows
 
     text, visual = results["text_evaluation"], results["visual_evaluation"]
-    baselines = _baselines(subject.options, results)
+    baselines, left_out = _baselines(subject.options, results)
     by_count = concreteness_rows(text["metrics"], baselines)
     page: dict[str, Any] = {
         "model_name": subject.options.model_name,
         "card": _card(subject, results),
         "metrics": metric_rows({**text["metrics"], **visual["metrics"]}, baselines),
         "baselines": list(baselines),
+        "baselines_left_out": left_out,
         "not_measured": {**text["not_measured"], **visual["not_measured"]},
         "concreteness_rows": by_count,
         "concreteness_baselines": [
