@@ -19,7 +19,7 @@ import numpy as np
 from datasets_src.image_cache import ImageCache, StoredImages
 from datasets_src.images import are_too_many, read_image
 from utils.errors import UserError
-from utils.files import parse_json, read_text
+from utils.files import file_size, parse_json, read_text
 from utils.progress import with_bar
 
 # The training and the test split, as the program calls them whatever the data set; the names are
@@ -120,9 +120,8 @@ class Split:
 
     def image_file_sizes(self) -> np.ndarray:
         """Return each image file's size in bytes, (N,) int64; -1 of one that cannot be reached."""
-        return np.array(
-            [_file_size(self.path(image)) for image in range(len(self.image_ids))], dtype=np.int64
-        )
+        sizes = [file_size(self.path(image)) for image in range(len(self.image_ids))]
+        return np.array([-1 if size is None else size for size in sizes], dtype=np.int64)
 
     def image_files_fingerprint(self) -> str:
         """Return a hash of the image files' sizes, by which alone a change of them is noticed."""
@@ -166,14 +165,6 @@ class Split:
             instances=instances,
             first_index=self._first_index()[kept],
         )
-
-
-def _file_size(path: Path) -> int:
-    """Return a file's size in bytes, -1 where it cannot be reached."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
 
 
 @dataclass(frozen=True)

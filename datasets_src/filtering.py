@@ -13,7 +13,7 @@ from datasets_src.coco import SPLITS, Instances, Split
 from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
 from datasets_src.images import are_too_many, read_mode
 from utils.errors import UserError
-from utils.files import parse_json, read_text, sha256_of_file, write_json
+from utils.files import file_size, parse_json, read_text, sha256_of_file, write_json
 from utils.progress import with_bar
 
 FILTER_FILE = "filtered_images.json"
@@ -272,16 +272,9 @@ def _hash_of_files(paths: Sequence[Path]) -> str:
 
 def _hash_of_sizes(names: Iterable[str], paths: Iterable[Path]) -> str:
     """Return a hash of the names given to some files and of their sizes in bytes."""
-    listing = "\n".join(f"{name}\t{_size(path)}" for name, path in zip(names, paths, strict=True))
+    sizes = ("absent" if (size := file_size(path)) is None else size for path in paths)
+    listing = "\n".join(f"{name}\t{size}" for name, size in zip(names, sizes, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _size(path: Path) -> int | str:
-    """Return a file's size in bytes, "absent" where it is not there or cannot be reached."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return "absent"
 
 
 def _read_result(path: Path, name: str) -> dict[str, Any]:

@@ -211,3 +211,11 @@ def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_size(path: Path) -> int | None:
+    """Return a file's size in bytes, None where it is not there or cannot be reached."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
