@@ -183,16 +183,19 @@ def _require_one_training(
     Raises:
         UserError: they are not.
     """
+    if not runs:
+        return
+    first, run = next(iter(runs.items()))
     for utility in utilities:
-        if runs and utility not in runs:
+        if utility not in runs:
             raise UserError(
-                f"{utility} of '{name}' is of a baseline, {next(iter(runs))} of a joint model; "
-                "remove one, and give the baseline a --model_name of its own"
+                f"{utility} of '{name}' is of a baseline, {first} of a joint model; remove one, "
+                "and give the baseline a --model_name of its own"
             )
-        if runs and runs[utility] != next(iter(runs.values())):
+        if runs[utility] != run:
             raise UserError(
-                f"{next(iter(runs))} and {utility} of '{name}' are of different trainings; run "
-                "both again, then compare"
+                f"{first} and {utility} of '{name}' are of different trainings; run both again, "
+                "then compare"
             )
 
 
