@@ -32,19 +32,16 @@ WORD_COLUMNS = (
 
 
 def top_clusters(posteriors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most probable clusters of each word, the most probable first.
-
-    Ties go to the lowest index, so that the first is the word's most probable cluster.
+    """Return the K most probable clusters of each word, ties: the lowest index first.
 
     Args:
         posteriors: (W, C) p(c|w).
-        count: K, clusters wanted for each word.
+        count: K; the smaller of it and C.
 
     Returns:
-        (W, K') int64 clusters and (W, K') float64 probabilities with K' the smaller of K and C;
-        clusters of probability 0 are -1.
+        (W, K) int64 clusters, -1 where the probability is 0, and (W, K) float64 probabilities.
     """
-    order = np.argsort(-posteriors, axis=1, kind="stable")[:, :count]  # (W, K')
+    order = np.argsort(-posteriors, axis=1, kind="stable")[:, :count]  # (W, K)
     probabilities = np.take_along_axis(posteriors, order, axis=1)
     return np.where(probabilities > 0, order, -1), probabilities
 
@@ -66,63 +63,49 @@ def word_rows(
         clusters: (W, K) the K clusters that fit each word best, K at most ``TOP_CLUSTERS``, the
             best first; negative for none.
         probabilities: (W, K) p(c|w) of these; None of a model without.
-        concreteness: (W,) the model's own, in 0..1; None of a model without. The human one, in
-            1..5, is the column ``concreteness_rating``.
-        ratings: Human concreteness, of the words that have one.
+        concreteness: (W,) the model's own, in 0..1; None of a model without.
+        ratings: Human concreteness in 1..5, of the words that have one.
         categories: Human category, of the words that have one.
     """
     rows = []
-    for position, word in enumerate(words):
-        best: list[tuple[int | None, float | None]] = [(None, None)] * TOP_CLUSTERS
-        for place, cluster in enumerate(clusters[position].tolist()):
+    for at, word in enumerate(words):
+        row: dict[str, Any] = dict.fromkeys(WORD_COLUMNS)
+        row |= {"word": word, "count": int(counts[at])}
+        row |= {"concreteness_rating": ratings.get(word), "category": categories.get(word)}
+        row["concreteness"] = None if concreteness is None else float(concreteness[at])
+        for k, cluster in enumerate(clusters[at].tolist(), start=1):
             if cluster >= 0:
-                of_cluster = (
-                    None if probabilities is None else float(probabilities[position, place])
-                )
-                best[place] = cluster, of_cluster
-        values = (
-            word,
-            int(counts[position]),
-            *best[0],
-            None if concreteness is None else float(concreteness[position]),
-            ratings.get(word),
-            categories.get(word),
-            *(value for pair in best for value in pair),
-        )
-        rows.append(dict(zip(WORD_COLUMNS, values, strict=True)))
+                row[f"cluster_{k}"] = cluster
+                if probabilities is not None:
+                    row[f"probability_{k}"] = float(probabilities[at, k - 1])
+        row |= {"cluster": row["cluster_1"], "probability": row["probability_1"]}
+        rows.append(row)
     return rows
 
 
 def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of words as CSV with a header; None becomes an empty cell."""
+    """Return rows of words as CSV: eight significant digits, empty cells for None."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(WORD_COLUMNS)
+    writer = csv.DictWriter(text, WORD_COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        writer.writerow([_cell(row[column]) for column in WORD_COLUMNS])
+        writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
     return text.getvalue()
-
-
-def _cell(value: Any) -> str:
-    """Return a value for a table: eight significant digits of a number, empty for None."""
-    if value is None:
-        return ""
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
 def format_word_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of words as a readable table."""
-    lines = [
-        f"{'word':<20}{'count':>9}{'cluster':>9}{'probability':>13}{'rating':>8}  category",
+
+    def shown(value: float | None, decimals: int) -> str:
+        return "-" if value is None else f"{value:.{decimals}f}"
+
+    lines = [f"{'word':<20}{'count':>9}{'cluster':>9}{'probability':>13}{'rating':>8}  category"]
+    lines += [
+        f"{row['word']:<20}{row['count']:>9}{shown(row['cluster'], 0):>9}"
+        f"{shown(row['probability'], 4):>13}{shown(row['concreteness_rating'], 2):>8}  "
+        f"{row['category'] or '-'}"
+        for row in rows
     ]
-    for row in rows:
-        probability = "-" if row["probability"] is None else f"{row['probability']:.4f}"
-        rating = "-" if row["concreteness_rating"] is None else f"{row['concreteness_rating']:.2f}"
-        cluster = "-" if row["cluster"] is None else row["cluster"]
-        lines.append(
-            f"{row['word']:<20}{row['count']:>9}{cluster:>9}{probability:>13}{rating:>8}  "
-            f"{row['category'] or '-'}"
-        )
     return "\n".join(lines)
 
 
@@ -193,55 +176,50 @@ def cluster_rows(
         files: N, of the test images.
         text_threshold: The probability from which a word activates its cluster.
         visual_threshold: The logit from which an image does.
-        image_count: Example images wanted for each cluster, those of the highest logit (ties: the
-            first), whether they activate it or not.
+        image_count: Example images wanted for each cluster.
 
     Returns:
         C dicts: ``word_count`` words whose most probable cluster it is, ``activating_word_count``
-        of them that reach the threshold, ``token_count`` occurrences of its words in the training
+        of them that reach the threshold, ``token_count`` their occurrences in the training
         captions, ``top_words`` (with at least ``MIN_WORD_COUNT`` occurrences, by falling
         probability), ``class_names``, ``test_image_count`` images that activate it, and
-        ``example_images``.
+        ``example_images`` of the highest logits (ties: the first), activating or not.
     """
+    words, counts = predictions.words, predictions.counts
+    probabilities = predictions.probabilities
     cluster_num = logits.shape[1]
-    known = predictions.clusters >= 0  # (W,)
-    everything = words_by_cluster(
-        predictions.clusters, predictions.probabilities, known, cluster_num
+    by_cluster = words_by_cluster(
+        predictions.clusters, probabilities, predictions.clusters >= 0, cluster_num
     )
     bits = logits >= visual_threshold  # (N, C)
-    rows = []
-    for cluster, positions in enumerate(everything):
-        frequent = positions[predictions.counts[positions] >= MIN_WORD_COUNT][:TOP_WORDS]
-        examples = np.argsort(-logits[:, cluster], kind="stable")[:image_count]
-        rows.append(
-            {
-                "cluster": cluster,
-                "word_count": len(positions),
-                "activating_word_count": int(
-                    (predictions.probabilities[positions] >= text_threshold).sum()
-                ),
-                "token_count": int(predictions.counts[positions].sum()),
-                "top_words": [
-                    {
-                        "word": predictions.words[position],
-                        "probability": float(predictions.probabilities[position]),
-                        "count": int(predictions.counts[position]),
-                    }
-                    for position in frequent
-                ],
-                "class_names": list(class_names[cluster]),
-                "test_image_count": int(bits[:, cluster].sum()),
-                "example_images": [
-                    {
-                        "image": str(files[image]),
-                        "logit": float(logits[image, cluster]),
-                        "activates": bool(bits[image, cluster]),
-                    }
-                    for image in examples
-                ],
-            }
-        )
-    return rows
+    best = np.argsort(-logits, axis=0, kind="stable")[:image_count]  # (images, C)
+    return [
+        {
+            "cluster": cluster,
+            "word_count": len(its_words),
+            "activating_word_count": int((probabilities[its_words] >= text_threshold).sum()),
+            "token_count": int(counts[its_words].sum()),
+            "top_words": [
+                {
+                    "word": words[at],
+                    "probability": float(probabilities[at]),
+                    "count": int(counts[at]),
+                }
+                for at in its_words[counts[its_words] >= MIN_WORD_COUNT][:TOP_WORDS]
+            ],
+            "class_names": list(class_names[cluster]),
+            "test_image_count": int(bits[:, cluster].sum()),
+            "example_images": [
+                {
+                    "image": str(files[image]),
+                    "logit": float(logits[image, cluster]),
+                    "activates": bool(bits[image, cluster]),
+                }
+                for image in best[:, cluster]
+            ],
+        }
+        for cluster, its_words in enumerate(by_cluster)
+    ]
 
 
 def living_clusters(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

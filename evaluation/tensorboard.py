@@ -1,6 +1,5 @@
 """TensorBoard's event files of a training, where tensorboard is installed."""
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,26 +11,19 @@ Watch = Callable[[str, int, Mapping[str, float | None]], None]
 
 @contextmanager
 def event_files(folder: Path, *, resume: bool) -> Iterator[Watch]:
-    """Yield what writes scalars: it takes a group, a joint step, and values by name.
+    """Yield what writes scalars at once: it takes a group, a joint step, and values by name.
 
-    Each value is on the disk when the call returns. A continued training writes a file of its own;
-    what an earlier session wrote of the same or later steps is marked as void there, so that
-    TensorBoard shows each step once. Values that are None are left out.
-
-    Args:
-        folder: Where the files go; it is made with the first value.
-        resume: Whether earlier files may belong to this training; otherwise they are removed.
-
-    Raises:
-        UserError: tensorboard is not installed.
+    The folder is made with the first value. A continued training (``resume``) writes a file of its
+    own, in which what an earlier session wrote of the same or later steps is void; otherwise
+    earlier files are removed. Values that are None are left out.
     """
-    if importlib.util.find_spec("tensorboard") is None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
         raise UserError(
             "--tensorboard needs the package tensorboard, which is not installed; install it "
             "(pip install tensorboard), or leave the option out"
-        )
-    from torch.utils.tensorboard import SummaryWriter
-
+        ) from None
     writers: list[SummaryWriter] = []  # one, from the first value on
 
     def watch(group: str, step: int, values: Mapping[str, float | None]) -> None:
