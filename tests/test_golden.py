@@ -1,0 +1,207 @@
+"""What the program says of two tiny models, against figures stored in tests/golden.
+
+One model is in the program's own format, one in the published program's. Their weights and counts
+follow from seeds and names only, so that no change of training changes them. To store new figures,
+after a change that is meant to change them: ``python -m tests.test_golden``.
+"""
+
+import csv
+import json
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets_src.demo_world import make_demo_world
+from datasets_src.filtering import filter_images
+from datasets_src.pairs import load_training_pairs
+from main import main
+from models_src.model_files import Origin, save_halves
+from models_src.settings import TrainingSettings
+from models_src.text_encoders import build_text_encoder
+from models_src.visual_encoders import VisualEncoder
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = ("own", "published")
+PER_MODEL = ("text_evaluation", "visual_evaluation", "word_clusters", "describe_clusters")
+CLUSTERS, THRESHOLDS = 12, {"text_threshold": 0.08, "visual_threshold": 0.5}
+
+
+def seeded_network(cluster_num: int, datasets: Path) -> VisualEncoder:
+    """Return a ResNet-18 whose tensors come from a seed each.
+
+    Its last layer is scaled so that each cluster is active for about a third of the test images.
+    """
+    encoder = VisualEncoder("resnet18", cluster_num).eval()
+    for seed, (name, value) in enumerate(sorted(encoder.network.state_dict().items())):
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))
+            is_bias = name.endswith(("bias", "running_mean"))
+            fan_in = value[0].numel()
+            value.copy_(
+                noise * 1.2 * fan_in**-0.5
+                if value.dim() > 1
+                else noise * 0.1 + (0 if is_bias else 1)
+            )
+    files = sorted((datasets / "COCO/val2014").glob("*.jpg"))
+    pixels = [np.asarray(Image.open(file).convert("RGB").resize((64, 64))) for file in files]
+    with torch.no_grad():
+        logits = encoder(torch.tensor(np.stack(pixels)).permute(0, 3, 1, 2) / 255 - 0.5)  # (N, C)
+        encoder.head.weight.div_(logits.std(dim=0)[:, None])
+        encoder.head.bias.sub_(logits.mean(dim=0)).div_(logits.std(dim=0))
+    return encoder
+
+
+def seeded_counts(words: list[str], cluster_num: int) -> np.ndarray:
+    """Return N(w,c), (V, C): most words favour one cluster, and every tenth is in none."""
+    rng = np.random.default_rng(7)
+    counts = rng.poisson(0.4, (len(words), cluster_num))
+    counts[np.arange(len(words)), rng.integers(0, cluster_num - 1, len(words))] += 3
+    counts[::10] = 0
+    return counts
+
+
+def write_own(models: Path, words: list[str], data: str) -> None:
+    settings = TrainingSettings(
+        visual_encoder="resnet18", text_encoder="generative", cluster_num=CLUSTERS, image_size=64,
+        batch_size=5, **THRESHOLDS,
+    )  # fmt: skip
+    visual = seeded_network(CLUSTERS, models.parent / "datasets")
+    text = build_text_encoder(settings, tuple(words), "cpu")
+    text.load_state({"word_cluster_counts": torch.tensor(seeded_counts(words, CLUSTERS))})
+    origin = Origin("golden", 1, 0, data, CLUSTERS)
+    save_halves(models, "own", origin, {"visual": (settings, visual), "text": (settings, text)})
+
+
+def write_published(models: Path, words: list[str]) -> None:
+    clusters = CLUSTERS - 2
+    config = THRESHOLDS | {
+        "visual_underlying_model": "resnet18",
+        "pretrained_visual_underlying_model": False,
+        "freeze_visual_parameters": False,
+        "visual_learning_rate": 1e-4,
+        "text_underlying_model": "word_cluster_count_model",
+        "cluster_num": clusters,
+    }
+    counts = [
+        {word: int(n) for word, n in zip(words, column, strict=True) if n}
+        for column in seeded_counts(words, clusters).T
+    ]
+    table = {
+        "cluster_num": clusters,
+        "mode": 1,
+        "cluster_to_word_co_occur": counts,
+        "cluster_to_word_prob": [{} for _ in counts],
+        "cluster_prob": [1 / clusters] * clusters,
+    }
+    config_class = "models_src.model_configs.cluster_model_config.ClusterModelConfig"
+    counts_class = "models_src.underlying_models.word_cluster_count_model.WordClusterCountModel"
+    for half in ("text", "visual"):
+        save_object(models / half / "published.cfg", config_class, config)
+    save_object(models / "text" / "published.mdl", counts_class, table)
+    visual = seeded_network(clusters, models.parent / "datasets")
+    torch.save(visual.network.state_dict(), models / "visual" / "published.mdl")
+
+
+def save_object(path: Path, full_name: str, attributes: dict) -> None:
+    """Save an object of a class that exists only meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    module, _, name = full_name.rpartition(".")
+    parts = module.split(".")
+    modules = [".".join(parts[:end]) for end in range(2, len(parts) + 1)]
+    made = type(name, (), {"__module__": module})
+    sys.modules.update({each: types.ModuleType(each) for each in modules})
+    try:
+        setattr(sys.modules[module], name, made)
+        thing = made()
+        vars(thing).update(attributes)
+        torch.save(thing, path)
+    finally:
+        for each in modules:
+            del sys.modules[each]
+
+
+def evaluate_all(folder: Path) -> dict[str, object]:
+    """Return what every utility says, by the name of its file in tests/golden."""
+    datasets, models, results = folder / "datasets", folder / "models", folder / "results"
+    make_demo_world(datasets, images=100, seed=0)
+    filter_images(datasets)
+    pairs = load_training_pairs(datasets, use_all_images=False)
+    words = sorted(pairs.vocabulary.words)
+    write_own(models, words, pairs.fingerprint())
+    write_published(models, words)
+    places = [f"--datasets_dir={datasets}", f"--models_dir={models}", f"--results_dir={results}"]
+    found: dict[str, object] = {}
+    for name in NAMES:
+        for utility in PER_MODEL:
+            options = ["--utility", utility, "--model_name", name, "--device=cpu"]
+            options += ["--workers=0"] * (utility in ("visual_evaluation", "describe_clusters"))
+            options += ["--num_items=3"] * (utility == "describe_clusters")
+            assert main([*options, *places]) == 0
+            if utility == "word_clusters":
+                table = (results / f"{utility}_{name}.csv").read_text().splitlines()
+                found[f"{utility}_{name}"] = list(csv.reader(table))[:60]
+            else:
+                content = json.loads((results / f"{utility}_{name}.json").read_text())
+                kept = {key: content[key] for key in ("metrics", "clusters") if key in content}
+                found[f"{utility}_{name}"] = json.loads(json.dumps(kept).replace(f"{folder}/", ""))
+    assert main(["--utility=compare_models", "--model_name", *NAMES, *places]) == 0
+    table = (results / "compare_models.csv").read_text().splitlines()
+    found["compare_models"] = list(csv.reader(table))
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return evaluate_all(tmp_path_factory.mktemp("golden"))
+
+
+FILES = ["compare_models", *(f"{utility}_{name}" for utility in PER_MODEL for name in NAMES)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_figures_are_the_stored_ones(found, name):
+    assert_close(found[name], json.loads((GOLDEN / f"{name}.json").read_text()), name)
+
+
+def assert_close(value, wanted, where: str) -> None:
+    """Assert equality, of numbers (also those in a table's cells) but for 0.002."""
+    if isinstance(wanted, dict):
+        assert list(value) == list(wanted), where
+        for key in wanted:
+            assert_close(value[key], wanted[key], f"{where}: {key}")
+    elif isinstance(wanted, list):
+        assert len(value) == len(wanted), where
+        for place, pair in enumerate(zip(value, wanted, strict=True)):
+            assert_close(*pair, f"{where}: {place}")
+    elif isinstance(wanted, float) and value is not None:
+        assert value == pytest.approx(wanted, abs=2e-3), where
+    elif isinstance(wanted, str) and is_fraction(wanted) and is_fraction(value):
+        assert float(value) == pytest.approx(float(wanted), abs=2e-3), where
+    else:
+        assert value == wanted, where
+
+
+def is_fraction(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).isdigit() and "." in text
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        for file_name, content in evaluate_all(Path(place)).items():
+            text = json.dumps(rounded(content), ensure_ascii=False)
+            (GOLDEN / f"{file_name}.json").write_text(text + "\n")
