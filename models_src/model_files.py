@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
+from datasets_src.captions import Vocabulary
 from models_src.published_models import (
     PublishedSettings,
     is_published,
@@ -81,10 +83,20 @@ def save_model(
     origin: Origin,
     visual: VisualEncoder,
     text: TextEncoder,
+    word_counts: np.ndarray,
 ) -> None:
-    """Write both halves of a model; each file is replaced whole."""
+    """Write both halves of a model; each file is replaced whole.
+
+    ``word_counts`` (V,) are those of the text encoder's words in the training captions.
+    """
     # the larger first: where one fails, it is this
-    save_halves(models_dir, name, origin, {"visual": (settings, visual), "text": (settings, text)})
+    save_halves(
+        models_dir,
+        name,
+        origin,
+        {"visual": (settings, visual), "text": (settings, text)},
+        word_counts,
+    )
 
 
 def save_halves(
@@ -92,6 +104,7 @@ def save_halves(
     name: str,
     origin: Origin,
     halves: Mapping[str, tuple[TrainingSettings, VisualEncoder | TextEncoder]],
+    word_counts: np.ndarray | None = None,
 ) -> None:
     """Write the halves of a model that are given, each with its settings, in the given order."""
     for half, (_, encoder) in halves.items():
@@ -99,6 +112,8 @@ def save_halves(
             content = encoder.network.state_dict()
         else:
             content = {"words": list(encoder.words), "state": encoder.state()}
+            if word_counts is not None:
+                content["word_counts"] = torch.from_numpy(word_counts)
         save_tensors(model_path(models_dir, half, name, "mdl"), content)
     named = {key: value for key, value in vars(origin).items() if key != "cluster_num"}
     for half, (settings, _) in halves.items():
@@ -233,6 +248,20 @@ def load_text_model(
     if not is_published(config):
         _require_own_weights(config, path)
     return encoder, settings, origin
+
+
+def load_vocabulary(models_dir: Path, name: str) -> Vocabulary | None:
+    """Return a model's words with their counts in its training captions, by falling count.
+
+    None for published models and those of earlier versions, which do not store counts.
+    """
+    if is_published(find_config(models_dir, "text", name)):
+        return None
+    path = model_path(models_dir, "text", name, "mdl")
+    content = load_tensors(path, f"the text model '{name}'")
+    if "word_counts" not in content:
+        return None
+    return Vocabulary(tuple(content["words"]), content["word_counts"].numpy())
 
 
 def load_visual_model(

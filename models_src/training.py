@@ -200,7 +200,15 @@ def _train_alone(
             commit=run.commit,
             training_seconds=round(run.seconds(), 1),
         )
-        save_model(options.models_dir, name, settings, origin, run.visual, run.text)
+        save_model(
+            options.models_dir,
+            name,
+            settings,
+            origin,
+            run.visual,
+            run.text,
+            pairs.vocabulary.counts,
+        )
 
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:

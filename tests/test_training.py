@@ -21,7 +21,12 @@ from datasets_src.norms import CONCRETENESS_FILE
 from datasets_src.pairs import TrainingPairs, load_training_pairs, pair_batches
 from main import main
 from models_src import training, training_run
-from models_src.model_files import load_text_model, load_visual_model, require_same_origin
+from models_src.model_files import (
+    load_text_model,
+    load_visual_model,
+    load_vocabulary,
+    require_same_origin,
+)
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
 from models_src.training import train
@@ -176,6 +181,13 @@ def test_model_files_tell_commit_and_training_time(pairs, tmp_path, monkeypatch)
     config.write_text("".join(old).replace("origin:", "origin:\n  training_seconds: long"))
     with pytest.raises(UserError, match="no visual model's settings"):
         load_visual_model(tmp_path, "m")
+
+
+def test_a_model_tells_its_vocabulary_with_counts(pairs, tmp_path):
+    run(pairs, tmp_path, settings={"epochs": 1})
+    vocabulary = load_vocabulary(tmp_path, "m")
+    assert vocabulary.words == pairs.vocabulary.words
+    assert np.array_equal(vocabulary.counts, pairs.vocabulary.counts)
 
 
 def test_signal_handlers_come_back(pairs, tmp_path):
