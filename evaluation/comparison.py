@@ -22,7 +22,7 @@ import numpy as np
 from evaluation.categorization import categorization_scores
 from evaluation.classification import summed_scores
 from evaluation.concreteness import concreteness_scores
-from evaluation.reports import CHANCE_SUFFIX, by_image_file, flatten
+from evaluation.reports import CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX, by_image_file, flatten
 from evaluation.sentence_image_matching import matching_scores
 from utils.errors import UserError
 from utils.files import parse_json, read_lines, read_text
@@ -282,9 +282,11 @@ def comparison_table(models: Sequence[ModelResults]) -> Table:
     groups = by_setting(models)
     rows: Table = {}
     for label, (section, metric) in METRICS.items():
+        is_located = section in ("bounding_box", "heatmap")
+        suffix = EQUAL_GUESS_SUFFIX if is_located else CHANCE_SUFFIX
         for row, path in (
             (label, f"{section}.{metric}"),
-            (f"{label} (random)", f"{section}{CHANCE_SUFFIX}.{metric}"),
+            (f"{label} (random)", f"{section}{suffix}.{metric}"),
         ):
             cells = {
                 setting: mean_over_seeds([model.metrics.get(path) for model in members])

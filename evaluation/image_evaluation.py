@@ -58,8 +58,10 @@ INSTANCE_METRICS = (
     "cluster_classification_iou",
     "bounding_box",
     "bounding_box_chance",
+    "bounding_box_equal_guess_chance",
     "heatmap",
     "heatmap_chance",
+    "heatmap_equal_guess_chance",
 )
 
 logger = logging.getLogger(__name__)
@@ -300,6 +302,9 @@ def image_metrics(
 ) -> dict[str, Any]:
     """Score the counts of all images of a split, and random boxes and points beside them.
 
+    ``_chance`` makes as many random guesses in each image as it has gold boxes (the published
+    level), ``_equal_guess_chance`` as many as the model: f1 and recall depend on their number.
+
     Args:
         counts: Of ``image_counts``; None of a split without instances.
         split: What they are of.
@@ -311,6 +316,8 @@ def image_metrics(
     if counts is None or split.instances is None:
         return dict.fromkeys(INSTANCE_METRICS)
     golds = split_gold_boxes(split)
+    gold_counts = np.array([len(gold) for gold in golds])  # (N,)
+    guesses = counts["bounding_box"][:, :2].sum(axis=1)  # (N,), as many boxes as peaks
     class_count = int(split.instances.is_single_word().sum())
     return {
         **{
@@ -319,28 +326,36 @@ def image_metrics(
             if "classification" in name
         },
         "bounding_box": summed_scores(counts["bounding_box"]),
-        "bounding_box_chance": random_box_scores(golds, seed),
+        "bounding_box_chance": random_box_scores(golds, gold_counts, seed),
+        "bounding_box_equal_guess_chance": random_box_scores(golds, guesses, seed),
         "heatmap": summed_scores(counts["heatmap"]),
-        "heatmap_chance": random_point_scores(golds, seed),
+        "heatmap_chance": random_point_scores(golds, gold_counts, seed),
+        "heatmap_equal_guess_chance": random_point_scores(golds, guesses, seed),
     }
 
 
-def random_box_scores(golds: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """Score as many random boxes in each image as it has gold boxes (G, 4)."""
+def random_box_scores(
+    golds: Sequence[np.ndarray], guesses: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Score random boxes, ``guesses`` (N,) of them in the images with gold boxes (G, 4)."""
     rng = np.random.default_rng(seed)
     return summed_scores(
         localization_counts(
-            box_iou(random_boxes(len(gold), MAP_SIZE, rng), gold) >= MATCH_IOU for gold in golds
+            box_iou(random_boxes(count, MAP_SIZE, rng), gold) >= MATCH_IOU
+            for gold, count in zip(golds, guesses, strict=True)
         )
     )
 
 
-def random_point_scores(golds: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """Score as many random points in each image as it has gold boxes (G, 4)."""
+def random_point_scores(
+    golds: Sequence[np.ndarray], guesses: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Score random points, ``guesses`` (N,) of them in the images with gold boxes (G, 4)."""
     rng = np.random.default_rng(seed)
     return summed_scores(
         localization_counts(
-            points_in_boxes(random_points(len(gold), MAP_SIZE, rng), gold) for gold in golds
+            points_in_boxes(random_points(count, MAP_SIZE, rng), gold)
+            for gold, count in zip(golds, guesses, strict=True)
         )
     )
 

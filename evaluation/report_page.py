@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.reports import CHANCE_SUFFIX, CURVES, flatten, format_value, format_word
+from evaluation.reports import (
+    CHANCE_SUFFIX,
+    CURVES,
+    EQUAL_GUESS_SUFFIX,
+    flatten,
+    format_value,
+    format_word,
+)
 from utils.errors import UserError
 from utils.files import read_text
 
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 BY_COUNT = "_by_min_count"  # metrics with a row for each minimum count of words
 OVERALL_R = f"concreteness.pearson{BY_COUNT}.0.r"  # the one of them that is a score of its own
-GUESSING = {"sentence_image_matching.accuracy": 0.5}  # chance levels that need no measurement
+GUESSING = {"sentence_image_matching.accuracy_half_ties": 0.5}  # chance by definition
 MAX_BARS = 40  # of a histogram
 MAX_CURVE_MARKS = 60  # epochs with a mark of their own
 JPEG_QUALITY = 80
@@ -113,10 +120,13 @@ def metric_rows(
         if section.endswith(CHANCE_SUFFIX) or (BY_COUNT in name and name != OVERALL_R):
             continue
         title = name.replace("_", " ").replace(".", ", ")
+        chance = flat.get(
+            f"{section}{EQUAL_GUESS_SUFFIX}.{rest}", flat.get(f"{section}{CHANCE_SUFFIX}.{rest}")
+        )
         row = {
             "metric": "concreteness, Pearson r" if name == OVERALL_R else title,
             "value": value,
-            "chance": GUESSING.get(name, flat.get(f"{section}{CHANCE_SUFFIX}.{rest}")),
+            "chance": GUESSING.get(name, chance),
             "is_count": isinstance(value, int),
         }
         rows.append(row | {baseline: scores.get(name) for baseline, scores in others.items()})

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CHANCE_SUFFIX = "_chance"
+EQUAL_GUESS_SUFFIX = "_equal_guess_chance"  # where there is one, tables compare with it
 
 
 def format_value(value: Any) -> str:
@@ -35,12 +36,13 @@ def format_word(word: str) -> str:
 def format_metrics(metrics: Mapping[str, Any]) -> str:
     """Return nested metrics as a readable table.
 
-    Sections that have a counterpart named ``<section>_chance`` show it as a second column.
+    Sections that have a counterpart named ``<section>_chance`` show it as a second column;
+    where there is an ``<section>_equal_guess_chance``, too, that one.
     """
     lines: list[str] = []
     for name, value in metrics.items():
         if not name.endswith(CHANCE_SUFFIX):
-            chance = metrics.get(name + CHANCE_SUFFIX)
+            chance = metrics.get(name + EQUAL_GUESS_SUFFIX, metrics.get(name + CHANCE_SUFFIX))
             lines += _section(name.replace("_", " "), value, chance)
     return "\n".join(lines)
 
@@ -257,7 +259,12 @@ CURVES = (
     CurvePanel(
         "boxes and heatmaps",
         "F1",
-        ("bounding_box.f1", "bounding_box_chance.f1", "heatmap.f1", "heatmap_chance.f1"),
+        (
+            "bounding_box.f1",
+            "bounding_box_equal_guess_chance.f1",
+            "heatmap.f1",
+            "heatmap_equal_guess_chance.f1",
+        ),
     ),
     CurvePanel("sentence-image matching", "accuracy", ("sentence_image_matching.accuracy",)),
 )

@@ -5,6 +5,8 @@ Axes: N images (each with one caption), C clusters, M = N // 2 pairs of images.
 
 import numpy as np
 
+ACCURACIES = ("accuracy", "accuracy_with_ties", "accuracy_half_ties")
+
 
 def matching_outcomes(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.ndarray:
     """Match images with captions by the clusters that both activate.
@@ -46,12 +48,14 @@ def matching_scores(outcomes: np.ndarray) -> dict[str, float | int | None]:
     Returns:
         ``accuracy``, the share of trials where the own caption is strictly nearer;
         ``accuracy_with_ties``, where it is at least as near (so bits that never differ score 1);
-        both in 0..1 and None without a trial; ``trial_count`` = 2 M.
+        ``accuracy_half_ties``, where a tie counts one half, so that chance is exactly 0.5; all in
+        0..1 and None without a trial; ``trial_count`` = 2 M.
     """
     if outcomes.size == 0:
-        return {"accuracy": None, "accuracy_with_ties": None, "trial_count": 0}
+        return {**dict.fromkeys(ACCURACIES), "trial_count": 0}
     return {
         "accuracy": float((outcomes > 0).mean()),
         "accuracy_with_ties": float((outcomes >= 0).mean()),
+        "accuracy_half_ties": float((1 + outcomes.mean()) / 2),
         "trial_count": outcomes.size,
     }

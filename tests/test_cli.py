@@ -85,16 +85,19 @@ def test_visual_evaluation_writes_every_metric(places, tmp_path, capsys, name):
         cells = [metrics[kind][cell] for cell in ("true_positives", "false_positives",
                                                   "false_negatives", "true_negatives")]  # fmt: skip
         assert sum(cells) == 15 * results["data"]["test_images"]
-    for kind in ("bounding_box", "heatmap", "bounding_box_chance", "heatmap_chance"):
+    located = [
+        f"{metric}{chance}"
+        for metric in ("bounding_box", "heatmap")
+        for chance in ("", "_chance", "_equal_guess_chance")
+    ]
+    for kind in located:
         assert set(metrics[kind]) == DETECTION_KEYS
-    golds = {
-        metrics[kind]["true_positives"] + metrics[kind]["false_negatives"]
-        for kind in ("bounding_box", "heatmap", "bounding_box_chance", "heatmap_chance")
-    }
+    golds = {metrics[kind]["true_positives"] + metrics[kind]["false_negatives"] for kind in located}
     assert len(golds) == 1
     assert set(metrics["sentence_image_matching"]) == {
         "accuracy",
         "accuracy_with_ties",
+        "accuracy_half_ties",
         "trial_count",
     }
 

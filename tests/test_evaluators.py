@@ -154,6 +154,8 @@ def test_a_perfect_model_scores_one_everywhere(test_split):
     golds = [metrics[name]["true_positives"] + metrics[name]["false_negatives"]
              for name in ("bounding_box", "bounding_box_chance", "heatmap_chance")]  # fmt: skip
     assert golds == [len(alone.image)] * 3
+    for name in ("bounding_box", "heatmap"):  # here the model guesses once for each gold box
+        assert metrics[f"{name}_equal_guess_chance"] == metrics[f"{name}_chance"]
 
 
 def test_a_model_that_activates_nothing_scores_zero_or_null(test_split):
@@ -168,6 +170,9 @@ def test_a_model_that_activates_nothing_scores_zero_or_null(test_split):
     metrics = image_metrics(counts, test_split, seed=0)
     assert metrics["heatmap"]["precision"] is None
     assert metrics["heatmap"]["recall"] == 0
+    # who guesses nothing is compared with chance that guesses nothing, and the published one
+    assert metrics["heatmap_equal_guess_chance"]["false_positives"] == 0
+    assert metrics["heatmap_chance"]["false_positives"] > 0
     assert metrics["class_name_classification"]["true_positives"] == 0
 
 

@@ -19,6 +19,7 @@ from evaluation.classification import (
     predicted_classes,
     summed_scores,
 )
+from evaluation.image_evaluation import MAP_SIZE, random_box_scores, random_point_scores
 from evaluation.localization import (
     UPSAMPLED_AT_ONCE,
     box_iou,
@@ -450,18 +451,19 @@ def test_gold_boxes_by_hand():
     assert gold_boxes([], 640, 480).shape == (0, 4)
 
 
+def slow_iou(box, other):
+    (p, g) = (
+        set(itertools.product(range(left, right + 1), range(top, bottom + 1)))
+        for left, top, right, bottom in (box, other)
+    )
+    return len(p & g) / len(p | g)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_box_iou_counts_pixels(seed):
     rng = np.random.default_rng(seed)
-
-    def pixels(box):
-        left, top, right, bottom = box.tolist()
-        return set(itertools.product(range(left, right + 1), range(top, bottom + 1)))
-
     predicted, gold = random_boxes(5, 9, rng), random_boxes(4, 9, rng)
-    expected = [
-        [len(pixels(p) & pixels(g)) / len(pixels(p) | pixels(g)) for g in gold] for p in predicted
-    ]
+    expected = [[slow_iou(p, g) for g in gold.tolist()] for p in predicted.tolist()]
     assert box_iou(predicted, gold).tolist() == expected
 
 
@@ -547,6 +549,41 @@ def test_localization_adds_up_over_images():
     assert summed_scores(localization_counts([]))["f1"] is None
 
 
+def slow_chance(golds, guesses, seed, of_points):
+    """Counts of random guesses, one image and one guess after another."""
+    rng = np.random.default_rng(seed)
+    hits = guessed = 0
+    for gold, count in zip(golds, guesses, strict=True):
+        if of_points:
+            drawn = rng.integers(MAP_SIZE, size=(count, 2)).tolist()
+            fits = [
+                [left <= x <= right and top <= y <= bottom for left, top, right, bottom in gold]
+                for x, y in drawn
+            ]
+        else:
+            drawn = rng.integers(MAP_SIZE, size=(count, 2, 2)).tolist()
+            fits = [
+                [slow_iou([min(a, c), min(b, d), max(a, c), max(b, d)], box) >= 0.5 for box in gold]
+                for (a, b), (c, d) in drawn
+            ]
+        hits += slow_matched_pairs(fits)
+        guessed += count
+    return [hits, guessed - hits, sum(map(len, golds)) - hits]
+
+
+@pytest.mark.parametrize(
+    ("score", "of_points"), [(random_box_scores, False), (random_point_scores, True)]
+)
+def test_random_guesses_score_as_defined(score, of_points):
+    rng = np.random.default_rng(0)
+    golds = [random_boxes(count, MAP_SIZE, rng) for count in (2, 0, 3, 1, 4)]
+    for guesses in ([2, 0, 3, 1, 4], [4, 3, 0, 5, 1]):  # as many as gold boxes; any
+        found = score(golds, np.array(guesses), seed=6)
+        expected = slow_chance([gold.tolist() for gold in golds], guesses, 6, of_points)
+        assert list(found.values())[:3] == expected
+        assert found == score(golds, np.array(guesses), seed=6)
+
+
 def test_random_boxes_and_points_stay_in_the_image():
     boxes = random_boxes(3000, 6, np.random.default_rng(0))
     points = random_points(3000, 6, np.random.default_rng(0))
@@ -590,9 +627,10 @@ def test_matching_equals_the_definition(seed):
     assert scores == {
         "accuracy": pytest.approx(nearer / trials),
         "accuracy_with_ties": pytest.approx((nearer + ties) / trials),
+        "accuracy_half_ties": pytest.approx((nearer + ties / 2) / trials),
         "trial_count": trials,
     }
-    assert [type(value) for value in scores.values()] == [float, float, int]
+    assert [type(value) for value in scores.values()] == [float, float, float, int]
 
 
 def test_matching_by_hand():
@@ -603,6 +641,7 @@ def test_matching_by_hand():
     assert matching_scores(matching_outcomes(images, captions)) == {
         "accuracy": 0.5,
         "accuracy_with_ties": 0.5,
+        "accuracy_half_ties": 0.5,
         "trial_count": 2,
     }
 
@@ -612,6 +651,7 @@ def test_collapsed_bits_only_tie():
     assert matching_scores(matching_outcomes(ones, ones)) == {
         "accuracy": 0.0,
         "accuracy_with_ties": 1.0,
+        "accuracy_half_ties": 0.5,
         "trial_count": 4,
     }
 
@@ -622,6 +662,7 @@ def test_matching_needs_a_pair(count):
     assert matching_scores(matching_outcomes(bits, bits)) == {
         "accuracy": None,
         "accuracy_with_ties": None,
+        "accuracy_half_ties": None,
         "trial_count": 0,
     }
 

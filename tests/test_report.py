@@ -50,7 +50,9 @@ def test_metric_rows_have_their_chance_level():
     metrics = {
         "bounding_box": {"f1": 0.5, "true_positives": 3},
         "bounding_box_chance": {"f1": 0.1, "true_positives": 1},
-        "sentence_image_matching": {"accuracy": 0.9},
+        "heatmap_equal_guess_chance": None,
+        "bounding_box_equal_guess_chance": {"f1": 0.2, "true_positives": 2},
+        "sentence_image_matching": {"accuracy": 0.9, "accuracy_half_ties": 0.95},
         "concreteness": {
             "word_count": 2,
             "pearson_by_min_count": {"0": {"r": 1.0}, "1": {"r": 0.5}},
@@ -60,9 +62,10 @@ def test_metric_rows_have_their_chance_level():
     }
     rows = metric_rows(metrics, {"other": {"bounding_box": {"f1": 0.2}}})
     assert [tuple(row.values()) for row in rows] == [
-        ("bounding box, f1", 0.5, 0.1, False, 0.2),
-        ("bounding box, true positives", 3, 1, True, None),
-        ("sentence image matching, accuracy", 0.9, 0.5, False, None),
+        ("bounding box, f1", 0.5, 0.2, False, 0.2),
+        ("bounding box, true positives", 3, 2, True, None),
+        ("sentence image matching, accuracy", 0.9, None, False, None),
+        ("sentence image matching, accuracy half ties", 0.95, 0.5, False, None),
         ("concreteness, word count", 2, None, True, None),
         ("concreteness, Pearson r", 1.0, None, False, None),
         ("heatmap", None, None, False, None),

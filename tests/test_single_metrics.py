@@ -1,5 +1,6 @@
 """Utilities of single metrics: word metrics by model type, and random boxes and points."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from main import main
+from tests.conftest import TINY
 from tests.test_cli import fails
 
 CLUSTER_UTILITIES = ("categorization_evaluation", "association_evaluation")
@@ -152,6 +154,22 @@ def test_random_guesses_score_as_the_chance_level_of_visual_evaluation(
     assert found["metrics"] == {metric: chance}
     assert chance["true_positives"] + chance["false_negatives"] > 0
     assert found["data"]["test_images"] > 0
+
+
+def test_chance_levels_of_a_model_are_the_same_in_all_tables(demo_data, tmp_path):
+    own = [f"--datasets_dir={demo_data}", f"--results_dir={tmp_path}"]
+    own += [f"--models_dir={tmp_path}", "--model_name=g"]
+    training = [*TINY, "--text_encoder=generative", "--seed=3", "--epochs=1"]
+    assert main([*training, *own]) == 0
+    with (tmp_path / "g" / "evaluation_by_epoch.csv").open() as table:
+        in_training = {row["metric"]: row["1"] for row in csv.DictReader(table)}
+    found = []
+    for seed in ([], ["--seed=3"], ["--seed=4"]):
+        assert main(["--utility=text_evaluation", *own, *seed]) == 0
+        found.append(metrics_of(tmp_path, "text_evaluation_g")["categorization_chance"])
+    assert found[0] == found[1] != found[2]
+    for name, value in found[0]["known_words"].items():
+        assert float(in_training[f"categorization_chance.known_words.{name}"]) == value
 
 
 def test_random_guesses_need_boxes(demo_data, tmp_path, capsys):

@@ -31,9 +31,10 @@ def _score(options: argparse.Namespace, metric: str, score: Callable[..., dict[s
         raise UserError(
             f"there are no boxes of {split.name} in {options.datasets_dir}; add its instances"
         )
+    golds = split_gold_boxes(split)
     finish(
         options,
-        {metric: score(split_gold_boxes(split), options.seed)},
+        {metric: score(golds, [len(gold) for gold in golds], options.seed)},
         {"evaluation_seed": options.seed},
         image_data(split, split, filtered),
         {},

@@ -281,6 +281,16 @@ def single_word_classes(split: "Split") -> list[str]:
     return single
 
 
+def chance_seed(options: argparse.Namespace, settings: Mapping[str, Any]) -> int:
+    """Return the seed of a model's chance levels: as given, else that of its training.
+
+    So a model has one chance level in all tables, those during training included.
+    """
+    of_training = settings.get("seed")  # of a published model there is none
+    seed: int = options.seed if "seed" in options.given or of_training is None else of_training
+    return seed
+
+
 def word_list_settings(options: argparse.Namespace) -> dict[str, str]:
     """Return the word list that restricts an evaluation, where there is one."""
     if options.word_list is None:

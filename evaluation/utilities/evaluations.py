@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from evaluation.utilities.common import (
     ImageEvaluation,
     Model,
+    chance_seed,
     choose_device,
     evaluate_images,
     finish,
@@ -34,14 +35,15 @@ def text_evaluation(options: argparse.Namespace) -> None:
     pairs = training_pairs(options)
     require_same_captions(options, origin.data_fingerprint, pairs)
     threshold = options.given.get("text_threshold", settings.text_threshold)
-    metrics = word_metrics(predict_words(text, pairs.vocabulary), norms, threshold, options.seed)
+    seed = chance_seed(options, settings.as_dict())
+    metrics = word_metrics(predict_words(text, pairs.vocabulary), norms, threshold, seed)
     finish(
         options,
         metrics,
         {
             **settings.as_dict(),
             "text_threshold": threshold,
-            "evaluation_seed": options.seed,
+            "evaluation_seed": seed,
             "origin": vars(origin),
         },
         training_data(pairs, norms),
@@ -68,7 +70,8 @@ def score_images(
     from models_src.distributed import rank
 
     absent = unmeasured_on_images(split, options.datasets_dir)
-    found = evaluate_images(model, split, options.seed)
+    seed = chance_seed(options, model.recorded_settings)
+    found = evaluate_images(model, split, seed)
     if rank() > 0:
         return found
     # before the results: where a crash lets these be of different runs, the sums tell
@@ -76,7 +79,7 @@ def score_images(
     finish(
         options,
         found.metrics,
-        model.recorded_settings | {"evaluation_seed": options.seed},
+        model.recorded_settings | {"evaluation_seed": seed},
         image_data(split, found.split, filtered),
         absent,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from evaluation.utilities.common import (
     ImageEvaluation,
     Model,
+    chance_seed,
     image_data,
     load_both_halves,
     require_same_captions,
@@ -95,7 +96,7 @@ def report(options: argparse.Namespace) -> None:
     shared = {
         "origin": model.recorded_settings["origin"],
         "text_threshold": model.text_threshold,
-        "evaluation_seed": options.seed,
+        "evaluation_seed": chance_seed(options, model.recorded_settings),
         "dataset": options.dataset,
     }
     results = {
@@ -309,7 +310,11 @@ def _card(
                 for name, value in data.items()
             ),
             ("trained on these captions", _trained_on(origin["data_fingerprint"], subject.pairs)),
-            ("seed of chance levels and samples", subject.options.seed),
+            (
+                "seed of chance levels",
+                chance_seed(subject.options, subject.model.recorded_settings),
+            ),
+            ("seed of samples", subject.options.seed),
         ],
         "Settings": [
             (name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else value)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.utilities.common import (
+    chance_seed,
     choose_device,
     finish,
     require_same_captions,
@@ -51,7 +52,8 @@ def categorization_evaluation(options: argparse.Namespace) -> None:
 
     question = _question(options, "categorization", _CLUSTER_TYPES)
     predictions, settings = _SOURCES[options.model_type](question)
-    _report(question, categorization_metrics(predictions, question.norms, options.seed), settings)
+    seed = chance_seed(options, settings)
+    _report(question, categorization_metrics(predictions, question.norms, seed), settings)
 
 
 def association_evaluation(options: argparse.Namespace) -> None:
@@ -202,7 +204,7 @@ def _report(question: _Question, metrics: dict[str, Any], settings: Settings) ->
     """Show and write an evaluation's results."""
     options, pairs = question.options, question.pairs
     has_chance = options.utility != "concreteness_evaluation"
-    seed = {"evaluation_seed": options.seed} if has_chance else {}
+    seed = {"evaluation_seed": chance_seed(options, settings)} if has_chance else {}
     finish(
         options,
         metrics,
