@@ -1,0 +1,78 @@
+"""The metrics that tables, pages and curves show: one row each, and no other list of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CHANCE_SUFFIX = "_chance"  # of a section that holds another's chance levels
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score in the results of the evaluations."""
+
+    path: str  # its place in the metrics of a results file, names joined by dots
+    label: str
+    resampled_over: str | None = None  # "words", "images" or "pairs": units of significance tests
+    # level without any knowledge: a number, or whether the results hold it under the same path
+    # in the section with CHANCE_SUFFIX
+    chance: float | bool = False
+    higher_is_better: bool = True
+    compared: bool = True  # whether compare_models shows it
+    needs_instances: bool = False
+
+    @property
+    def section(self) -> str:
+        """The first name of the path."""
+        return self.path.partition(".")[0]
+
+    @property
+    def chance_path(self) -> str | None:
+        """The path of the chance level, where results hold one."""
+        if self.chance is not True:
+            return None
+        return self.path.replace(self.section, self.section + CHANCE_SUFFIX, 1)
+
+    def chance_level(self, flat: Mapping[str, Any]) -> float | None:
+        """Return the chance level, given metrics in one level (see ``reports.flatten``)."""
+        if isinstance(self.chance, bool):
+            return flat.get(self.chance_path) if self.chance_path else None
+        return self.chance
+
+
+_WORDS = "categorization.known_words"
+_R = "concreteness.pearson_by_min_count"
+
+METRICS = (
+    Metric(f"{_WORDS}.adjusted_mutual_info", "words: adjusted mutual information", "words", True),
+    Metric(f"{_WORDS}.f_score", "words: F-score", "words", True),
+    Metric(f"{_WORDS}.v_measure", "words: V-measure", None, True),
+    Metric("categorization.all_words.f_score", "all words: F-score", None, True, compared=False),
+    Metric(f"{_R}.0.r", "concreteness r"),
+    Metric(f"{_R}.20.r", "concreteness r, count > 20", "words"),
+    Metric("concreteness.frequency_baseline_by_min_count.20.r", "log frequency r, count > 20"),
+    Metric("word_association.mean_association_strength", "word association"),
+    Metric("class_name_classification.f1", "class names f1", "images", needs_instances=True),
+    Metric(
+        "cluster_classification_co_occurrence.f1",
+        "classes by co-occurrence f1",
+        "images",
+        needs_instances=True,
+    ),
+    Metric(
+        "cluster_classification_iou.f1",
+        "classes by overlap f1",
+        "images",
+        compared=False,
+        needs_instances=True,
+    ),
+    Metric("bounding_box.f1", "boxes f1", "images", True, needs_instances=True),
+    Metric("heatmap.f1", "heatmaps f1", "images", True, needs_instances=True),
+    Metric("sentence_image_matching.accuracy", "sentence-image matching", "pairs", 0.5),
+)
+BY_PATH = {metric.path: metric for metric in METRICS}
+# sections of the image metrics that are counted image by image, and all that need instances
+COUNTED_SECTIONS = tuple(metric.section for metric in METRICS if metric.needs_instances)
+INSTANCE_SECTIONS = COUNTED_SECTIONS + tuple(
+    metric.section + CHANCE_SUFFIX for metric in METRICS if metric.needs_instances and metric.chance
+)
