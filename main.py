@@ -369,7 +369,7 @@ class Utility:
     """One thing the program does."""
 
     help: str
-    module: str  # of evaluation.utilities, with a function of the utility's name
+    module: str  # has a function of the utility's name; without dots, in evaluation.utilities
     reads: frozenset[str]  # the options that have an effect on it
     default_name: str | None = None  # of --model_name, where it is not the usual one
     several_models: bool = False  # whether --model_name takes several names and patterns
@@ -642,7 +642,7 @@ UTILITIES: dict[str, Utility] = {
     ),
     "convert_published_model": Utility(
         "rewrite a model of the published program in this program's format",
-        "published",
+        "models_src.conversion",
         frozenset({"model_name", "models_dir", "datasets_dir", "new_name", "overwrite"}),
     ),
     "filter_unwanted_coco_images": Utility(
@@ -686,7 +686,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             start_logging(options.results_dir / log_name if logs else None)
         else:
             silence_logging()
-        module = importlib.import_module(f"evaluation.utilities.{utility.module}")
+        inside = "" if "." in utility.module else "evaluation.utilities."
+        module = importlib.import_module(inside + utility.module)
         getattr(module, options.utility)(options)
     except UserError as error:
         note_error(str(error))
