@@ -188,6 +188,14 @@ OPTIONS: dict[str, Option] = {
         metavar="N",
         several=True,
     ),
+    "best_by": Option(
+        "training",
+        "agreement",
+        "which epoch is kept as <model_name>_best: that with the highest agreement of image bits "
+        "and caption bits (Cohen's kappa; epochs with random votes do not count), or with the "
+        "highest f_score of all words of the category norms",
+        choices=("agreement", "f_score"),
+    ),
     "checkpoint_minutes": Option(
         "training",
         30.0,
@@ -529,7 +537,8 @@ UTILITIES: dict[str, Utility] = {
     "train_joint_model": Utility(
         "train both encoders on image-caption pairs",
         "training",
-        _TRAINING | {"seeds", "evaluate_every", "evaluate_images", "words", "tensorboard"},
+        _TRAINING
+        | {"seeds", "best_by", "evaluate_every", "evaluate_images", "words", "tensorboard"},
     ),
     "tune_joint_model_parameters": Utility(
         "train on four fifths of the images, evaluate on the rest; --grid searches settings",

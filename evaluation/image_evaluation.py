@@ -6,7 +6,7 @@ Axes: N test images, C clusters, K classes, A activated (image, cluster) pairs, 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,20 +170,18 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
     Raises:
         UserError: there are too many of these.
     """
-    from models_src.distributed import errors_of_all_ranks, gather_objects, own_span
+    from models_src.distributed import any_rank, own_span
 
     count, size = len(split.image_ids), model.batch_size
     own = own_span(-(-count // size))  # whole batches, as one process has them
     images = np.arange(own.start * size, min(own.stop * size, count))
     left_out: list[int] = []
-    with errors_of_all_ranks():
-        predictions = _predict(model, split, images, left_out)
-    first, *others = gather_objects(left_out)
-    for image in chain(*others):  # the first process, which writes the log, has named its own
+    predictions = _predict(model, split, images, left_out)
+    lost = np.flatnonzero(any_rank(*(image in left_out for image in range(count))))
+    for image in lost[~np.isin(lost, left_out)]:  # of other processes
         logger.warning("left out: image %s is missing or damaged", split.path(image))
-        first.append(image)
-        require_readable(len(first), count, str(split.path(image)))
-    return _of_all_ranks(predictions), split.without(first)
+        require_readable(len(lost), count, str(split.path(image)))
+    return _of_all_ranks(predictions), split.without(lost.tolist())
 
 
 def _predict(

@@ -1,24 +1,21 @@
 """A training's metrics by step, dense at first: how words and clusters are acquired.
 
-The rows are part of the run, so that a checkpoint holds them: a training that was killed and
-continued has each row once. Measuring draws no random numbers and teaches nothing.
+The rows are part of the run, so that a continued training has each row once. Measuring draws no
+random numbers and teaches nothing.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from datasets_src.captions import TokenizedCaptions
-from models_src.diagnosis import activity
+from models_src.diagnosis import batch_statistics
+from models_src.distributed import rank
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder
-from utils.errors import UserError
-
-EARLY = (1, 2, 5)  # times a power of ten: the steps at which the first rows are measured
 
 # kind of thing (the model, a category, a word) -> its name -> metric -> value
 Values = dict[str, dict[str, dict[str, float | None]]]
@@ -29,11 +26,9 @@ class Plan:
     """What is to be measured while training, and when."""
 
     every: int  # joint steps between two rows, once they are no longer denser
-    words: tuple[str, ...]  # watched one by one
     evaluate: Callable[[TextEncoder], Values]
     report: Callable[[Sequence["Moment"]], None]  # takes all rows so far, after each new one
-    images: int | None = None  # how many of them are looked at for each row, if any
-    # measures what both encoders make of these; all ranks call it
+    # measures what both encoders make of images; all ranks call it
     evaluate_images: Callable[[VisualEncoder, TextEncoder], dict[str, float | None]] = lambda *_: {}
 
 
@@ -79,69 +74,41 @@ class Development:
 
         The visual encoder is in training mode, and is so afterwards.
         """
-        values = self.plan.evaluate(text)
-        of_steps = vars(activity(self.sums))  # of all steps since the last row
-        of_words = values.get("model", {}).get("", {})
         visual.eval()
         of_images = self.plan.evaluate_images(visual, text)
         visual.train()
-        values["model"] = {"": of_steps | of_words | of_images}
+        values = self.plan.evaluate(text) if rank() == 0 else {}
+        of_words = values.get("model", {}).get("", {})
+        values["model"] = {"": vars(batch_statistics(self.sums)) | of_words | of_images}
         self.moments.append(Moment(step, self.pairs, self.tokens, values))
         self.sums = self.sums * 0
-        self.plan.report(self.moments)
+        if rank() == 0:
+            self.plan.report(self.moments)
 
     def is_due(self, step: int) -> bool:
         """Say whether a row belongs behind this step."""
         return step == self.last_step or is_measured(step, self.plan.every)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the rows as tensors and plain values."""
         return {
-            "every": self.plan.every,
-            "words": list(self.plan.words),
-            "images": self.plan.images,
             "sums": self.sums,
             "pairs": self.pairs,
             "tokens": self.tokens,
             "moments": [vars(moment) for moment in self.moments],
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``state()`` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` returned."""
         self.sums = state["sums"].to(self.sums)
         self.pairs, self.tokens = state["pairs"], state["tokens"]
         self.moments = [Moment(**moment) for moment in state["moments"]]
-        self.plan.report(self.moments)  # rows after the checkpoint will be measured again
+        if rank() == 0:
+            self.plan.report(self.moments)  # rows after the checkpoint will be measured again
 
 
 def is_measured(step: int, every: int) -> bool:
     """Say whether a step has a row: 1, 2, 5, 10, 20, ... below ``every``, then its multiples."""
     if step >= every:
         return step % every == 0
-    power = 10 ** (len(str(step)) - 1)
-    return step in [early * power for early in EARLY]
-
-
-def require_same_plan(state: dict[str, Any] | None, plan: Plan | None, path: Path) -> None:
-    """See that a run is continued with the rows it was begun with.
-
-    Args:
-        state: Of ``Development``, from a checkpoint; None where there were to be no rows.
-        plan: What is asked for now.
-        path: The checkpoint, for the message.
-
-    Raises:
-        UserError: another distance of rows or other words are asked for.
-    """
-    before: tuple[int | None, tuple[str, ...], int | None] = None, (), None
-    if state is not None:  # older checkpoints have no images
-        before = state["every"], tuple(state["words"]), state.get("images")
-    if before != ((plan.every, plan.words, plan.images) if plan is not None else (None, (), None)):
-        every, words, images = before
-        given = "without --evaluate_every" if every is None else f"with --evaluate_every {every}"
-        given += f" --words {' '.join(words)}" if words else ""
-        given += f" --evaluate_images {images}" if images is not None else ""
-        raise UserError(
-            f"{path} was trained {given}; give the same, or --overwrite without --resume to start "
-            "anew"
-        )
+    return str(step).rstrip("0") in ("1", "2", "5")

@@ -62,7 +62,7 @@ def step_sums(result: StepResult) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Activity:
+class BatchStatistics:
     """What some joint steps saw, as means over their pairs."""
 
     visual_loss: float
@@ -76,7 +76,7 @@ class Activity:
     agreement: float | None  # see ``bit_agreement``
 
 
-def activity(sums: Tensor) -> Activity:
+def batch_statistics(sums: Tensor) -> BatchStatistics:
     """Return what sums over steps (see ``step_sums``) say; of no pairs, means are 0 or None."""
     values = sums.cpu()
     pair_count, text_pairs, *scalars = values[: len(_SCALARS)].tolist()
@@ -88,7 +88,7 @@ def activity(sums: Tensor) -> Activity:
     ]
     totals = dict(zip(_SCALARS[2:], scalars, strict=True))
     text_total = totals.pop("text_loss")
-    return Activity(
+    return BatchStatistics(
         text_loss=text_total / text_pairs if text_pairs else None,
         **{name: total / pairs for name, total in totals.items()},
         alive_image_clusters=alive[0],
@@ -120,7 +120,7 @@ def bit_agreement(
     return float((both - expected).sum()) / possible
 
 
-def trouble(seen: Activity, cluster_num: int) -> str | None:
+def trouble(seen: BatchStatistics, cluster_num: int) -> str | None:
     """Return in plain words what is wrong with a training that starves or has collapsed, or None.
 
     It starves when most images or captions activate no cluster; it has collapsed when hardly any

@@ -2,7 +2,7 @@
 
 Each process, a rank, holds both encoders and works on its own part of each batch; what is exchanged
 makes a step that of the whole batch. Every rank has to call these functions, in the same order. A
-process that is alone gets back what it gives.
+process that is alone gets back what it gives. When a rank fails, torchrun ends the others.
 
 Axes: N rows of a rank, I images of a batch.
 """
@@ -10,30 +10,20 @@ Axes: N rows of a rank, I images of a batch.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.errors import UserError
 from utils.processes import process_count
 
-# a rank that waits for the first one's evaluation must not give up; torchrun ends those whose
-# fellows have died
-PATIENCE = timedelta(days=30)
-
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
+PATIENCE = timedelta(days=30)  # a rank that waits for the first one's evaluation must not give up
 
 
 @contextmanager
 def joined_ranks(device: str) -> Iterator[None]:
-    """Be one of the ranks that torchrun started, as long as the ``with`` block lasts.
-
-    What is on the CPU is exchanged by gloo, what is on GPUs by NCCL.
-    """
+    """Be one of the ranks that torchrun started: gloo on the CPU, NCCL on GPUs."""
     if process_count() == 1:
         yield
         return
@@ -57,30 +47,6 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def by_first_rank(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Return what runs ``function`` on the first rank alone, and gives all its result.
-
-    A ``UserError`` of it is raised on all ranks.
-    """
-
-    def run(*arguments: Given.args, **options: Given.kwargs) -> Result:
-        if world_size() == 1:
-            return function(*arguments, **options)
-        outcome: list[Any] = [None]
-        if rank() == 0:
-            try:
-                outcome[0] = function(*arguments, **options)
-            except UserError as error:
-                outcome[0] = error
-        distributed.broadcast_object_list(outcome, device=torch.device("cpu"))
-        if isinstance(outcome[0], UserError):
-            raise outcome[0]
-        result: Result = outcome[0]
-        return result
-
-    return run
-
-
 def any_rank(*flags: bool) -> list[bool]:
     """Return of each flag whether it is set on any rank. GPUs are not waited for."""
     if world_size() == 1:
@@ -90,44 +56,16 @@ def any_rank(*flags: bool) -> list[bool]:
     return [bool(vote) for vote in votes]
 
 
-def gather_objects(value: Result) -> list[Result]:
-    """Return the values of all ranks, in their order."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    distributed.all_gather_object(values, value)
-    return values
-
-
-@contextmanager
-def errors_of_all_ranks() -> Iterator[None]:
-    """Raise a ``UserError`` that ends the ``with`` block of one rank on all of them."""
-    error = None
-    try:
-        yield
-    except UserError as raised:
-        error = raised
-    for of_rank in gather_objects(error):
-        if of_rank is not None:
-            raise of_rank
-
-
 def own_span(count: int) -> range:
     """Return this rank's even share of ``count`` things: a run of neighbours, perhaps of none."""
     return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 def own_images(count: int) -> np.ndarray:
-    """Return which images of a batch are this rank's.
+    """Return which images of a batch are this rank's, (I,) bool; each is that of one rank.
 
     Ranks get runs of neighbours, as even as can be and of at least two images, which batch
     normalisation needs; where there are too few for all, the last ranks get none.
-
-    Args:
-        count: I, the images of the whole batch.
-
-    Returns:
-        (I,) bool; each image is that of one rank.
     """
     parts = np.array_split(np.arange(count), max(1, min(world_size(), count // 2)))
     own = np.zeros(count, dtype=bool)
@@ -136,7 +74,7 @@ def own_images(count: int) -> np.ndarray:
     return own
 
 
-def two_at_least(images: Tensor) -> Tensor:
+def pad_to_two(images: Tensor) -> Tensor:
     """Return a rank's images, filled up with grey ones where it has fewer than two.
 
     So a rank whose images cannot be read, or that has none, keeps in step with the others.
@@ -145,6 +83,9 @@ def two_at_least(images: Tensor) -> Tensor:
     if world_size() == 1 or missing <= 0:
         return images
     return torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+
+
+two_at_least = pad_to_two
 
 
 def row_counts(count: int) -> list[int]:
@@ -177,12 +118,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def on_all_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Return this rank's rows of what ``function`` makes of all ranks' rows.
-
-    Args:
-        function: Returns a row for each row.
-        rows: (N, ...).
-    """
+    """Return this rank's rows of what ``function`` makes of all ranks' rows, a row for each."""
     start = sum(row_counts(len(rows))[: rank()])
     return function(gather_rows(rows))[start : start + len(rows)]
 
@@ -207,20 +143,18 @@ def replicated(network: nn.Module) -> nn.Module:
 
 def average_gradients(network: nn.Module) -> None:
     """Replace each gradient by its mean over ranks; for small networks, all at once."""
-    if world_size() > 1:
-        _average([weight.grad for weight in network.parameters() if weight.grad is not None])
+    _average([weight.grad for weight in network.parameters() if weight.grad is not None])
 
 
 def average_statistics(network: nn.Module) -> None:
     """Replace the running statistics of batch normalisation by their means over ranks."""
-    if world_size() > 1 and network.training:
+    if network.training:
         _average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
 
 def _average(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by their means over ranks."""
     tensors = list(tensors)
-    if not tensors:
+    if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     mean = sum_over_ranks(flat) / world_size()

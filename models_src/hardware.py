@@ -12,7 +12,6 @@ from torch.amp.grad_scaler import GradScaler
 
 from utils.errors import UserError
 
-# --precision -> the type of convolutions and matrix products; losses and counts keep theirs
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -53,11 +52,7 @@ def descend(
 
 
 def adam(network: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Return Adam for the parameters that learn, on a GPU as one kernel.
-
-    That one also looks there whether fp16 gradients are finite, for which others make the program
-    wait.
-    """
+    """Return Adam for the parameters that learn, on a GPU as one kernel (no wait for fp16)."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     on_gpu = all(parameter.is_cuda for parameter in trained)
     return torch.optim.Adam(trained, lr=learning_rate, fused=True if on_gpu else None)

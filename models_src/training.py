@@ -1,19 +1,22 @@
-"""The training loop: epochs of joint steps, evaluation after each, the final model.
+"""Joint training: the state of a run, its checkpoint, and the loop over epochs and batches.
 
-Axes: B pairs, C clusters.
+Axes: I images of a batch, B pairs of a batch, C clusters.
 """
 
 import logging
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
-from typing import NoReturn
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -25,49 +28,51 @@ from datasets_src.pairs import (
     pair_batches,
     require_readable,
 )
-from models_src.development import Development, Plan, require_same_plan
-from models_src.diagnosis import Activity, activity, empty_sums, step_sums, trouble
+from models_src.development import Development, Plan
+from models_src.diagnosis import BatchStatistics, batch_statistics, empty_sums, step_sums, trouble
 from models_src.distributed import (
     any_rank,
     average_statistics,
-    by_first_rank,
-    gather_objects,
     own_images,
     rank,
     replicated,
     sum_over_ranks,
     world_size,
 )
-from models_src.hardware import require_compiler, require_precision, to_device
+from models_src.hardware import (
+    adam,
+    gradient_scaler,
+    require_compiler,
+    require_precision,
+    to_device,
+)
 from models_src.joint import joint_step
 from models_src.model_files import (
     Origin,
+    load_tensors,
     model_exists,
+    model_path,
+    read_header,
     remove_model,
-    require_whole_model,
     save_model,
+    save_tensors,
 )
 from models_src.settings import TrainingSettings
+from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
-from models_src.training_run import (
-    DataIdentity,
-    RunOptions,
-    TrainingRun,
-    find_checkpoint,
-    new_run,
-    require_same_run,
-    save_checkpoint,
-    whole_checkpoint,
-)
+from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
-from utils.files import only_process
+from utils.files import only_process, reading
 from utils.progress import with_bar
+from utils.provenance import ROOT, git_commit
 
+CHECKPOINT_VERSION = 4
 SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
+FEWEST_STEPS = 50  # of which it can be said that training starves or has collapsed
 RANDOM_START_STEPS = 450  # by default, for encoders that learn by gradient
-BEST_METRIC = "categorization.all_words.f_score"
+BEST_BY = {"agreement": "agreement", "f_score": "categorization.all_words.f_score"}
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +81,201 @@ Metrics = dict[str, float | None]
 
 class LossNotFiniteError(UserError):
     """Training went astray, as it does with too large a learning rate."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Runtime options; they do not affect what is learned beyond rounding."""
+
+    name: str
+    models_dir: Path
+    device: str = "cpu"
+    workers: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    checkpoint_minutes: float = 30.0
+    compile: bool = False
+    best_by: str = "agreement"  # a key of BEST_BY
+    continue_with: str = "--resume"  # what an interrupted user is told to give
+    # what a continued run must share with its first session, beside captions and settings
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    # takes all that is logged: "steps", "epochs" or "development", the joint step, values by name
+    watch: Callable[[str, int, Mapping[str, float | None]], None] = lambda *_: None
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The file from which the run continues; that of a finished run stays, to train on from."""
+        return self.models_dir / f"{self.name}.checkpoint"
+
+
+@dataclass
+class TrainingRun:
+    """All that changes while training, and so all that a checkpoint holds."""
+
+    visual: VisualEncoder
+    text: TextEncoder
+    optimizer: torch.optim.Optimizer
+    scaler: GradScaler
+    totals: Tensor  # sums over the current epoch, see diagnosis.step_sums
+    random_start: int  # joint steps with random votes
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches of the current epoch finished
+    step: int = 0  # joint steps taken, those that unreadable images left nothing of included
+    warned: bool = False  # of starving or collapse: once is enough
+    history: list[Metrics] = field(default_factory=list)
+    bad_images: set[int] = field(default_factory=set)  # missing or unreadable, by index
+    development: Development | None = None  # metrics by step, where they are asked for
+    began: float = field(default_factory=time.monotonic)  # earlier sessions' time before it
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run as tensors and plain values."""
+        return {
+            "visual": self.visual.state_dict(),
+            "text": self.text.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "totals": self.totals,
+            "seconds": time.monotonic() - self.began,
+            "bad_images": sorted(self.bad_images),
+            "development": self.development.state_dict() if self.development else None,
+            **{name: getattr(self, name) for name in self._PLAIN},
+        }
+
+    _PLAIN = ("random_start", "run_id", "epoch", "batch", "step", "warned", "history")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` returned."""
+        self.visual.load_state_dict(state["visual"])
+        self.text.load_training_state(state["text"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+        self.totals = state["totals"].to(self.totals)
+        self.began = time.monotonic() - state["seconds"]
+        self.bad_images = set(state["bad_images"])
+        for name in self._PLAIN:
+            setattr(self, name, state[name])
+        if self.development is not None:
+            self.development.load_state_dict(state["development"])
+
+
+def new_run(
+    settings: TrainingSettings, pairs: TrainingPairs, device: str, *, with_pretrained: bool = True
+) -> TrainingRun:
+    """Return a run before its first step; every random weight follows from the seed."""
+    torch.manual_seed(settings.seed)
+    visual = build_visual_encoder(settings, device, with_pretrained=with_pretrained)
+    text = build_text_encoder(settings, pairs.vocabulary.words, device)
+    steps = settings.epochs * len(epoch_batches(settings, pairs, epoch=0))
+    return TrainingRun(
+        visual,
+        text,
+        adam(visual, settings.visual_learning_rate),
+        gradient_scaler(settings.precision, device),
+        empty_sums(settings.cluster_num, device),
+        random_start_steps(settings, text.starts_at_random, steps),
+    )
+
+
+def random_start_steps(settings: TrainingSettings, starts_at_random: bool, steps: int) -> int:
+    """Return how many of a run's steps have random votes; a setting above ``steps`` means all."""
+    if settings.random_start_steps is not None:
+        return min(settings.random_start_steps, steps)
+    return min(RANDOM_START_STEPS, steps // 3) if starts_at_random else 0
+
+
+def save_checkpoint(
+    run: TrainingRun, settings: TrainingSettings, identity: Mapping[str, Any], path: Path
+) -> None:
+    """Write all that an exact continuation needs, in one file that is replaced whole.
+
+    Raises:
+        LossNotFiniteError: something in it is not finite; the last checkpoint stays.
+    """
+    state = run.state_dict()
+    if not _is_finite([run.totals, state["visual"], state["text"]]):
+        raise _not_finite(run.step)
+    content = {
+        "version": CHECKPOINT_VERSION,
+        "settings": settings.as_dict(),
+        "identity": dict(identity),
+        "run": state,
+    }
+    save_tensors(path, content)
+
+
+def _is_finite(state: Any) -> bool:
+    """Say whether all tensors of a state, at whatever depth, are finite."""
+    if isinstance(state, Tensor):
+        return bool(torch.isfinite(state).all())
+    if isinstance(state, Mapping):
+        state = list(state.values())
+    return not isinstance(state, list) or all(map(_is_finite, state))
+
+
+def _not_finite(step: int) -> LossNotFiniteError:
+    return LossNotFiniteError(
+        f"the loss is not finite after {step} steps; lower --visual_learning_rate or "
+        "--text_learning_rate"
+    )
+
+
+def require_free_name(options: RunOptions) -> None:
+    """Raise a UserError where training would replace a model or run that it does not continue."""
+    has_checkpoint = options.checkpoint_file.exists()
+    if options.overwrite or (options.resume and has_checkpoint):
+        return
+    is_finished = model_exists(options.models_dir, options.name)
+    if has_checkpoint and not is_finished:
+        raise UserError(
+            f"{options.checkpoint_file} holds an unfinished training; continue it with --resume, "
+            "or give --overwrite to start anew"
+        )
+    for name in (options.name, f"{options.name}_best"):
+        if model_exists(options.models_dir, name) and not (options.resume and is_finished):
+            raise UserError(
+                f"there is a model '{name}' in {options.models_dir}; give another --model_name, "
+                "--resume with more --epochs to train it on, or --overwrite to replace it"
+            )
+
+
+def load_checkpoint(
+    settings: TrainingSettings, options: RunOptions, identity: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the checkpoint to continue from, or None to start anew.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of other settings or data; epochs may differ.
+    """
+    path = options.checkpoint_file
+    if not options.resume or not path.exists():
+        return None
+    checkpoint = load_tensors(path, "the checkpoint")
+    if checkpoint.get("version") != CHECKPOINT_VERSION:
+        raise UserError(f"{path} is of another version; start anew with --overwrite")
+    before = checkpoint["settings"] | checkpoint["identity"]
+    now = settings.as_dict() | dict(identity)
+    differing = [
+        f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}"
+        for name in before | now
+        if before.get(name) != now.get(name) and name != "epochs"
+    ]
+    if differing:
+        raise UserError(
+            f"{path} is of other settings or data ({'; '.join(differing)}); give the same, or "
+            "--overwrite without --resume to start anew"
+        )
+    return checkpoint
+
+
+def _short(value: Any) -> str:
+    """Return a setting as it is, and the beginning of a hash."""
+    return str(value)[:8] if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def train(
@@ -88,15 +288,13 @@ def train(
 ) -> bool:
     """Train both encoders on all pairs and write the model as ``options.name``.
 
-    After every epoch the text encoder is evaluated; the epoch with the highest
-    ``categorization.all_words.f_score`` (ties: the first) is kept as ``<name>_best``.
+    The best epoch is kept as ``<name>_best`` (see ``best_epoch``).
 
     Args:
         settings: What is computed.
         pairs: The training data.
         options: Where files go, and how to run.
-        evaluate: Returns metrics of a text encoder by name; with None there are no metrics and no
-            best epoch.
+        evaluate: Returns metrics of a text encoder by name, after each epoch.
         report: Takes the rows of all epochs so far, after each epoch.
         plan: What is measured between epochs, if anything; it does not change what is trained.
 
@@ -109,96 +307,59 @@ def train(
             of the images are unreadable, or the loss is not finite.
         KeyboardInterrupt: a signal ended training; a checkpoint was saved.
     """
-    with ExitStack() as locks:
-        by_first_rank(_lock_names)(locks, options)
+    with ExitStack() as stack:
+        if rank() == 0:
+            for name in (options.name, f"{options.name}_best"):  # all names that are written
+                place = options.models_dir / f"{name}.lock"
+                stack.enter_context(only_process(place, f"the training of '{name}'"))
+        require_free_name(options)
+        require_precision(settings.precision, options.device)
+        identity = {"captions": pairs.fingerprint(), **options.identity}
+        checkpoint = load_checkpoint(settings, options, identity)
+        if checkpoint is None and options.resume:
+            if model_exists(options.models_dir, options.name):
+                _note_finished(settings, options)
+                return False
+            logger.info("there is no checkpoint of '%s': training starts anew", options.name)
+        run = new_run(settings, pairs, options.device, with_pretrained=checkpoint is None)
         if plan is not None:
-            plan = replace(
-                plan, evaluate=by_first_rank(plan.evaluate), report=by_first_rank(plan.report)
-            )
-        evaluate = by_first_rank(evaluate) if evaluate is not None else None
-        report = by_first_rank(report)
-        options = replace(options, watch=by_first_rank(options.watch))
-        return _train_alone(settings, pairs, options, evaluate, report, plan)
+            steps = settings.epochs * len(epoch_batches(settings, pairs, epoch=0))
+            run.development = Development(plan, steps, torch.zeros_like(run.totals))
+        random_start = run.random_start
+        if checkpoint is not None:
+            with reading(options.checkpoint_file, "start anew with --overwrite"):
+                run.load_state_dict(checkpoint["run"])
+            if settings.random_start_steps is not None:  # which more epochs may have room for
+                run.random_start = random_start
+        return _train_run(run, settings, pairs, options, identity, evaluate, report, checkpoint)
 
 
-def _lock_names(locks: ExitStack, options: RunOptions) -> None:
-    """Keep other processes from training a model of these names, as long as ``locks`` is open."""
-    for name in (options.name, f"{options.name}_best"):  # all names that are written
-        place = options.models_dir / f"{name}.lock"
-        locks.enter_context(only_process(place, f"the training of '{name}'"))
-
-
-def _train_alone(
+def _train_run(
+    run: TrainingRun,
     settings: TrainingSettings,
     pairs: TrainingPairs,
     options: RunOptions,
+    identity: Mapping[str, Any],
     evaluate: Callable[[TextEncoder], Metrics] | None,
     report: Callable[[list[Metrics]], None],
-    plan: Plan | None = None,
+    checkpoint: Mapping[str, Any] | None,
 ) -> bool:
-    """Do what ``train`` does, while no other process trains a model of these names."""
-    checkpoint = by_first_rank(find_checkpoint)(options)
-    is_finished = by_first_rank(model_exists)(options.models_dir, options.name)
-    if checkpoint is None and options.resume and is_finished:
-        by_first_rank(require_whole_model)(options.models_dir, options.name)
-        logger.info("'%s' is finished: there is nothing to continue", options.name)
-        return False
-    require_precision(settings.precision, options.device)
-    data = DataIdentity(
-        pairs.fingerprint(),
-        torch.from_numpy(pairs.split.image_file_sizes()),
-        options.measured_against,
-    )
-    if checkpoint is not None:
-        with whole_checkpoint(options.checkpoint_file):
-            require_same_run(checkpoint, settings, data, options.checkpoint_file)
-    run = new_run(settings, pairs, options.device, is_continued=checkpoint is not None)
-    steps = len(_batches(settings, pairs, epoch=0))
-    if plan is not None:
-        nothing = empty_sums(settings.cluster_num, options.device)
-        run.development = Development(plan, steps * settings.epochs, nothing)
-    if checkpoint is not None:
-        with whole_checkpoint(options.checkpoint_file):
-            require_same_plan(checkpoint["run"].get("development"), plan, options.checkpoint_file)
-            run.load_state(checkpoint["run"], options.device)
-        logger.info("continuing after %d joint steps", run.step)
-        if run.history and run.batch == 0:
-            report(run.history)  # what stopped it may have come before this
-    elif options.resume:
-        logger.info("there is no checkpoint of '%s': training starts anew", options.name)
-    if options.compile:
-        require_compiler(options.device)
-        run.visual.network.compile()  # in place: names of weights stay as they are
-    visual = replicated(run.visual)
-    if checkpoint is None and options.overwrite:
-        # the old run's best epoch must not stand beside the new run's model
-        by_first_rank(remove_model)(options.models_dir, f"{options.name}_best")
+    """Train a run to its last epoch, as ``train`` does."""
+    commit = git_commit(ROOT)
 
-    random_start = random_start_steps(settings, run.text.starts_at_random, steps)
-
-    if random_start // 3 >= steps * settings.epochs:
-        logger.warning(
-            "the text encoder learns nothing in this run: it has %d steps, and learns after a "
-            "third of the %d with random votes; lower --random_start_steps or give more --epochs",
-            steps * settings.epochs,
-            random_start,
-        )
-
-    @by_first_rank
     def keep() -> None:
-        if not run.is_finite():  # the last checkpoint stays
-            raise _not_finite(run.step)
-        save_checkpoint(run, settings, data, options.checkpoint_file)
+        if rank() == 0:
+            save_checkpoint(run, settings, identity, options.checkpoint_file)
 
-    @by_first_rank
     def save(name: str) -> None:
+        seconds = round(time.monotonic() - run.began, 1)
         origin = Origin(
             run.run_id,
             run.step,
             settings.seed,
-            data.captions,
-            commit=run.commit,
-            training_seconds=round(run.seconds(), 1),
+            identity["captions"],
+            commit=commit,
+            training_seconds=seconds,
         )
         save_model(
             options.models_dir,
@@ -210,51 +371,94 @@ def _train_alone(
             pairs.vocabulary.counts,
         )
 
+    if checkpoint is not None:
+        if settings.epochs <= run.epoch:
+            had = f"'{options.name}' has had {run.epoch} epochs"
+            if run.epoch < checkpoint["settings"]["epochs"]:
+                raise UserError(f"{had}; give more --epochs to continue it")
+            logger.info("%s: to train it on, give more --epochs", had)
+            if not model_exists(options.models_dir, options.name) and rank() == 0:
+                save(options.name)
+            return False
+        logger.info("continuing after %d joint steps", run.step)
+        if run.history and run.batch == 0 and rank() == 0:
+            report(run.history)  # what stopped it may have come before this
+    if options.compile:
+        require_compiler(options.device)
+        run.visual.network.compile()  # in place: names of weights stay as they are
+    visual = replicated(run.visual)
+    if options.overwrite and rank() == 0:
+        # the old run's best epoch must not stand beside the new run's model, nor its checkpoint
+        remove_model(options.models_dir, f"{options.name}_best")
+        keep()
+    logger.info("of two figures below, the first is of images, the second of captions")
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:
-            _train_epoch(run, visual, settings, pairs, options, random_start, stop, progress, keep)
-            keep()  # whatever ends the process while it measures costs no step
-            run.text.summarise(_caption_batches(pairs, settings.batch_size))
-            row = _epoch_row(run, evaluate)
-            options.watch("epochs", run.step, row)
+            train_one_epoch(run, visual, settings, pairs, options, keep, stop, progress)
+            run.text.summarise(caption_batches(pairs, settings.batch_size))
+            seen = batch_statistics(run.totals)
+            _require_finite(seen, run.step)
+            row: Metrics = dict(vars(seen))
+            if evaluate is not None and rank() == 0:
+                row |= evaluate(run.text)
             is_last = run.epoch + 1 == settings.epochs
-            if is_last or run.step >= random_start + SETTLING_STEPS:
-                _warn_once(run, activity(run.totals), settings.cluster_num)
+            settled = run.step >= run.random_start + SETTLING_STEPS
+            if settled or (is_last and run.step >= FEWEST_STEPS):
+                _warn_once(run, seen)
             run.epoch, run.batch = run.epoch + 1, 0
             run.totals = torch.zeros_like(run.totals)
-            best = max((_score(earlier) for earlier in run.history), default=float("-inf"))
             run.history.append(row)
-            if _score(row) > best:
-                save(f"{options.name}_best")
-            keep()
-            report(run.history)
-            if run.epoch < settings.epochs and any_rank(stop())[0]:
+            if rank() == 0:
+                options.watch("epochs", run.step, row)
+                if best_epoch(run, settings.epochs, options.best_by) == run.epoch - 1:
+                    save(f"{options.name}_best")
+                if is_last:
+                    save(options.name)
+                keep()
+                report(run.history)
+            if not is_last and any_rank(stop())[0]:
                 _end_here(options)
-    save(options.name)
-    by_first_rank(options.checkpoint_file.unlink)(missing_ok=True)
     if run.bad_images:
         logger.warning(
             "%d of %d images were left out: missing or unreadable, see above",
             len(run.bad_images),
             len(pairs.split.image_ids),
         )
-    if evaluate is not None and _score(run.history[-1]) == float("-inf"):
-        logger.info("'%s_best' is not written: no epoch has a %s", options.name, BEST_METRIC)
     return any_rank(stop())[0]
 
 
-def random_start_steps(
-    settings: TrainingSettings, starts_at_random: bool, steps_per_epoch: int
-) -> int:
-    """Return how many steps at the start have random votes, see the setting of that name."""
-    if settings.random_start_steps is not None:
-        return settings.random_start_steps
-    if not starts_at_random:
-        return 0
-    return min(RANDOM_START_STEPS, settings.epochs * steps_per_epoch // 3)
+def _note_finished(settings: TrainingSettings, options: RunOptions) -> None:
+    """Log how many epochs a finished model without a checkpoint has had.
+
+    Raises:
+        UserError: it is to have more.
+    """
+    stored, _ = read_header(model_path(options.models_dir, "text", options.name, "cfg"), "text")
+    had = f"'{options.name}' is finished: it has had {stored.epochs} epochs"
+    if settings.epochs > stored.epochs:
+        raise UserError(
+            f"{had}, and has no checkpoint to train on from; give --overwrite (without --resume) "
+            "to train anew"
+        )
+    logger.info("%s", had)
 
 
-def _batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> list[PairBatch]:
+def best_epoch(run: TrainingRun, epochs: int, best_by: str) -> int | None:
+    """Return the epoch so far (from 0) with the best figure, the first of equals; None without any.
+
+    The agreement of an epoch with random votes says nothing of the encoders: such an epoch counts
+    only where it is the last of a run of ``epochs``.
+    """
+    first = 0
+    if best_by == "agreement":
+        steps = run.step // run.epoch
+        first = min(-(-run.random_start // steps), epochs - 1)
+    scores = {epoch: row.get(BEST_BY[best_by]) for epoch, row in enumerate(run.history)}
+    known = {epoch: score for epoch, score in scores.items() if score is not None}
+    return max((epoch for epoch in known if epoch >= first), key=known.__getitem__, default=None)
+
+
+def epoch_batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> list[PairBatch]:
     """Return the batches of one epoch."""
     return pair_batches(
         pairs.split.caption_image,
@@ -265,28 +469,42 @@ def _batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> li
     )
 
 
-def _train_epoch(
+def caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
+    """Yield this rank's part of the training captions as padded batches."""
+    starts = range(0, len(pairs), batch_size)[rank() :: world_size()]
+    for start in with_bar(starts, "reading captions", "batch"):
+        chunk = np.arange(start, min(start + batch_size, len(pairs)))
+        yield torch.from_numpy(pairs.captions.padded(chunk))
+
+
+def train_one_epoch(
     run: TrainingRun,
     visual: nn.Module,
     settings: TrainingSettings,
     pairs: TrainingPairs,
     options: RunOptions,
-    random_start: int,
+    keep: Callable[[], None],
     stop: Callable[[], bool],
     progress: "tqdm[NoReturn]",
-    keep: Callable[[], None],
 ) -> None:
     """Take the joint steps of the current epoch that are left.
 
-    ``visual`` is the run's visual encoder, replicated. The first ``random_start`` steps of the run
-    have random votes.
+    Args:
+        run: What learns.
+        visual: The run's visual encoder, replicated.
+        settings: Of the training.
+        pairs: The training data.
+        options: Of the training.
+        keep: Writes a checkpoint.
+        stop: Says whether training has been asked to stop.
+        progress: A bar over pairs.
     """
-    batches = _batches(settings, pairs, run.epoch)
+    batches = epoch_batches(settings, pairs, run.epoch)
     left = batches[run.batch :]
-    pairs_done = _pair_count(batches[: run.batch])  # of this epoch
+    pairs_left = _pair_count(left) + (settings.epochs - run.epoch - 1) * len(pairs)
     started = last_saved = time.monotonic()
     pairs_seen = 0
-    reported = run.totals.clone()  # the sums at the last report
+    reported, reported_step = run.totals.clone(), run.step
     run.visual.train()
     owned = [own_images(len(batch.images)) for batch in left]  # (I,) bool of each batch
     loading = load_readable_images(
@@ -297,87 +515,70 @@ def _train_epoch(
     )
     with closing(loading):  # whatever ends training, the workers end with it
         for whole_batch, own, loaded in zip(left, owned, loading, strict=True):
-            errors = _errors_of_all(loaded.errors, own)
-            if errors:
-                _note_bad_images(run, whole_batch, errors, len(pairs.split.image_ids))
-            kept = np.array([place not in errors for place in range(len(whole_batch.images))])
-            if errors and kept.sum() < 2:  # batch normalisation needs two images
-                kept[:] = False
-                sums = empty_sums(settings.cluster_num, options.device)
+            readable = _readable_images(run, pairs, whole_batch, own, loaded.errors)
+            batch = whole_batch.only(readable)
+            if len(batch.images) < 2:  # batch normalisation needs two
+                sums = torch.zeros_like(run.totals)
             else:
-                pixels = _augmented(loaded.pixels, kept, own, settings, run)
-                sums = _take_step(
-                    run,
-                    visual,
-                    settings,
-                    pairs,
-                    whole_batch.only(kept),
-                    own[kept],
-                    pixels,
-                    random_start,
-                )
+                pixels = loaded.pixels
+                if pixels is None:  # this rank has none
+                    pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
+                elif settings.flip_images:
+                    # what is drawn follows from the place in the run
+                    rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
+                    flipped = (rng.random(len(readable)) < 0.5)[readable & own]
+                    mirrored = torch.from_numpy(flipped)  # of this rank's images
+                    pixels[mirrored] = pixels[mirrored].flip(-1)
+                sums = take_step(run, visual, settings, pairs, batch, own[readable], pixels)
             run.totals += sums
             run.batch += 1
             run.step += 1
             if run.development is not None:
-                run.development.add(sums, pairs.captions, whole_batch.only(kept).captions)
+                run.development.add(sums, pairs.captions, batch.captions)
                 if run.development.is_due(run.step):
-                    run.text.summarise(_caption_batches(pairs, settings.batch_size))
+                    run.text.summarise(caption_batches(pairs, settings.batch_size))
                     run.development.measure(run.step, run.visual, run.text)
-                    options.watch("development", run.step, run.development.moments[-1].flat())
+                    if rank() == 0:
+                        row = run.development.moments[-1].flat()
+                        options.watch("development", run.step, row)
             pairs_seen += len(whole_batch.captions)
             progress.update(len(whole_batch.captions))
-            if run.step % SHOW_EVERY_STEPS == 0 or run.batch == len(batches):
-                progress.set_postfix(_shown(activity(sums), run.step))
-            if run.step % LOG_EVERY_STEPS == 0 or run.batch == len(batches):
-                since = run.totals - reported
-                reported.copy_(run.totals)
-                seen = activity(since)
+            is_end = run.batch == len(batches)
+            if run.step % SHOW_EVERY_STEPS == 0 or is_end:
+                seen = batch_statistics(sums)
+                _require_finite(seen, run.step)
+                progress.set_postfix(_figures(seen))
+            if run.step % LOG_EVERY_STEPS == 0 or is_end:
+                seen = batch_statistics(run.totals - reported)
+                _require_finite(seen, run.step)
                 speed = pairs_seen / (time.monotonic() - started)
-                pairs_left = (settings.epochs - run.epoch) * len(pairs) - pairs_done - pairs_seen
-                _log_activity(run, seen, settings.cluster_num, speed, pairs_left / speed)
-                options.watch("steps", run.step, vars(seen) | {"pairs_per_second": speed})
-                enough = since[0].item() > LOG_EVERY_STEPS / 2 * settings.batch_size
-                if enough and run.step >= random_start + SETTLING_STEPS:
-                    _warn_once(run, seen, settings.cluster_num)
+                remaining = tqdm.format_interval((pairs_left - pairs_seen) / speed)
+                figures = ", ".join(f"{name} {value}" for name, value in _figures(seen).items())
+                logger.info(
+                    "epoch %d step %d: %s, %.0f pairs/s, %s left",
+                    run.epoch + 1,
+                    run.step,
+                    figures,
+                    speed,
+                    remaining,
+                )
+                if rank() == 0:
+                    values = vars(seen) | {"pairs_per_second": speed}
+                    options.watch("steps", run.step, values)
+                enough = run.step - reported_step >= FEWEST_STEPS
+                if enough and run.step >= run.random_start + SETTLING_STEPS:
+                    _warn_once(run, seen)
+                reported, reported_step = run.totals.clone(), run.step
             is_late = time.monotonic() - last_saved > 60 * options.checkpoint_minutes
             has_to_stop, is_late = any_rank(stop(), is_late)
-            if has_to_stop:
-                keep()
-                _end_here(options)
-            if is_late:
+            if has_to_stop or is_late:
                 keep()
                 last_saved = time.monotonic()
+            if has_to_stop:
+                _end_here(options)
 
 
-def _augmented(
-    pixels: Tensor | None,
-    kept: np.ndarray,
-    own: np.ndarray,
-    settings: TrainingSettings,
-    run: TrainingRun,
-) -> Tensor:
-    """Return a rank's images (I', 3, S, S), half of them mirrored with ``--flip_images``.
-
-    What is drawn follows from the place in the run, so that a continued run draws the same.
-
-    Args:
-        pixels: (I', 3, S, S) uint8 images of this rank that can be read; None without any.
-        kept: (I,) bool, which images of the whole batch can be read.
-        own: (I,) bool, which of them are this rank's.
-        settings: Of the training.
-        run: Where it is.
-    """
-    if pixels is None:
-        return torch.zeros(0, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
-    if settings.flip_images:
-        rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
-        mirrored = torch.from_numpy(rng.random(len(kept))[kept & own] < 0.5)  # (I',)
-        pixels[mirrored] = pixels[mirrored].flip(-1)
-    return pixels
-
-
-def _take_step(
+def take_step(
     run: TrainingRun,
     visual: nn.Module,
     settings: TrainingSettings,
@@ -385,36 +586,37 @@ def _take_step(
     batch: PairBatch,
     own: np.ndarray,
     pixels: Tensor,
-    random_start: int,
 ) -> Tensor:
     """Take the run's next joint step and return its sums over all ranks (see ``step_sums``).
 
     Args:
-        run: Both encoders and their optimizers.
+        run: What learns.
         visual: The run's visual encoder, replicated.
         settings: Of the training.
         pairs: The training data.
         batch: The whole batch of I images.
         own: (I,) bool, which images are this rank's.
         pixels: (I', 3, S, S) uint8, those.
-        random_start: Steps at the start of the run that have random votes.
     """
+    device = run.totals.device
     share = batch.only(own)
     # padded as the whole batch is
     tokens = pairs.captions.padded(batch.captions)[own[batch.image_of_caption]]
-    _part_ways(settings.seed, run.step)
+    if rank() > 0:  # dropout must differ between ranks; the first goes on as if alone
+        seeds = np.random.SeedSequence([settings.seed, run.step, rank()])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
     result = joint_step(
         visual,
         run.optimizer,
         run.text,
-        normalise(to_device(pixels, run.totals.device)),
-        to_device(torch.from_numpy(share.image_of_caption), run.totals.device),
+        normalise(to_device(pixels, device)),
+        to_device(torch.from_numpy(share.image_of_caption), device),
         torch.from_numpy(tokens),
         settings.visual_threshold,
         settings.text_threshold,
-        random_votes=run.step < random_start,
+        random_votes=run.step < run.random_start,
         # at first the image bits mean nothing yet
-        teach_text=run.step >= random_start // 3,
+        teach_text=run.step >= run.random_start // 3,
         precision=settings.precision,
         scaler=run.scaler,
     )
@@ -422,129 +624,74 @@ def _take_step(
     return sum_over_ranks(step_sums(result))
 
 
+def _readable_images(
+    run: TrainingRun,
+    pairs: TrainingPairs,
+    batch: PairBatch,
+    own: np.ndarray,
+    errors: Mapping[int, UserError],
+) -> np.ndarray:
+    """Return which images of a batch (I,) can be read on all ranks; log others once.
+
+    Args:
+        run: Whose images they are.
+        pairs: The training data.
+        batch: The whole batch.
+        own: (I,) bool, which images are this rank's.
+        errors: Position among this rank's images -> why that image cannot be read.
+
+    Raises:
+        UserError: there are too many that cannot.
+    """
+    reasons = {np.flatnonzero(own)[position]: error for position, error in errors.items()}
+    bad = np.array(any_rank(*(place in reasons for place in range(len(own)))))
+    for place in np.flatnonzero(bad):
+        image = int(batch.images[place])
+        if image not in run.bad_images:
+            run.bad_images.add(image)
+            reason = reasons.get(place, f"image {pairs.split.path(image)} is missing or damaged")
+            logger.warning("left out of training: %s", reason)
+            require_readable(len(run.bad_images), len(pairs.split.image_ids), str(reason))
+    return ~bad
+
+
 def _pair_count(batches: Sequence[PairBatch]) -> int:
     """Return how many pairs some batches have."""
     return sum(len(batch.captions) for batch in batches)
 
 
-def _errors_of_all(errors: Mapping[int, UserError], own: np.ndarray) -> dict[int, UserError]:
-    """Return why images of a batch cannot be read, from all ranks.
-
-    Args:
-        errors: Position among this rank's images -> why that image cannot be read.
-        own: (I,) bool, which images of the batch are this rank's.
-
-    Returns:
-        The same by position in the batch.
-    """
-    if not any_rank(bool(errors))[0]:
-        return {}
-    places = np.flatnonzero(own)
-    by_place = {int(places[position]): error for position, error in errors.items()}
-    return {place: why for part in gather_objects(by_place) for place, why in part.items()}
-
-
-def _part_ways(seed: int, step: int) -> None:
-    """Let dropout differ between ranks. The first goes on as if alone, and needs nothing."""
-    if rank() > 0:
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
-
-
-def _note_bad_images(
-    run: TrainingRun, batch: PairBatch, errors: Mapping[int, UserError], total: int
-) -> None:
-    """Log each image of a batch that cannot be read, the first time only.
-
-    Args:
-        run: Whose images they are.
-        batch: The whole batch.
-        errors: Position in ``batch.images`` -> why that image cannot be read.
-        total: How many images there are to train on.
-
-    Raises:
-        UserError: there are too many.
-    """
-    for place, error in errors.items():
-        image = int(batch.images[place])
-        if image in run.bad_images:
-            continue
-        run.bad_images.add(image)
-        logger.warning("left out of training: %s", error)
-        require_readable(len(run.bad_images), total, str(error))
-
-
-def _shown(seen: Activity, step: int) -> dict[str, str]:
-    """Return figures for people, and stop when the losses are not finite."""
+def _require_finite(seen: BatchStatistics, step: int) -> None:
+    """Stop training when a loss is not finite."""
     losses = [loss for loss in (seen.visual_loss, seen.text_loss) if loss is not None]
     if not np.isfinite(losses).all():
         raise _not_finite(step)
+
+
+def _figures(seen: BatchStatistics) -> dict[str, str]:
+    """Return figures for people: of images, then of captions."""
+    text_loss = "-" if seen.text_loss is None else f"{seen.text_loss:.3f}"
+    kappa = "-" if seen.agreement is None else f"{seen.agreement:.2f}"
+    without = 100 * seen.images_without_cluster, 100 * seen.captions_without_cluster
     return {
-        "visual_loss": f"{seen.visual_loss:.4f}",
-        "text_loss": "-" if seen.text_loss is None else f"{seen.text_loss:.4f}",
-        "clusters/image": f"{seen.clusters_per_image:.2f}",
-        "clusters/caption": f"{seen.clusters_per_caption:.2f}",
+        "loss": f"{seen.visual_loss:.3f}/{text_loss}",
+        "active": f"{seen.clusters_per_image:.1f}/{seen.clusters_per_caption:.1f}",
+        "empty": f"{without[0]:.0f}/{without[1]:.0f}%",
+        "alive": f"{seen.alive_image_clusters}/{seen.alive_caption_clusters}",
+        "kappa": kappa,
     }
 
 
-def _not_finite(step: int) -> LossNotFiniteError:
-    """Return the error for a training that went astray."""
-    return LossNotFiniteError(
-        f"the loss is not finite after {step} steps; lower --visual_learning_rate or "
-        "--text_learning_rate"
-    )
-
-
-def _log_activity(
-    run: TrainingRun, seen: Activity, cluster_num: int, speed: float, seconds_left: float
-) -> None:
-    """Log what the steps since the last report saw."""
-    agreement = "-" if seen.agreement is None else f"{seen.agreement:.2f}"
-    logger.info(
-        "epoch %d, step %d: %s, without any %.0f %% and %.0f %%, alive %d and %d of %d clusters, "
-        "agreement %s; %.0f pairs/s, %s left",
-        run.epoch + 1,
-        run.step,
-        ", ".join(f"{name} {value}" for name, value in _shown(seen, run.step).items()),
-        100 * seen.images_without_cluster,
-        100 * seen.captions_without_cluster,
-        seen.alive_image_clusters,
-        seen.alive_caption_clusters,
-        cluster_num,
-        agreement,
-        speed,
-        tqdm.format_interval(seconds_left),
-    )
-
-
-def _warn_once(run: TrainingRun, seen: Activity, cluster_num: int) -> None:
+def _warn_once(run: TrainingRun, seen: BatchStatistics) -> None:
     """Warn, the first time only, when training starves or has collapsed."""
-    reason = trouble(seen, cluster_num)
+    reason = trouble(seen, run.text.cluster_num)
     if reason is not None and not run.warned:
         logger.warning("after %d steps: %s", run.step, reason)
         run.warned = True
 
 
-def _epoch_row(run: TrainingRun, evaluate: Callable[[TextEncoder], Metrics] | None) -> Metrics:
-    """Return one epoch's row: means of the training steps, then metrics."""
-    return vars(activity(run.totals)) | (evaluate(run.text) if evaluate is not None else {})
-
-
-def _score(row: Metrics) -> float:
-    """Return what the best epoch is chosen by; -inf where it is unknown."""
-    value = row.get(BEST_METRIC)
-    return float("-inf") if value is None else value
-
-
-def _caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
-    """Yield this rank's part of the training captions as padded batches."""
-    starts = range(0, len(pairs), batch_size)[rank() :: world_size()]
-    for start in with_bar(starts, "reading captions", "batch"):
-        chunk = np.arange(start, min(start + batch_size, len(pairs)))
-        yield torch.from_numpy(pairs.captions.padded(chunk))
-
-
 def _end_here(options: RunOptions) -> NoReturn:
     """End a training that a signal asked to stop, after its checkpoint."""
+    any_rank(False)  # a rank that ends has the others ended, perhaps before the first has written
     logger.info("stopped; continue with %s", options.continue_with)
     raise KeyboardInterrupt
 
@@ -577,15 +724,15 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 def _progress(
     run: TrainingRun, settings: TrainingSettings, pairs: TrainingPairs
 ) -> Iterator["tqdm[NoReturn]"]:
-    """Yield a bar over all pairs of all epochs; it is silent where there is no terminal.
-
-    Of several processes the first one shows it.
-    """
-    total = settings.epochs * len(pairs)
-    done = run.epoch * len(pairs) + _pair_count(_batches(settings, pairs, run.epoch)[: run.batch])
-    silent = None if rank() == 0 else True
+    """Yield the first rank's bar over all pairs of all epochs; silent without a terminal."""
+    done = _pair_count(epoch_batches(settings, pairs, run.epoch)[: run.batch])
     with (
         logging_redirect_tqdm(),
-        tqdm(total=total, initial=done, unit="pair", disable=silent) as progress,
+        tqdm(
+            total=settings.epochs * len(pairs),
+            initial=run.epoch * len(pairs) + done,
+            unit="pair",
+            disable=None if rank() == 0 else True,
+        ) as progress,
     ):
         yield progress

@@ -72,7 +72,8 @@ class VisualEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits: (B, 3, H, W) normalised images -> (B, C)."""
-        *parts, last = images.tensor_split(max(1, min(self.parts, len(images) // 2)))
+        parts_wanted = self.parts if torch.is_grad_enabled() else 1
+        *parts, last = images.tensor_split(max(1, min(parts_wanted, len(images) // 2)))
         outputs = [
             checkpoint(
                 self.network,

@@ -10,7 +10,7 @@ from models_src import visual_encoders
 from models_src.hardware import require_compiler
 from models_src.joint import joint_step
 from models_src.settings import TrainingSettings
-from models_src.training_run import new_run
+from models_src.training import new_run
 from models_src.visual_encoders import VisualEncoder
 from tests.test_training import SMALL, assert_same, run, weights
 from utils.errors import UserError

@@ -18,8 +18,7 @@ from main import main
 from models_src import training
 from models_src.development import Plan, is_measured
 from models_src.settings import TrainingSettings
-from models_src.training import train
-from models_src.training_run import RunOptions
+from models_src.training import RunOptions, train
 from tests.conftest import TINY
 from tests.test_cli import fails
 from tests.test_training import SMALL, StopAt, assert_same, no_metrics, no_report, weights

@@ -37,8 +37,7 @@ from models_src.distributed import (
 )
 from models_src.groups import balanced_winners
 from models_src.settings import TrainingSettings
-from models_src.training import BEST_METRIC, train
-from models_src.training_run import RunOptions
+from models_src.training import BEST_METRIC, RunOptions, train
 from tests.conftest import TINY
 from tests.test_accumulation import with_norm, without_norm
 from tests.test_training import SMALL, assert_same, damaged_copy

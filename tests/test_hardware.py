@@ -16,7 +16,7 @@ from models_src.hardware import descend, require_compiler, require_precision, to
 from models_src.joint import joint_step
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS
-from models_src.training_run import new_run
+from models_src.training import new_run
 from tests.conftest import TINY
 from tests.test_killed_training import thin_network
 from tests.test_training import SMALL, assert_same, run, weights

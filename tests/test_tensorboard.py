@@ -11,8 +11,7 @@ from evaluation.tensorboard import event_files
 from main import main
 from models_src.development import Plan
 from models_src.settings import TrainingSettings
-from models_src.training import train
-from models_src.training_run import RunOptions
+from models_src.training import RunOptions, train
 from tests.conftest import TINY
 from tests.test_cli import fails
 from tests.test_training import SMALL, StopAt, no_metrics, no_report
@@ -62,7 +61,7 @@ def test_a_continued_training_shows_each_step_once(demo_data, tmp_path, monkeypa
     def run(name, resume=False):
         with event_files(tmp_path / name / "events", resume=resume) as watch:
             options = RunOptions("m", tmp_path / name, resume=resume, watch=watch)
-            plan = Plan(2, (), lambda _text: {"model": {"": {"one": 1.0}}}, no_report)
+            plan = Plan(2, lambda _text: {"model": {"": {"one": 1.0}}}, no_report)
             settings = TrainingSettings(**(SMALL | {"text_encoder": "generative"}))
             train(settings, pairs, options, no_metrics, no_report, plan)
 

@@ -30,8 +30,7 @@ from evaluation.word_evaluation import predict_words, word_metrics
 from main import main, parse_options
 from models_src import training
 from models_src.settings import TrainingSettings
-from models_src.training import train
-from models_src.training_run import RunOptions
+from models_src.training import RunOptions, train
 from tests.conftest import TINY
 from tests.test_coco import refusal_of
 from tests.test_training import StopAt, no_report

@@ -86,8 +86,8 @@ def _train_one(options: argparse.Namespace) -> bool:
     from evaluation.tensorboard import event_files
     from evaluation.word_evaluation import predict_words, word_metrics
     from models_src.development import Plan
-    from models_src.training import train
-    from models_src.training_run import RunOptions, find_checkpoint
+    from models_src.model_files import model_exists
+    from models_src.training import RunOptions, require_free_name, train
 
     folder = options.results_dir / options.model_name
     for place in (options.models_dir, folder):
@@ -101,15 +101,19 @@ def _train_one(options: argparse.Namespace) -> bool:
         overwrite=options.overwrite,
         checkpoint_minutes=options.checkpoint_minutes,
         compile=options.compile,
+        best_by=options.best_by,
     )
-    if not run.checkpoint_file.exists():  # which may be of a training under way, see its lock
-        find_checkpoint(run)  # refuses a model in the way before all captions are read
+    if model_exists(options.models_dir, options.model_name):
+        require_free_name(run)  # before all captions are read
     pairs = training_pairs(options)
     watched = _watched_words(options, pairs.vocabulary)
     norms = load_norms(options.datasets_dir, options.word_list)
-    measured_against: dict[str, str | None] = {
+    identity: dict[str, Any] = {
         "norms": norms.fingerprint(),
         "--word_list": word_list_settings(options).get("word_list_sha256"),
+        "--evaluate_every": options.evaluate_every,
+        "--evaluate_images": options.evaluate_images,
+        "--words": " ".join(watched) or None,
     }
     logger.info(
         "%d pairs of %d images and %d words; settings: %s",
@@ -142,7 +146,6 @@ def _train_one(options: argparse.Namespace) -> bool:
     if options.evaluate_every is not None:
         plan = Plan(
             options.evaluate_every,
-            watched,
             lambda text: development_values(
                 text, pairs.vocabulary, norms, watched, settings.text_threshold, settings.seed
             ),
@@ -152,14 +155,12 @@ def _train_one(options: argparse.Namespace) -> bool:
             split, _ = test_split(options)
             split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
             unmeasured_on_images(split, options.datasets_dir)
-            measured_against["test images"] = split.fingerprint()
-            measured_against["files of test images"] = split.image_files_fingerprint()
+            identity["test images"] = split.fingerprint()
             plan = replace(
                 plan,
-                images=options.evaluate_images,
                 evaluate_images=_image_evaluation(options, split, settings, run.device),
             )
-    run = replace(run, measured_against=measured_against)
+    run = replace(run, identity=identity)
     with ExitStack() as files:
         if options.tensorboard:
             writer = event_files(folder / "tensorboard", resume=options.resume)

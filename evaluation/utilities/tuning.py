@@ -259,8 +259,7 @@ def _train_and_evaluate(
 
     from evaluation.word_evaluation import predict_words, word_metrics
     from models_src.model_files import model_exists
-    from models_src.training import LossNotFiniteError, train
-    from models_src.training_run import RunOptions
+    from models_src.training import LossNotFiniteError, RunOptions, train
 
     checkpoint = RunOptions(name, task.models).checkpoint_file
     has_begun = checkpoint.exists() or model_exists(task.models, name)
@@ -303,7 +302,7 @@ def _train_and_evaluate(
 def _remove_training(models_dir: Path, name: str) -> None:
     """Remove a combination's model and checkpoint, as far as they exist."""
     from models_src.model_files import remove_model
-    from models_src.training_run import RunOptions
+    from models_src.training import RunOptions
 
     remove_model(models_dir, name)
     RunOptions(name, models_dir).checkpoint_file.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from evaluation.reports import draw_learning_curves, flatten, write_history
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src import training, visual_encoders
 from models_src.settings import TrainingSettings
-from models_src.training_run import RunOptions
+from models_src.training import RunOptions
 from tests.benchmarks.invented_data import (
     SplitSize,
     invented_pictures,
@@ -33,7 +33,7 @@ from tests.benchmarks.invented_data import (
     write_norms,
     write_split,
 )
-from tests.test_killed_training import thin_network
+from tests.test_training import thin_network
 
 STEPS_PER_EPOCH, BATCH = 250, 8
 WARM_UP = 50  # steps
