@@ -614,12 +614,12 @@ UTILITIES: dict[str, Utility] = {
     ),
     "heatmap_demonstration": Utility(
         "draw class activation maps over test images, or over images of your own",
-        "demonstrations",
+        "evaluation.demonstrations",
         _BOTH_HALVES - {"text_threshold"} | {"num_items", "images", "show"},
     ),
     "bbox_demonstration": Utility(
         "draw predicted and gold boxes on test images, or on images of your own",
-        "demonstrations",
+        "evaluation.demonstrations",
         _BOTH_HALVES - {"text_threshold"} | {"num_items", "images", "show"},
     ),
     "word_clusters": Utility(
@@ -661,7 +661,7 @@ UTILITIES: dict[str, Utility] = {
     ),
     "make_demo_dataset": Utility(
         "write an invented little world in COCO's layout",
-        "data",
+        "datasets_src.demo_world",
         frozenset({"datasets_dir", "images", "seed", "write_to_log", "results_dir"}),
     ),
 }
@@ -695,6 +695,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             start_logging(options.results_dir / log_name if logs else None)
         else:
             silence_logging()
+        if not options.show or "inline" in os.environ.get("MPLBACKEND", ""):
+            os.environ.pop("MPLBACKEND", None)  # a notebook's: files need none
         inside = "" if "." in utility.module else "evaluation.utilities."
         module = importlib.import_module(inside + utility.module)
         getattr(module, options.utility)(options)

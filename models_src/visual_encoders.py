@@ -23,13 +23,13 @@ class VisualEncoder(nn.Module):
     Where clusters stand in groups (``group_size`` above 1), a logit is the logarithm of how many
     times an even share of its group the cluster has (see ``groups.py``).
 
-    The network keeps torchvision's parameter names, so its state dict is a torchvision one. That
-    does not tell whether training began with ImageNet weights, which ``pretrained`` does.
+    ``network`` has torchvision's parameter names; ``pretrained`` tells whether it began with
+    trained weights.
 
     With ``parts`` above 1 a batch goes through the network in that many parts of at least two
-    images, and only one part's activations are held at a time: the others are computed again when
-    their gradient is. The logits are those of the whole batch, but that batch normalisation sees
-    the parts, each of which moves its running statistics once.
+    images, and only one part's activations are held at a time: the others are computed again in
+    the backward pass. Batch normalisation sees the parts, each of which moves its running
+    statistics once.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class VisualEncoder(nn.Module):
         self.parts = parts
         self.name = name
         self.cluster_num = cluster_num
-        # a name in torchvision's networks is a layer or a tensor: which, mypy cannot know
         self.network: Any = _torchvision_network(name, cluster_num, pretrained)
         self.frozen = freeze
         if freeze:
@@ -64,9 +63,7 @@ class VisualEncoder(nn.Module):
         return head
 
     def placed_on(self, device: str) -> "VisualEncoder":
-        """Move the encoder to a device, and return it."""
-        # weights whose channels come last make every convolution use the faster layout (torch's
-        # type hints lack the argument)
+        """Move the encoder to a device; channels come last, the faster layout of convolutions."""
         self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
@@ -101,7 +98,7 @@ class VisualEncoder(nn.Module):
 
 @contextmanager
 def _kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Let batch normalisation work as before, but leave its running statistics as they are."""
+    """Keep the running statistics of batch normalisation from moving in training mode."""
     norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -121,27 +118,24 @@ def network_shapes(name: str, cluster_num: int) -> dict[str, torch.Size]:
 
 
 def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> Any:
-    """Return torchvision's network with random weights and ``cluster_num`` outputs.
-
-    ``pretrained`` says whether ImageNet weights take their place.
-    """
+    """Return a network with random weights; ``pretrained`` if trained ones will replace them."""
     from torchvision import models
 
     if name == "vgg16":
         network = models.vgg16(weights=None)
         network.avgpool = nn.AdaptiveAvgPool2d(1)
         network.classifier = nn.Linear(512, cluster_num)
-    elif name == "googlenet":
-        # torchvision's ImageNet weights of GoogLeNet, and of no other network here, are for pixels
-        # in -1..1; a network that torchvision builds with them rescales its input first. Published
-        # models that began with trained weights are taken to have been built in that way
-        network = models.googlenet(
-            weights=None, aux_logits=False, init_weights=True, transform_input=pretrained
-        )
-        network.fc = nn.Linear(network.fc.in_features, cluster_num)
-    else:
-        network = models.get_model("resnet50" if name == "simclr" else name, weights=None)
-        network.fc = nn.Linear(network.fc.in_features, cluster_num)
+        return network
+    # torchvision's ImageNet weights of GoogLeNet, and of no other network here, are for pixels
+    # in -1..1; a network that torchvision builds with them rescales its input first. Published
+    # models that began with trained weights are taken to have been built in that way
+    googlenet = {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
+    network = models.get_model(
+        "resnet50" if name == "simclr" else name,
+        weights=None,
+        **(googlenet if name == "googlenet" else {}),
+    )
+    network.fc = nn.Linear(network.fc.in_features, cluster_num)
     return network
 
 
@@ -152,9 +146,6 @@ def build_visual_encoder(
 
     Random weights come from torch's global generator, which the caller seeds. The file of
     ``pretrained_visual`` is read unless ``with_pretrained`` says that weights come from elsewhere.
-
-    Raises:
-        UserError: the file of ``pretrained_visual`` is missing or does not fit the encoder.
     """
     encoder = VisualEncoder(
         settings.visual_encoder,
@@ -170,51 +161,34 @@ def build_visual_encoder(
 
 
 def load_trunk(encoder: VisualEncoder, path: Path) -> None:
-    """Load all but the last layer from a local state dict.
+    """Load all but the last layer from a state dict of ImageNet weights or of SimCLR.
 
-    Accepted are torchvision's own files and those that hold the trunk behind a prefix
-    ("backbone.", "module.encoder." ...) or inside a "state_dict" entry, as SimCLR
-    implementations save it; entries of other layers (a projection head, the 1000-class layer) are
-    left out. Weights of GoogLeNet are taken to be torchvision's (see ``_torchvision_network``).
-
-    Raises:
-        UserError: the file is missing, no state dict, or lacks a parameter of the trunk.
+    The trunk may stand behind a prefix ("backbone.", "module.encoder." ...) and inside a
+    "state_dict" entry; other layers (a projection head, the 1000-class layer) are left out.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        state = state.get("state_dict", state)
+    except Exception as error:  # of many kinds; torch's own advice is to read the file unsafely
         raise UserError(
-            f"no file {path} for --pretrained_visual; download the weights and give their path"
+            f"{path} cannot be read as a dict of tensors ({type(error).__name__}); give "
+            "--pretrained_visual a file of weights"
         ) from None
-    except Exception as error:  # torch raises many kinds for files that are no checkpoint
-        raise UserError(
-            f"{path} is no state dict that torch reads safely ({type(error).__name__}); give "
-            "--pretrained_visual a file of plain tensors"
-        ) from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds no state dict; give --pretrained_visual another file")
     own = encoder.network.state_dict()
-    head = {id(parameter) for parameter in encoder.head.parameters()}
-    head_names = {name for name, p in encoder.network.named_parameters() if id(p) in head}
-    trunk_names = [name for name in own if name not in head_names]
-    first = trunk_names[0]
-    prefixes = [name[: -len(first)] for name in state if str(name).endswith(first)]
+    trunk = [name for name in own if not name.startswith(("fc.", "classifier."))]
+    prefixes = [name[: -len(trunk[0])] for name in state if name.endswith(trunk[0])]
     prefix = min(prefixes, key=len, default="")
-    loaded = {name: state.get(prefix + name) for name in trunk_names}
+    loaded = {name: state[prefix + name] for name in trunk if prefix + name in state}
     unfit = [
         name
-        for name, value in loaded.items()
+        for name in trunk
         # batch counters are missing from older files and have no effect
         if not name.endswith("num_batches_tracked")
-        and (not isinstance(value, Tensor) or value.shape != own[name].shape)
+        and (name not in loaded or loaded[name].shape != own[name].shape)
     ]
     if unfit:
         raise UserError(
-            f"{path} does not fit {encoder.name}: {len(unfit)} of {len(trunk_names)} trunk entries "
-            f"are missing or of another shape, the first {unfit[0]}; give weights of {encoder.name}"
+            f"{path} does not fit {encoder.name}: {len(unfit)} of {len(trunk)} trunk entries are "
+            f"missing or of another shape, the first {unfit[0]}; give weights of {encoder.name}"
         )
-    encoder.network.load_state_dict(
-        own | {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
-    )
+    encoder.network.load_state_dict(own | loaded)

@@ -3,8 +3,6 @@
 import argparse
 import logging
 
-from datasets_src.demo_world import make_demo_dataset as make_demo_dataset
-
 logger = logging.getLogger(__name__)
 
 

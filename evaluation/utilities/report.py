@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from datasets_src.coco import Split
     from datasets_src.norms import Norms
     from datasets_src.pairs import TrainingPairs
-    from evaluation.demonstrations import ClusterLabel
     from evaluation.word_evaluation import WordPredictions
 
 # what is looked for among the stored results: the types of --model_type under their own names
@@ -361,23 +360,16 @@ def _curves(subject: _Subject) -> dict[str, Any]:
     return page | {"curves": panels or _Absent(f"{path} has no values")}
 
 
-def _labels(subject: _Subject) -> list["ClusterLabel"]:
-    """Return what each cluster is called: by class names and frequent words."""
-    from evaluation.cluster_tables import MIN_WORD_COUNT, top_words
-    from evaluation.demonstrations import cluster_labels
+def _labels(subject: _Subject) -> list[list[str]]:
+    """Return the class names of each cluster."""
+    from evaluation.cluster_tables import class_names_by_cluster
     from evaluation.word_evaluation import words_to_clusters
 
-    words, text = subject.words, subject.model.text
-    frequent = words.counts >= MIN_WORD_COUNT
-    names = single_word_classes(subject.split)
-    return cluster_labels(
-        top_words(words.words, words.clusters, words.probabilities, frequent, text.cluster_num),
-        names,
-        words_to_clusters(text, names)[0],
-    )
+    text, names = subject.model.text, single_word_classes(subject.split)
+    return class_names_by_cluster(names, words_to_clusters(text, names)[0], text.cluster_num)
 
 
-def _clusters(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, Any]:
+def _clusters(subject: _Subject, labels: Sequence[list[str]]) -> dict[str, Any]:
     """Return the table of clusters, and the gallery of the first of them."""
     from evaluation.cluster_tables import (
         MIN_WORD_COUNT,
@@ -390,7 +382,7 @@ def _clusters(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, 
     files = [split.path(image) for image in range(len(split.image_ids))]
     rows = cluster_rows(
         subject.words,
-        [label.class_names for label in labels],
+        labels,
         subject.logits,
         files,
         text_threshold=model.text_threshold,
@@ -575,7 +567,7 @@ def _words(subject: _Subject) -> dict[str, Any]:
     return {"words": rows, "word_total": len(vocabulary.words)}
 
 
-def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[str, Any]:
+def _localization(subject: _Subject, labels: Sequence[list[str]]) -> dict[str, Any]:
     """Return test images, the best and others at random, with hits, misses and false alarms."""
     from evaluation.demonstrations import gold_objects
     from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
@@ -608,7 +600,11 @@ def _localization(subject: _Subject, labels: Sequence["ClusterLabel"]) -> dict[s
                     "id": int(split.image_ids[image]),
                     "image": data_uri(_scaled(split.path(image), LOCALIZED_SIDE)),
                     "predicted": [
-                        {"box": box.tolist(), "label": labels[c].full(), "hit": bool(is_hit)}
+                        {
+                            "box": box.tolist(),
+                            "label": ", ".join([f"cluster {c}", *labels[c]]),
+                            "hit": bool(is_hit),
+                        }
                         for box, c, is_hit in zip(boxes, cluster[chosen], hit, strict=True)
                     ],
                     "gold": [
