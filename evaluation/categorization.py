@@ -4,6 +4,8 @@ Axes: W words, K categories, C clusters. Labels are any integers; only equality 
 """
 
 import numpy as np
+from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
+from sklearn.metrics.cluster import contingency_matrix
 
 SCORE_NAMES = (
     "v_measure",
@@ -18,7 +20,7 @@ SCORE_NAMES = (
 def categorization_scores(
     categories: np.ndarray, clusters: np.ndarray
 ) -> dict[str, float | int | None]:
-    """Score a clustering of words against their categories.
+    """Score the clusters (W,) of words against their categories (W,).
 
     With n_kc the number of words of category k in cluster c, n_k and n_c its row and column
     sums, and n = W:
@@ -35,29 +37,13 @@ def categorization_scores(
 
     All lie in 0..1 and 1 is a perfect match, except ``adjusted_mutual_info``: 0 is the expected
     value of random clusters, so it may be slightly negative. One category and one cluster for all
-    words score 1 throughout.
-
-    Args:
-        categories: (W,) integers, the category of each word.
-        clusters: (W,) integers, the cluster of each word.
-
-    Returns:
-        The seven values above; without words every score is None and ``word_count`` is 0.
-
-    Raises:
-        ValueError: the two arrays differ in length.
+    words score 1 throughout. Without words every score is None.
 
     Source: Berger et al. 2022.
     """
-    if len(categories) != len(clusters):
-        raise ValueError(f"{len(categories)} categories for {len(clusters)} clusters")
     word_count = len(categories)
     if word_count == 0:
         return {**dict.fromkeys(SCORE_NAMES), "word_count": 0}
-
-    from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
-    from sklearn.metrics.cluster import contingency_matrix
-
     overlap = contingency_matrix(categories, clusters)  # (K, C)
     category_sizes = overlap.sum(axis=1)  # (K,)
     purity = overlap.max(axis=0).sum() / word_count
@@ -76,20 +62,13 @@ def categorization_scores(
 def category_scores(
     categories: np.ndarray, clusters: np.ndarray
 ) -> dict[int, dict[str, float | int]]:
-    """Return how well some cluster fits each category: the summands of ``f_score``.
+    """Return how well some cluster fits each category, in ascending order.
 
-    Args:
-        categories: (W,) integers, the category of each word.
-        clusters: (W,) integers, the cluster of each word.
-
-    Returns:
-        For each category with words, in ascending order, ``f1``, the largest F1 of the category
-        and a cluster as sets of words, in 0..1, and ``word_count``.
+    ``f1`` is the largest F1 of the category and a cluster as sets of words: the summand of
+    ``f_score``. ``word_count`` is the category's size.
     """
     if len(categories) == 0:
         return {}
-    from sklearn.metrics.cluster import contingency_matrix
-
     overlap = contingency_matrix(categories, clusters)  # (K, C)
     return {
         int(category): {"f1": float(f1), "word_count": int(count)}
@@ -115,43 +94,20 @@ def chance_categorization_scores(
 ) -> dict[str, float | int | None]:
     """Return what random clusters score: the level to read ``categorization_scores`` against.
 
-    Each draw puts every word into one of C clusters, uniformly and independently, where C is the
-    number of distinct values in ``clusters``; each score is the mean over the draws. A draw may
-    leave some of the C clusters empty. Words in ``kept`` stay where they are, and their clusters
-    are not among the C: so words that a model cannot place, which share one cluster, do so in the
-    chance level, too.
-
-    Args:
-        categories: (W,) integers, the category of each word.
-        clusters: (W,) integers, the clusters of the model; only their number is used.
-        seed: Seed of the draws; the same seed gives the same values.
-        draws: Number of draws, at least 1.
-        kept: (W,) bool, or None for none.
-
-    Returns:
-        The keys and ranges of ``categorization_scores``; without words every score is None.
-
-    Raises:
-        ValueError: the two arrays differ in length, or ``draws`` is less than 1.
+    Each draw puts every word into one of as many clusters as ``clusters`` (W,) has, uniformly and
+    independently; each score is the mean over the draws. Words in ``kept`` (W,) stay where they
+    are, and their clusters are not among those drawn: so words that a model cannot place, which
+    share one cluster, do so in the chance level, too.
     """
-    if len(categories) != len(clusters):
-        raise ValueError(f"{len(categories)} categories for {len(clusters)} clusters")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, not {draws}")
-    word_count = len(categories)
-    if word_count == 0:
+    moved = np.ones(len(clusters), dtype=bool) if kept is None else ~kept  # (W,)
+    places = np.unique(clusters[moved])
+    if not len(places):
         return categorization_scores(categories, clusters)
     rng = np.random.default_rng(seed)
-    clusters = np.asarray(clusters)
-    moved = np.ones(word_count, dtype=bool) if kept is None else ~kept  # (W,)
-    cluster_count = len(np.unique(clusters[moved]))
-    # behind all clusters that stay, so that the two do not mix
-    first = 0 if moved.all() else int(clusters[~moved].max()) + 1
     drawn = []
     for _ in range(draws):
         random = clusters.copy()
-        if moved.any():
-            random[moved] = first + rng.integers(cluster_count, size=int(moved.sum()))
+        random[moved] = places[rng.integers(len(places), size=int(moved.sum()))]
         drawn.append(categorization_scores(categories, random))
     means = {name: float(np.mean([scores[name] for scores in drawn])) for name in SCORE_NAMES}
-    return {**means, "word_count": word_count}
+    return {**means, "word_count": len(categories)}

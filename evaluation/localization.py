@@ -6,33 +6,29 @@ of one image. Boxes are whole pixels [left, top, right, bottom], all four edges 
 points are (x, y).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision import ops
 
 from utils.progress import with_bar
 
-if TYPE_CHECKING:
-    import torch
-
 UPSAMPLED_AT_ONCE = 64  # maps; 13 MB at 224 x 224
+EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def class_activation_maps(
-    features: torch.Tensor,
-    head_weight: torch.Tensor,
-    image_index: torch.Tensor,
-    cluster_index: torch.Tensor,
-) -> torch.Tensor:
+    features: Tensor, head_weight: Tensor, image_index: Tensor, cluster_index: Tensor
+) -> Tensor:
     """Return the class activation maps of chosen clusters in chosen images (Zhou et al. 2016).
 
     Args:
-        features: (N, D, h, w), the last convolutional activation.
-        head_weight: (C, D), the weight of the linear layer on the pooled channels; same type and
-            device as ``features``.
+        features: (N, D, h, w), the last convolutional activation of all N images.
+        head_weight: (C, D), the weight of the linear layer on the pooled channels.
         image_index: (A,) integers in 0..N-1.
         cluster_index: (A,) integers in 0..C-1.
 
@@ -40,14 +36,12 @@ def class_activation_maps(
         (A, h, w), map a = sum over channels d of
         head_weight[cluster_index[a], d] features[image_index[a], d]; not normalised.
     """
-    import torch
-
     # One matrix product: all N C maps of a few cells are smaller than A copies of D channels.
     maps = torch.einsum("ndhw,cd->nchw", features, head_weight)
     return maps[image_index, cluster_index]
 
 
-def upsampled_maps(maps: torch.Tensor, size: int = 224) -> torch.Tensor:
+def upsampled_maps(maps: Tensor, size: int = 224) -> Tensor:
     """Normalise each map to 0..1 by its minimum and maximum, then upsample it bicubically.
 
     Bicubic interpolation weighs rows and columns independently, so that it is two small matrix
@@ -64,8 +58,6 @@ def upsampled_maps(maps: torch.Tensor, size: int = 224) -> torch.Tensor:
 
     Source: Berger et al. 2022.
     """
-    import torch
-
     lowest = maps.amin(dim=(1, 2), keepdim=True)  # (A, 1, 1)
     spread = maps.amax(dim=(1, 2), keepdim=True) - lowest  # (A, 1, 1)
     normalised = (maps - lowest) / torch.where(spread > 0, spread, 1)
@@ -73,15 +65,8 @@ def upsampled_maps(maps: torch.Tensor, size: int = 224) -> torch.Tensor:
     return by_row @ (normalised @ by_column.T)
 
 
-def _bicubic_weights(cells: int, size: int, like: torch.Tensor) -> torch.Tensor:
-    """Return how much each of some cells counts in each of ``size`` pixels on a line.
-
-    Returns:
-        (size, cells) of the type and device of ``like``; each row sums to 1. Pixel centres are
-        aligned, and the cells at the edges repeated.
-    """
-    import torch
-
+def _bicubic_weights(cells: int, size: int, like: Tensor) -> Tensor:
+    """Return how much each cell counts in each pixel of a line, (size, cells); rows sum to 1."""
     one_hot = torch.eye(cells, dtype=like.dtype, device=like.device)
     return torch.nn.functional.interpolate(
         one_hot[None, None], size=(size, cells), mode="bicubic", align_corners=False
@@ -103,56 +88,21 @@ def component_boxes(maps: np.ndarray) -> np.ndarray:
 
     Source: Berger et al. 2022; Zhou et al. 2016.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    count, height, width = maps.shape
-    if not count:
-        return np.zeros((0, 4), dtype=np.int64)
-    # all maps in one line of pixels, a dark column before each row and a dark row before each map
-    stride = width + 1
-    line = np.zeros(count * (height + 1) * stride + 1, dtype=bool)
-    bright = line[:-1].reshape(count, height + 1, stride)[:, 1:, 1:]
-    np.greater_equal(maps, maps.max(axis=(1, 2), keepdims=True) / 2, out=bright)
-    # what is connected are R runs of bright pixels within rows, far fewer than pixels
-    edges = np.flatnonzero(line[1:] != line[:-1]) + 1
-    start, end = edges[::2], edges[1::2]  # (R,), (R,) behind the last pixel
-    # the runs of the next row that touch a run, be it at a corner, follow each other
-    first = np.searchsorted(end, start + stride)  # (R,)
-    touching = np.searchsorted(start, end + stride, side="right") - first  # (R,)
-    upper = np.repeat(np.arange(len(start)), touching)
-    lower = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching - first, touching)
-    links = coo_matrix((np.ones(len(upper), dtype=bool), (upper, lower)), shape=(len(start),) * 2)
-    _, component = connected_components(links, directed=False)  # (R,)
-
-    sizes = np.bincount(component, weights=end - start)  # (components,) pixels
-    first_run = np.unique(component, return_index=True)[1]  # (components,)
-    run_map, row = np.divmod(start // stride, height + 1)  # (R,), (R,) from 1 on
-    # by map, then by falling size, then in reading order: the first of each map is its largest
-    order = np.lexsort((first_run, -sizes, run_map[first_run]))
-    largest = order[np.unique(run_map[first_run[order]], return_index=True)[1]]  # (A,)
-    chosen = component == largest[run_map]  # (R,)
-    left, right = start[chosen] % stride, (end[chosen] - 1) % stride  # from 1 on
-    row, bounds = row[chosen], np.searchsorted(run_map[chosen], np.arange(count))
-    box = [
-        np.minimum.reduceat(left, bounds),
-        np.minimum.reduceat(row, bounds),
-        np.maximum.reduceat(right, bounds),
-        np.maximum.reduceat(row, bounds),
-    ]
-    return np.stack(box, axis=1) - 1
+    boxes = np.zeros((len(maps), 4), dtype=np.int64)
+    for box, of_cluster in zip(boxes, maps, strict=True):
+        components, _ = ndimage.label(of_cluster >= of_cluster.max() / 2, EIGHT_NEIGHBOURS)
+        largest = np.bincount(components.ravel())[1:].argmax()
+        rows, columns = ndimage.find_objects(components)[largest]
+        box[:] = columns.start, rows.start, columns.stop - 1, rows.stop - 1
+    return boxes
 
 
-def boxes_and_peaks(maps: torch.Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
-    """Return where in the image each class activation map sees its object.
-
-    Args:
-        maps: (A, h, w), finite, not normalised.
-        size: S, the side of the image in pixels.
+def boxes_and_peaks(maps: Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
+    """Return where in the image each class activation map (A, h, w) sees its object.
 
     Returns:
-        Of the upsampled maps, (A, 4) int64 boxes (see ``component_boxes``) and (A, 2) int64 points
-        (see ``peak_points``).
+        Of the maps upsampled to S x S, (A, 4) int64 boxes (see ``component_boxes``) and (A, 2)
+        int64 points (see ``peak_points``).
     """
     boxes = np.zeros((len(maps), 4), dtype=np.int64)
     peaks = np.zeros((len(maps), 2), dtype=np.int64)
@@ -165,14 +115,7 @@ def boxes_and_peaks(maps: torch.Tensor, size: int = 224) -> tuple[np.ndarray, np
 
 
 def peak_points(maps: np.ndarray) -> np.ndarray:
-    """Return the point (x, y) of each map's maximum, ties first in reading order.
-
-    Args:
-        maps: (A, S, S).
-
-    Returns:
-        (A, 2) int64.
-    """
+    """Return the point (x, y) of the maximum of each map (A, S, S), ties first in reading order."""
     count, height, width = maps.shape
     row, column = np.divmod(maps.reshape(count, height * width).argmax(axis=1), width)
     return np.stack([column, row], axis=1)
@@ -181,21 +124,19 @@ def peak_points(maps: np.ndarray) -> np.ndarray:
 def gold_boxes(
     boxes_xywh: np.ndarray, image_width: int, image_height: int, size: int = 224
 ) -> np.ndarray:
-    """Bring annotated boxes to the resized image.
+    """Bring annotated boxes to the image resized to S x S.
 
     The corners (x, y) and (x + w, y + h) are truncated to whole pixels, scaled by size / width
     and size / height, and truncated again.
 
     Args:
-        boxes_xywh: (G, 4) float, COCO's [x, y, width, height] in pixels of the original image; an
-            empty list is G = 0.
-        image_width: Width of the original image in pixels.
-        image_height: Its height.
-        size: S, the side of the square that images are resized to.
+        boxes_xywh: (G, 4) float, COCO's [x, y, width, height] in pixels of the original image.
+        image_width: Of the original image, in pixels.
+        image_height: Likewise.
+        size: S.
 
     Returns:
-        (G, 4) integers [left, top, right, bottom]. A box that ends at the image's edge has S
-        itself as its right or bottom edge.
+        (G, 4) int64. A box that ends at the image's edge has S itself as its right or bottom edge.
 
     Source: Berger et al. 2022.
     """
@@ -207,69 +148,38 @@ def gold_boxes(
 
 
 def box_iou(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of each predicted with each gold box, in pixels.
+    """Return the intersection over union of predicted (P, 4) and gold (G, 4) boxes, (P, G).
 
     Both edges belong to a box: a side is right - left + 1 long, and equal boxes have IoU 1 however
     small.
-
-    Args:
-        predicted: (P, 4) integers, left <= right and top <= bottom.
-        gold: (G, 4) integers, likewise.
-
-    Returns:
-        (P, G) in 0..1.
     """
-    predicted, gold = _boxes(predicted)[:, None], _boxes(gold)[None]  # (P, 1, 4), (1, G, 4)
-    start = np.maximum(predicted[..., :2], gold[..., :2])  # (P, G, 2)
-    end = np.minimum(predicted[..., 2:], gold[..., 2:])  # (P, G, 2)
-    intersection = np.maximum(end - start + 1, 0).prod(axis=-1)  # (P, G)
-    predicted_area = (predicted[..., 2:] - predicted[..., :2] + 1).prod(axis=-1)  # (P, 1)
-    gold_area = (gold[..., 2:] - gold[..., :2] + 1).prod(axis=-1)  # (1, G)
-    iou: np.ndarray = intersection / (predicted_area + gold_area - intersection)
+    both = (torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) for boxes in (predicted, gold))
+    past_edges = torch.tensor([0, 0, 1, 1])
+    iou: np.ndarray = ops.box_iou(*(boxes + past_edges for boxes in both)).numpy()
     return iou
 
 
 def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Say which points lie in which boxes, edges included.
-
-    Args:
-        points: (P, 2), each (x, y).
-        boxes: (G, 4).
-
-    Returns:
-        (P, G) bool.
-    """
-    points, boxes = np.asarray(points).reshape(-1, 1, 2), _boxes(boxes)
-    inside: np.ndarray = (points >= boxes[:, :2]) & (points <= boxes[:, 2:])  # (P, G, 2)
-    in_both: np.ndarray = inside[..., 0] & inside[..., 1]
-    return in_both
+    """Say which points (P, 2) lie in which boxes (G, 4), edges included, (P, G) bool."""
+    points, boxes = np.reshape(points, (-1, 1, 2)), np.reshape(boxes, (-1, 4))
+    inside = (points >= boxes[:, :2]) & (points <= boxes[:, 2:])  # (P, G, 2)
+    return np.asarray(inside.all(axis=-1))
 
 
 def match_boxes(compatible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match as many predictions and gold boxes as possible, one to one, and say which are matched.
+    """Match as many predictions and gold boxes as possible, one to one.
 
     Args:
-        compatible: (P, G) bool, which prediction may be matched with which gold box; P or G may
-            be 0.
+        compatible: (P, G) bool, which prediction may be matched with which gold box.
 
     Returns:
-        (P,) and (G,) bool, with equally many True.
+        (P,) and (G,) bool, which are matched; equally many True.
     """
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import maximum_bipartite_matching
-
-    compatible = np.asarray(compatible, dtype=bool)
+    row, column = linear_sum_assignment(compatible, maximize=True)
+    fits = compatible[row, column]
     predicted, gold = (np.zeros(size, dtype=bool) for size in compatible.shape)
-    if compatible.any():
-        partner = maximum_bipartite_matching(csr_matrix(compatible), perm_type="column")  # (P,)
-        predicted = partner >= 0
-        gold[partner[predicted]] = True
+    predicted[row[fits]] = gold[column[fits]] = True
     return predicted, gold
-
-
-def matched_pairs(compatible: np.ndarray) -> int:
-    """Return how many pairs ``match_boxes`` finds, in 0..min(P, G)."""
-    return int(match_boxes(compatible)[0].sum())
 
 
 def localization_counts(compatible: Iterable[np.ndarray]) -> np.ndarray:
@@ -291,27 +201,18 @@ def localization_counts(compatible: Iterable[np.ndarray]) -> np.ndarray:
     """
     counts = []
     for of_image in with_bar(compatible, "matching boxes", "image"):
-        matched = matched_pairs(of_image)
+        matched = match_boxes(of_image)[0].sum()
         predictions, golds = of_image.shape
         counts.append((matched, predictions - matched, golds - matched))
     return np.array(counts, dtype=np.int64).reshape(-1, 3)
 
 
 def random_boxes(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw boxes as a baseline: each spans two uniform pixels of a ``size`` x ``size`` image.
-
-    Returns:
-        (count, 4) integers in 0..size-1, left <= right and top <= bottom.
-    """
+    """Draw boxes (count, 4), each spanning two uniform pixels of a ``size`` x ``size`` image."""
     corners = rng.integers(size, size=(count, 2, 2))  # box, corner, (x, y)
     return np.hstack([corners.min(axis=1), corners.max(axis=1)])
 
 
 def random_points(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw points as a baseline: (count, 2) uniform pixels (x, y) in 0..size-1."""
+    """Draw points (count, 2), uniform pixels (x, y) of a ``size`` x ``size`` image."""
     return rng.integers(size, size=(count, 2))
-
-
-def _boxes(boxes: np.ndarray) -> np.ndarray:
-    """Return boxes as an array (boxes, 4), an empty list too."""
-    return np.asarray(boxes).reshape(-1, 4)

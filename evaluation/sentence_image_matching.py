@@ -22,20 +22,12 @@ def matching_outcomes(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.nd
     Returns:
         (M, 2) int8, a row for each pair: 1 where the own caption is nearer, 0 where both are as
         near, -1 where the other one is nearer.
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    image_bits = np.asarray(image_bits, dtype=bool)
-    caption_bits = np.asarray(caption_bits, dtype=bool)
-    if image_bits.shape != caption_bits.shape:
-        raise ValueError(
-            f"image bits of shape {image_bits.shape} for caption bits of shape {caption_bits.shape}"
-        )
-    trial_count = len(image_bits) // 2 * 2
-    pairs = (trial_count // 2, 2, image_bits.shape[1])
-    images = image_bits[:trial_count].reshape(pairs)  # (M, 2, C)
-    captions = caption_bits[:trial_count].reshape(pairs)  # (M, 2, C)
+    pair_count, cluster_num = len(image_bits) // 2, image_bits.shape[1]
+    images, captions = (
+        bits[: 2 * pair_count].reshape(pair_count, 2, cluster_num)
+        for bits in (image_bits, caption_bits)
+    )
     own_distance = (images != captions).sum(axis=-1)  # (M, 2)
     other_distance = (images != captions[:, ::-1]).sum(axis=-1)  # (M, 2)
     outcomes: np.ndarray = np.sign(other_distance - own_distance)  # (M, 2)
@@ -46,10 +38,10 @@ def matching_scores(outcomes: np.ndarray) -> dict[str, float | int | None]:
     """Score the trials (M, 2) of ``matching_outcomes``.
 
     Returns:
-        ``accuracy``, the share of trials where the own caption is strictly nearer;
-        ``accuracy_with_ties``, where it is at least as near (so bits that never differ score 1);
-        ``accuracy_half_ties``, where a tie counts one half, so that chance is exactly 0.5; all in
-        0..1 and None without a trial; ``trial_count`` = 2 M.
+        The share of trials where the own caption is nearer: a tie counts 0 in ``accuracy``, 1 in
+        ``accuracy_with_ties`` (so bits that never differ score 1), one half in
+        ``accuracy_half_ties``, whose chance level is exactly 0.5. None without a trial;
+        ``trial_count`` = 2 M.
     """
     if outcomes.size == 0:
         return {**dict.fromkeys(ACCURACIES), "trial_count": 0}

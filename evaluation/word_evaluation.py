@@ -5,7 +5,7 @@ Axes: W words of the training captions, C clusters.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,7 @@ from evaluation.association import association_scores
 from evaluation.categorization import categorization_scores, chance_categorization_scores
 from evaluation.cluster_counts import cluster_counts
 from evaluation.concreteness import concreteness_scores
-
-if TYPE_CHECKING:
-    from models_src.text_encoders.interface import TextEncoder
+from models_src.text_encoders.interface import TextEncoder
 
 NO_CLUSTER = -1  # of a word the encoder does not know
 
@@ -34,33 +32,28 @@ class WordPredictions:
     probabilities: np.ndarray
 
 
-def words_to_clusters(
-    encoder: "TextEncoder", words: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most probable cluster and its probability for some words.
-
-    Ties go to the lowest cluster index. A word that the encoder does not know has ``NO_CLUSTER``
-    and probability 0.
+def words_to_clusters(encoder: TextEncoder, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most probable cluster of each word, ties to the lowest, and its probability.
 
     Returns:
-        (W,) int64 clusters and (W,) float64 probabilities.
+        (W,) int64 and (W,) float64; ``NO_CLUSTER`` and 0 for words the encoder does not know.
     """
     posteriors = posterior_rows(encoder, words)  # (W, C)
     probabilities = posteriors.max(axis=1)
     return np.where(probabilities > 0, posteriors.argmax(axis=1), NO_CLUSTER), probabilities
 
 
-def posterior_rows(encoder: "TextEncoder", words: Sequence[str]) -> np.ndarray:
+def posterior_rows(encoder: TextEncoder, words: Sequence[str]) -> np.ndarray:
     """Return p(c|w) of some words, (W, C) float64; zeros for words the encoder does not know."""
     posteriors = encoder.word_posteriors().cpu().numpy()  # (V, C)
     index = {word: position for position, word in enumerate(encoder.words)}
     rows = np.zeros((len(words), encoder.cluster_num))
-    known = np.array([word in index for word in words], dtype=bool)  # (W,)
-    rows[known] = posteriors[[index[word] for word in words if word in index]]
+    known = [position for position, word in enumerate(words) if word in index]
+    rows[known] = posteriors[[index[words[position]] for position in known]]
     return rows
 
 
-def predict_words(encoder: "TextEncoder", vocabulary: Vocabulary) -> WordPredictions:
+def predict_words(encoder: TextEncoder, vocabulary: Vocabulary) -> WordPredictions:
     """Ask the encoder for every word of the training captions."""
     return WordPredictions(
         vocabulary.words, vocabulary.counts, *words_to_clusters(encoder, vocabulary.words)
@@ -81,31 +74,26 @@ def word_metrics(
         text_threshold: The probability from which a word activates its cluster.
         seed: Of the chance level's random clusters.
     """
-    metrics: dict[str, Any] = {
-        "categorization": None,
-        "categorization_chance": None,
-        "concreteness": None,
-        "word_association": None,
-    }
+    metrics: dict[str, Any] = {"categorization": None, "categorization_chance": None}
     if norms.categories is not None:
         metrics |= categorization_metrics(predictions, norms, seed)
-    if norms.association_file is not None:
-        metrics["word_association"] = association_metrics(predictions, norms)
-    if norms.concreteness is not None:
-        metrics["concreteness"] = concreteness_metrics(
-            predictions.words, predictions.counts, predictions.probabilities, norms
-        )
-    metrics["cluster_counts"] = cluster_counts(
-        predictions.clusters, predictions.probabilities, text_threshold
-    )
-    return metrics
+    words = predictions.words, predictions.counts, predictions.probabilities
+    return metrics | {
+        "concreteness": (
+            None if norms.concreteness is None else concreteness_metrics(*words, norms)
+        ),
+        "word_association": norms.association_file and association_metrics(predictions, norms),
+        "cluster_counts": cluster_counts(
+            predictions.clusters, predictions.probabilities, text_threshold
+        ),
+    }
 
 
 def known_evaluated_words(
     predictions: WordPredictions, norms: Norms
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of the known evaluated words in the category file and in predictions."""
-    assert norms.categories is not None  # as the caller has seen; likewise below
+    assert norms.categories is not None
     index = {word: position for position, word in enumerate(predictions.words)}
     place = {word: position for position, word in enumerate(norms.categories.words)}
     pairs = [
@@ -119,23 +107,21 @@ def known_evaluated_words(
 
 def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int) -> dict[str, Any]:
     """Return the scores of the known words and of all words of the category file, with chance."""
-    categories = norms.categories
-    assert categories is not None
+    assert norms.categories is not None
+    category = norms.categories.category
     in_file, in_predictions = known_evaluated_words(predictions, norms)
     # every word the encoder cannot place goes into one extra cluster, NO_CLUSTER
-    all_clusters = np.full(len(categories.words), NO_CLUSTER)
+    all_clusters = np.full(len(category), NO_CLUSTER)
     all_clusters[in_file] = predictions.clusters[in_predictions]
     labels = {
-        "known_words": (categories.category[in_file], predictions.clusters[in_predictions]),
-        "all_words": (categories.category, all_clusters),
+        "known_words": (category[in_file], all_clusters[in_file]),
+        "all_words": (category, all_clusters),
     }
     return {
         "categorization": {name: categorization_scores(*pair) for name, pair in labels.items()},
         "categorization_chance": {
-            name: chance_categorization_scores(
-                categories_, clusters, seed=seed, kept=clusters == NO_CLUSTER
-            )
-            for name, (categories_, clusters) in labels.items()
+            name: chance_categorization_scores(*pair, seed=seed, kept=pair[1] == NO_CLUSTER)
+            for name, pair in labels.items()
         },
     }
 
@@ -143,19 +129,13 @@ def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int
 def concreteness_metrics(
     words: Sequence[str], counts: np.ndarray, predicted: np.ndarray, norms: Norms
 ) -> dict[str, Any]:
-    """Return the scores of a predicted concreteness, over the words that have a rating.
+    """Return the scores of a predicted concreteness (W,) of words that occur ``counts`` (W,) times.
 
-    Args:
-        words: W words of the training captions.
-        counts: (W,) their occurrences.
-        predicted: (W,) any measure that rises with concreteness.
-        norms: With ratings.
+    They are over the words that have a rating.
     """
-    rating = norms.concreteness
-    assert rating is not None
-    rated = np.array([word in rating for word in words], dtype=bool)  # (W,)
-    ratings = np.array([rating[word] for word in words if word in rating])
-    return concreteness_scores(predicted[rated], ratings, counts[rated])
+    ratings = np.array([(norms.concreteness or {}).get(word, np.nan) for word in words])  # (W,)
+    rated = ~np.isnan(ratings)
+    return concreteness_scores(predicted[rated], ratings[rated], counts[rated])
 
 
 def text_only_concreteness_metrics(
@@ -165,18 +145,11 @@ def text_only_concreteness_metrics(
     reference_words: Mapping[str, Sequence[str]],
     norms: Norms,
 ) -> dict[str, Any]:
-    """Return the scores of the co-occurrence baseline's concreteness.
+    """Return the scores of the co-occurrence baseline's concreteness (W,).
 
-    The ratings of its reference words went into it; how it scores without them stands beside the
-    published figure. A mean absolute error against ratings would mean nothing: the measure is a
-    sum of cosines.
-
-    Args:
-        words: W words of the training captions.
-        counts: (W,) their occurrences.
-        predicted: (W,) sums of cosines.
-        reference_words: The most concrete and most abstract words, by side.
-        norms: With ratings.
+    The ratings of its reference words, the most concrete and the most abstract ones by side, went
+    into it; how it scores without them stands beside the published figure. A mean absolute error
+    against ratings would mean nothing: the measure is a sum of cosines.
     """
     references = {word for side in reference_words.values() for word in side}
     kept = np.array([word not in references for word in words], dtype=bool)  # (W,)
