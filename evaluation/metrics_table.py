@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CHANCE_SUFFIX = "_chance"  # of a section that holds another's chance levels
+EQUAL_GUESS_SUFFIX = "_equal_guess_chance"  # where there is one, tables compare with it
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Metric:
     chance: float | bool = False
     higher_is_better: bool = True
     compared: bool = True  # whether compare_models shows it
+    key: bool = False  # whether it is among the eight that terminal and report show first
     needs_instances: bool = False
 
     @property
@@ -35,24 +37,40 @@ class Metric:
 
     def chance_level(self, flat: Mapping[str, Any]) -> float | None:
         """Return the chance level, given metrics in one level (see ``reports.flatten``)."""
-        if isinstance(self.chance, bool):
-            return flat.get(self.chance_path) if self.chance_path else None
-        return self.chance
+        return chance_level(flat, self.path)
+
+
+def chance_level(flat: Mapping[str, Any], path: str) -> float | None:
+    """Return the chance level of any score in flattened results; None where there is none."""
+    metric = BY_PATH.get(path)
+    if metric and not isinstance(metric.chance, bool):
+        return metric.chance
+    section, _, rest = path.partition(".")
+    places = (f"{section}{suffix}.{rest}" for suffix in (EQUAL_GUESS_SUFFIX, CHANCE_SUFFIX))
+    return next((flat[place] for place in places if place in flat), None)
 
 
 _WORDS = "categorization.known_words"
 _R = "concreteness.pearson_by_min_count"
 
 METRICS = (
-    Metric(f"{_WORDS}.adjusted_mutual_info", "words: adjusted mutual information", "words", True),
-    Metric(f"{_WORDS}.f_score", "words: F-score", "words", True),
+    Metric(
+        f"{_WORDS}.adjusted_mutual_info",
+        "words: adjusted mutual information",
+        "words",
+        True,
+        key=True,
+    ),
+    Metric(f"{_WORDS}.f_score", "words: F-score", "words", True, key=True),
     Metric(f"{_WORDS}.v_measure", "words: V-measure", None, True),
     Metric("categorization.all_words.f_score", "all words: F-score", None, True, compared=False),
     Metric(f"{_R}.0.r", "concreteness r"),
-    Metric(f"{_R}.20.r", "concreteness r, count > 20", "words"),
+    Metric(f"{_R}.20.r", "concreteness r, count > 20", "words", 0.0, key=True),
     Metric("concreteness.frequency_baseline_by_min_count.20.r", "log frequency r, count > 20"),
-    Metric("word_association.mean_association_strength", "word association"),
-    Metric("class_name_classification.f1", "class names f1", "images", needs_instances=True),
+    Metric("word_association.mean_association_strength", "word association", key=True),
+    Metric(
+        "class_name_classification.f1", "class names f1", "images", key=True, needs_instances=True
+    ),
     Metric(
         "cluster_classification_co_occurrence.f1",
         "classes by co-occurrence f1",
@@ -66,9 +84,17 @@ METRICS = (
         compared=False,
         needs_instances=True,
     ),
-    Metric("bounding_box.f1", "boxes f1", "images", True, needs_instances=True),
-    Metric("heatmap.f1", "heatmaps f1", "images", True, needs_instances=True),
-    Metric("sentence_image_matching.accuracy", "sentence-image matching", "pairs", 0.5),
+    Metric("bounding_box.f1", "boxes f1", "images", True, key=True, needs_instances=True),
+    Metric("heatmap.f1", "heatmaps f1", "images", True, key=True, needs_instances=True),
+    Metric("sentence_image_matching.accuracy", "sentence-image matching", "pairs"),
+    Metric(
+        "sentence_image_matching.accuracy_half_ties",
+        "matching, ties count half",
+        None,
+        0.5,
+        compared=False,
+        key=True,
+    ),
 )
 BY_PATH = {metric.path: metric for metric in METRICS}
 # sections of the image metrics that are counted image by image, and all that need instances

@@ -272,7 +272,7 @@ def test_tables_of_words():
         b"word,count,cluster,probability,concreteness,concreteness_rating,category\r\n"
         b'dog,9,3,0.5,0.5,4.8,animal\r\nhope,2,,0,0,1.5,\r\n"a,b",1,0,0.1,0.1,,food\r\n'
     )
-    check_file(content, read_word_answers, lambda found: found.counts.sum())
+    check_file(content, read_word_answers, lambda found: len(found.units))
 
 
 def test_metrics_by_epoch(tmp_path):

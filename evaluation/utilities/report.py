@@ -25,7 +25,7 @@ from evaluation.utilities.common import (
 )
 from evaluation.utilities.evaluations import score_images, text_evaluation
 from utils.errors import UserError
-from utils.files import parse_json, write_text
+from utils.files import parse_json, reading, write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -156,26 +156,20 @@ def _box_counts(
 
     None where ``visual_evaluation`` stored none, or those of another evaluation than the results.
     """
-    from evaluation.comparison import ModelResults, read_image_answers
+    from evaluation.reports import by_image_file
 
-    settings = {"visual_evaluation": results["settings"]}
+    path = by_image_file(options.results_dir, "visual_evaluation", options.model_name)
+    scores = results["metrics"].get("bounding_box")
+    if scores is None or not path.is_file():
+        return None
     try:
-        stored = read_image_answers(
-            options.results_dir, ModelResults(options.model_name, {}, settings, {})
-        )
+        with reading(path), np.load(path, allow_pickle=False) as stored:
+            counts = np.asarray(stored["bounding_box"])
+            same_images = np.array_equal(stored["image_ids"], split.image_ids)
     except UserError:  # damaged, which ends no report
         return None
-    scores = results["metrics"].get("bounding_box")
-    if stored is None or scores is None:
-        return None
-    images, _ = stored
-    counts = images.arrays.get("bounding_box")
     names = ("true_positives", "false_positives", "false_negatives")
-    is_same = (
-        counts is not None
-        and np.array_equal(images.units, split.image_ids)
-        and counts.sum(axis=0).tolist() == [scores[name] for name in names]
-    )
+    is_same = same_images and counts.sum(axis=0).tolist() == [scores[name] for name in names]
     return counts if is_same else None
 
 

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from evaluation.comparison import as_markdown, mean_over_seeds, read_results, table_cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -143,15 +145,16 @@ def main() -> None:
             else measure(out, datasets_dir, options.images, variant, seed)
             for seed in options.seeds
         ]
-    table = {
-        row: {
-            variant: mean_over_seeds([figures.get(row) for figures in runs])
+    figures = pd.DataFrame(
+        [
+            {"metric": row, "setting": variant, "value": run.get(row)}
+            for row in [*COLUMNS, *TRAINING_COLUMNS]
             for variant, runs in columns.items()
-        }
-        for row in [*COLUMNS, *TRAINING_COLUMNS]
-    }
-    measured = {row: cells for row, cells in table.items() if any(cells.values())}
-    print(as_markdown(table_cells(measured, {}, " ± ")), end="")
+            for run in runs
+        ]
+    )
+    measured = figures.groupby("metric")["value"].transform("count") > 0
+    print(as_markdown(table_cells(mean_over_seeds(figures[measured]))), end="")
 
 
 if __name__ == "__main__":
