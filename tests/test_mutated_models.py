@@ -14,6 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models_src.training_run import (
+    DataIdentity,
+    RunOptions,
+    find_checkpoint,
+    new_run,
+    require_same_run,
+    whole_checkpoint,
+)
 from torch import Tensor
 
 from datasets_src.captions import stored_vocabulary
@@ -33,14 +41,6 @@ from models_src.baselines.word_vectors import load_word_vectors
 from models_src.model_files import load_text_model, load_visual_model
 from models_src.settings import TrainingSettings, settings_from_sources
 from models_src.training import train
-from models_src.training_run import (
-    DataIdentity,
-    RunOptions,
-    find_checkpoint,
-    new_run,
-    require_same_run,
-    whole_checkpoint,
-)
 from tests.test_flickr30k import write_flickr30k
 from tests.test_killed_training import MODEL, thin_network
 from tests.test_mutated_files import (
