@@ -570,13 +570,13 @@ UTILITIES: dict[str, Utility] = {
     ),
     "train_text_only_baseline": Utility(
         "cluster words by their co-occurrence within captions",
-        "baselines",
+        "evaluation.baseline_training",
         _WORDS - {"device"} | {"baseline_cluster_num", "overwrite"},
         default_name="text_only",
     ),
     "train_concreteness_supervised_model": Utility(
         "predict concreteness from word features by support vector regression",
-        "baselines",
+        "evaluation.baseline_training",
         _WORDS - {"device", "word_list"}
         | {
             "conc_use_pos",
@@ -590,13 +590,13 @@ UTILITIES: dict[str, Utility] = {
     ),
     "random_bbox_prediction_evaluation": Utility(
         "score random boxes, as many as there are gold boxes",
-        "chance",
+        "evaluation.random_guesses",
         _FILES | _DATA | {"seed"},
         default_name="random",
     ),
     "random_heatmap_evaluation": Utility(
         "score random points, as many as there are gold boxes",
-        "chance",
+        "evaluation.random_guesses",
         _FILES | _DATA | {"seed"},
         default_name="random",
     ),

@@ -29,14 +29,13 @@ from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, load_filtered_split
 from datasets_src.norms import load_word_list
 from datasets_src.pairs import TrainingPairs, load_training_pairs
-from datasets_src.wordnet import PARTS_OF_SPEECH, load_wordnet
+from datasets_src.wordnet import PARTS_OF_SPEECH, pos_shares
 from evaluation.comparison import comparison_table, read_results, read_word_answers
 from evaluation.report_page import curve_panels, read_history
 from evaluation.reports import write_history, write_results
 from evaluation.tuning import grid_combinations, read_grid
 from models_src import visual_encoders
-from models_src.baselines.text_only import KIND, TextOnlyModel, load_text_only_model
-from models_src.baselines.text_only import save_text_only_model as save_text_only
+from models_src.baselines.text_only import TextOnlyModel
 from models_src.baselines.word_vectors import load_word_vectors
 from models_src.model_files import load_text_model, load_visual_model
 from models_src.settings import TrainingSettings, settings_from_sources
@@ -182,10 +181,10 @@ def test_checkpoints(models, small, monkeypatch, kind, damaged):
     [("cfg", damaged_bytes), ("mdl", damaged_bytes), ("mdl", damaged_tensors)],
 )
 def test_baselines(tmp_path, suffix, damaged):
-    model = TextOnlyModel(("dog", "cat"), np.array([0, 1]), np.array([0.5, 0.2]), {"seed": 0})
-    save_text_only(tmp_path, "b", model)
-    path = tmp_path / KIND / f"b.{suffix}"
-    check_in_place(path, damaged, lambda: load_text_only_model(tmp_path, "b"))
+    model = TextOnlyModel(("dog", "cat"), {"seed": 0}, np.array([0, 1]), np.array([0.5, 0.2]))
+    model.save(tmp_path, "b")
+    path = tmp_path / TextOnlyModel.kind / f"b.{suffix}"
+    check_in_place(path, damaged, lambda: TextOnlyModel.load(tmp_path, "b"))
 
 
 SETTINGS = b"""text_encoder: lstm
@@ -320,7 +319,7 @@ def test_wordnet(tmp_path):
             "  1 licence\ndog n 7 5 @ ~ #m #p %p 7 1 02084071 09886220\nrun n 16 3 @ ~ + 16 11\n"
         )
     path = tmp_path / "index.verb"
-    check_in_place(path, damaged_bytes, lambda: load_wordnet(tmp_path))
+    check_in_place(path, damaged_bytes, lambda: pos_shares(tmp_path, ["dog"]))
 
 
 def test_every_odd_tensor_is_one_that_files_can_hold():

@@ -9,13 +9,11 @@ import pytest
 from datasets_src.norms import CONCRETENESS_FILE
 from datasets_src.wordnet import PARTS_OF_SPEECH
 from main import main
-from models_src.baselines import supervised_concreteness as supervised
 from models_src.baselines.supervised_concreteness import (
     SupervisedConcreteness,
-    ending_indicators,
+    WordFeatures,
+    endings,
     frequent_endings,
-    load_supervised_concreteness,
-    save_supervised_concreteness,
     train_supervised_concreteness,
 )
 from tests.test_cli import fails
@@ -25,33 +23,31 @@ UTILITY = "--utility=train_concreteness_supervised_model"
 
 
 def test_endings_by_hand():
+    assert endings("bobcats") == ["s", "ts", "ats", "cats"]
+    assert endings("cat") == ["t", "at"]  # a word is no ending of itself
+    assert endings("a") == endings("") == []
     # ng: 3, g: 3, ing: 2, then all once, by the alphabet
-    assert frequent_endings(["king", "ring", "long"]) == ("g", "ng", "ing", "ong")
-    assert frequent_endings(["a", "ab"]) == ("b",)
-    assert frequent_endings([]) == ()
+    assert frequent_endings(["king", "ring", "long"]) == ["g", "ng", "ing", "ong"]
 
 
 def test_only_the_most_frequent_endings_are_kept_and_ties_go_by_the_alphabet():
     words = [f"x{first}{second}" for first in "abcdefghijklmno" for second in "pqrstuvwxyzabcd"]
-    endings = frequent_endings(words)
-    assert len(endings) == 200
-    assert endings[:15] == tuple(sorted("pqrstuvwxyzabcd"))  # 15 times each
-    pairs = sorted(word[1:] for word in words)
-    assert endings[15:] == tuple(pairs[:185])
-    assert frequent_endings(words[::-1]) == endings
+    found = frequent_endings(words)
+    assert len(found) == 200
+    assert found[:15] == sorted("pqrstuvwxyzabcd")  # 15 times each
+    assert found[15:] == sorted(word[1:] for word in words)[:185]
 
 
-def test_indicators_by_hand():
-    endings = ("g", "ng", "cat", "cats", "s")
-    assert ending_indicators(["king", "cat", "cats", "", "g", "bobcats"], endings).tolist() == [
-        [1, 1, 0, 0, 0],
-        [0, 0, 0, 0, 0],  # a word is no ending of itself
-        [0, 0, 0, 0, 1],
-        [0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0],
-        [0, 0, 0, 1, 1],
-    ]
-    assert ending_indicators(["king"], ()).shape == (1, 0)
+def test_features_are_those_of_the_fitted_words_scaled_by_kind():
+    words = ["king", "ring", "long", "cat", "cow"]
+    given = {"pos": np.array([[1.0, 0], [3, 0], [1, 2], [9, 9], [9, 9]])}
+    features = WordFeatures(words, given, True).fit(np.arange(3), np.ones(3))
+    found = features.transform(np.arange(5))
+    pos = given["pos"] / np.sqrt(given["pos"][:3].var(axis=0).sum())
+    # "g" and "ng" are of all words, "ing" of two, "ong" of one
+    has = [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    by_ending = np.array(has) / np.sqrt(2 * 2 / 9)
+    assert found == pytest.approx(np.hstack([pos, by_ending]))
 
 
 def world(number=200, seed=0):
@@ -106,21 +102,6 @@ def test_a_word_does_not_see_its_own_rating():
     assert (first.cross_validated != second.cross_validated).sum() >= 40  # the other folds
 
 
-def test_endings_are_those_of_the_fitted_words(monkeypatch):
-    asked = []
-
-    def spy(words):
-        asked.append(tuple(words))
-        return frequent_endings(words)
-
-    monkeypatch.setattr(supervised, "frequent_endings", spy)
-    words, _, ratings = world(50)
-    trained(words, ratings, {}, use_endings=True)
-    assert sorted(map(len, asked)) == [40] * 5 + [50]
-    held_out = [set(words) - set(part) for part in asked[:5]]
-    assert set.union(*held_out) == set(words)
-
-
 def test_the_seed_decides_the_folds():
     words, feature, ratings = world(40)
     first, again, other = (
@@ -152,28 +133,17 @@ def test_too_little_to_train_on():
     assert "only 9 of" in message
     words, feature, ratings = world(10)
     assert len(trained(words, ratings, {"pos": feature}).cross_validated) == 10
-    with pytest.raises(ValueError, match="no features"):
-        trained(words, ratings, {})
-    with pytest.raises(ValueError, match="10 words"):
-        trained(words, ratings, {"pos": feature[1:]})
 
 
 def test_a_model_survives_the_disk(tmp_path):
-    model = SupervisedConcreteness(
-        ("dog", "no"), np.array([4.5, 1.25]), np.array([5.0, 1.0]), {"conc_use_pos": True}
-    )
-    save_supervised_concreteness(tmp_path, "m", model)
-    assert (tmp_path / "supervised_concreteness" / "m.mdl").is_file()
-    found = load_supervised_concreteness(tmp_path, "m")
-    assert found.words == model.words
-    assert found.settings == model.settings
+    answers = np.array([4.5, 1.25]), np.array([5.0, 1.0])
+    SupervisedConcreteness(("dog", "no"), {"conc_use_pos": True}, *answers).save(tmp_path, "m")
+    found = SupervisedConcreteness.load(tmp_path, "m")
+    assert (found.words, found.settings) == (("dog", "no"), {"conc_use_pos": True})
     assert found.cross_validated.tolist() == [4.5, 1.25]
     assert found.on_training_words.tolist() == [5.0, 1.0]
-    message = refusal_of(load_supervised_concreteness, tmp_path, "absent")
+    message = refusal_of(SupervisedConcreteness.load, tmp_path, "absent")
     assert "train_concreteness_supervised_model --model_name absent" in message
-    short = SupervisedConcreteness(("dog", "no"), np.array([4.5]), np.array([5.0, 1.0]), {})
-    save_supervised_concreteness(tmp_path, "short", short)
-    assert "short.mdl" in refusal_of(load_supervised_concreteness, tmp_path, "short")
 
 
 @pytest.fixture
@@ -220,7 +190,7 @@ def test_the_utility_writes_model_and_scores(places, wordnet, tmp_path, capsys):
         for name in ("concreteness_on_training_words", "concreteness")
     )
     assert seen > unseen
-    model = load_supervised_concreteness(tmp_path / "models", "supervised_concreteness")
+    model = SupervisedConcreteness.load(tmp_path / "models", "supervised_concreteness")
     assert metrics["concreteness"]["word_count"] == len(model.words)
     assert recorded == model.settings | {"dataset": "coco"}
     assert recorded["words_with_vector"] == len({"dog", "zebra"} & set(model.words)) > 0
@@ -258,10 +228,7 @@ def test_a_model_is_not_overwritten_unasked(places, tmp_path, capsys):
         (["--conc_use_pos", "--wordnet_dir=nowhere"], "wordnet-base"),
         (["--conc_use_embeddings"], "wiki-news-300d-1M.vec"),
         (["--conc_use_embeddings", "--embeddings_file=absent.vec"], "--embeddings_file"),
-        (["--conc_use_suffix", "--wordnet_dir=nowhere"], "--conc_use_pos"),
-        (["--conc_use_suffix", "--embeddings_file=x"], "--conc_use_embeddings"),
         (["--conc_use_suffix", "--datasets_dir=nowhere"], "nowhere"),
-        (["--conc_use_suffix", "--word_list=words.txt"], "--word_list has no effect"),
     ],
 )
 def test_mistakes_are_one_line(places, tmp_path, capsys, arguments, mentions):

@@ -1,10 +1,10 @@
-"""WordNet's index files: counts, shares, and what is refused."""
+"""WordNet's index files: shares of parts of speech, and what is refused."""
 
 from pathlib import Path
 
 import pytest
 
-from datasets_src.wordnet import PARTS_OF_SPEECH, load_wordnet
+from datasets_src.wordnet import pos_shares
 from tests.test_coco import refusal_of
 
 LICENCE = "  1 This software is provided to you by ...  \n  2 dog n 9 9  \n"
@@ -23,59 +23,36 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_shares_are_those_of_the_synset_counts(folder):
-    wordnet = load_wordnet(folder)
-    assert PARTS_OF_SPEECH == ("noun", "verb", "adj", "adv")
-    assert wordnet.synset_counts["dog"] == (7, 1, 0, 0)
-    assert wordnet.pos_shares("dog").tolist() == [7 / 8, 1 / 8, 0, 0]
-    assert wordnet.pos_shares("run").tolist() == [0, 1, 0, 0]
-    assert wordnet.pos_shares("wooden").tolist() == [0, 0, 1, 0]
-    assert wordnet.pos_shares("'tween").tolist() == [0, 0, 0, 1]
+def test_shares_of_senses(folder):
+    words = ["dog", "run", "wooden", "'tween", "DOG", "guinea pig", "dogs", "1", ""]
+    assert pos_shares(folder, words).tolist() == [
+        [7 / 8, 1 / 8, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 1, 0],
+        [0, 0, 0, 1],
+        [7 / 8, 1 / 8, 0, 0],
+        [1, 0, 0, 0],
+        *[[0, 0, 0, 0]] * 3,
+    ]
+    assert pos_shares(folder, []).shape == (0, 4)
 
 
-def test_words_are_looked_up_in_lower_case_with_underscores(folder):
-    wordnet = load_wordnet(folder)
-    assert wordnet.pos_shares("DOG").tolist() == [7 / 8, 1 / 8, 0, 0]
-    assert wordnet.pos_shares("guinea pig").tolist() == [1, 0, 0, 0]
-
-
-@pytest.mark.parametrize("word", ["dogs", "unheard", "", "1", "2", "This"])
-def test_unknown_words_have_no_shares(folder, word):
-    assert load_wordnet(folder).pos_shares(word).tolist() == [0, 0, 0, 0]
-
-
-def test_the_licence_is_no_entry(folder):
-    assert set(load_wordnet(folder).synset_counts) == {"dog", "guinea_pig", "run", "wooden",
-                                                       "'tween"}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PARTS_OF_SPEECH)
-def test_a_missing_file_names_package_and_option(folder, name):
-    (folder / f"index.{name}").unlink()
-    message = refusal_of(load_wordnet, folder)
-    assert f"index.{name}" in message
+@pytest.mark.parametrize("line", ["dog n", "dog n many 5 @"])
+def test_what_cannot_be_read_names_file_and_remedy(folder, line):
+    (folder / "index.adj").write_text(LICENCE + line + "\n")
+    assert "index.adj" in refusal_of(pos_shares, folder, ["dog"])
+    (folder / "index.adj").unlink()
+    message = refusal_of(pos_shares, folder, ["dog"])
+    assert "index.adj" in message
     assert "wordnet-base" in message
     assert "--wordnet_dir" in message
-    assert "index.noun" in refusal_of(load_wordnet, folder / "absent")
-
-
-@pytest.mark.parametrize(
-    "line", ["dog", "dog n", "dog n x 5", "dog n -1 5", "dog n 0 5", "dog n 7"]
-)
-def test_a_malformed_line_is_named(folder, line):
-    path = folder / "index.verb"
-    path.write_text(LICENCE + "run v 41 2 @\n" + line + "\n")
-    message = refusal_of(load_wordnet, folder)
-    assert str(path) in message
-    assert "line 4" in message
 
 
 @pytest.mark.skipif(
     not Path("/usr/share/wordnet/index.noun").is_file(), reason="needs Debian's wordnet-base"
 )
 def test_the_real_wordnet():
-    wordnet = load_wordnet(Path("/usr/share/wordnet"))
-    assert len(wordnet.synset_counts) > 140000
-    assert wordnet.synset_counts["dog"] == (7, 1, 0, 0)
-    assert wordnet.pos_shares("quickly").argmax() == 3
-    assert wordnet.pos_shares("the").tolist() == [0, 0, 0, 0]
+    dog, quickly, the = pos_shares(Path("/usr/share/wordnet"), ["dog", "quickly", "the"])
+    assert dog.tolist() == [7 / 8, 1 / 8, 0, 0]
+    assert quickly.argmax() == 3
+    assert the.tolist() == [0, 0, 0, 0]

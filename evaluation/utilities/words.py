@@ -138,9 +138,9 @@ def word_clusters(options: argparse.Namespace) -> None:
 def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
     """Return the scores of the supervised model's predictions."""
     from evaluation.word_evaluation import concreteness_metrics
-    from models_src.baselines.supervised_concreteness import load_supervised_concreteness
+    from models_src.baselines.supervised_concreteness import SupervisedConcreteness
 
-    model = load_supervised_concreteness(question.options.models_dir, question.options.model_name)
+    model = SupervisedConcreteness.load(question.options.models_dir, question.options.model_name)
     require_same_captions(question.options, model.settings["data_fingerprint"], question.pairs)
     vocabulary = question.pairs.vocabulary
     count_of = dict(zip(vocabulary.words, vocabulary.counts.tolist(), strict=True))
@@ -236,9 +236,9 @@ def _joint_text(question: _Question) -> tuple["TextEncoder", Settings]:
 def _text_only(question: _Question) -> tuple["WordPredictions", Settings]:
     """Let the co-occurrence baseline answer, as it was trained."""
     from evaluation.word_evaluation import NO_CLUSTER, WordPredictions
-    from models_src.baselines.text_only import load_text_only_model
+    from models_src.baselines.text_only import TextOnlyModel
 
-    model = load_text_only_model(question.options.models_dir, question.options.model_name)
+    model = TextOnlyModel.load(question.options.models_dir, question.options.model_name)
     require_same_captions(question.options, model.settings["data_fingerprint"], question.pairs)
     row_of = {word: row for row, word in enumerate(model.words)}
     vocabulary = question.pairs.vocabulary
@@ -308,7 +308,7 @@ def _clustered(
     question: _Question, words: Sequence[str], vectors: np.ndarray, **source: str
 ) -> tuple["WordPredictions", Settings]:
     """Cluster the vectors (W, D) of some words by k-means."""
-    from models_src.baselines.clustering import cluster_vectors
+    from models_src.baselines.word_vectors import cluster_vectors
 
     cluster_num = question.options.baseline_cluster_num
     clusters = cluster_vectors(vectors, cluster_num, question.options.seed)  # (W,)

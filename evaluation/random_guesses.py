@@ -18,7 +18,6 @@ def random_heatmap_evaluation(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace, metric: str) -> None:
-    """Score random guesses against the gold boxes of the test split."""
     split, filtered = test_split(options)
     if split.instances is None:
         raise UserError(
