@@ -265,8 +265,8 @@ OPTIONS: dict[str, Option] = {
     "num_items": Option(
         "demonstrations",
         10,
-        "number of test images to draw, of example images for each cluster, or of clusters with "
-        "pictures in the report",
+        "number of test images to draw (in the report: with boxes), or of example images for each "
+        "cluster",
         _whole_number(1),
         metavar="N",
     ),
@@ -640,7 +640,7 @@ UTILITIES: dict[str, Utility] = {
     ),
     "report": Utility(
         "write one HTML page about a model: numbers, curves, clusters, words, pictures",
-        "report",
+        "evaluation.report",
         _BOTH_HALVES | {"word_list", "num_items", "other_captions"},
     ),
     "predict": Utility(

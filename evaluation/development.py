@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from datasets_src.captions import Vocabulary
 from datasets_src.norms import Norms
 from evaluation.categorization import category_scores
-from evaluation.reports import DrawnPanel, draw_curves, flatten, metric_panels
+from evaluation.reports import Panel, draw_curves, flatten, metric_panels
 from evaluation.word_evaluation import (
     NO_CLUSTER,
     WordPredictions,
@@ -114,11 +114,11 @@ def draw_development(folder: Path, moments: Sequence["Moment"], title: str) -> N
     panels = {
         "model": metric_panels([moment.values["model"][""] for moment in moments]),
         "category": [
-            DrawnPanel(name, "F1", {name: values})
+            Panel(name, "F1", {name: values})
             for name, values in _series(moments, "category", "f1").items()
         ],
         "word": [
-            DrawnPanel(word, "probability", {word: values}, _changes(clusters[word]))
+            Panel(word, "probability", {word: values}, _changes(clusters[word]))
             for word, values in _series(moments, "word", "probability").items()
         ],
     }

@@ -31,8 +31,7 @@ from datasets_src.norms import load_word_list
 from datasets_src.pairs import TrainingPairs, load_training_pairs
 from datasets_src.wordnet import PARTS_OF_SPEECH, pos_shares
 from evaluation.comparison import comparison_table, read_results, read_word_answers
-from evaluation.report_page import curve_panels, read_history
-from evaluation.reports import write_history, write_results
+from evaluation.reports import metric_panels, read_history, write_history, write_results
 from evaluation.tuning import grid_combinations, read_grid
 from models_src import visual_encoders
 from models_src.baselines.text_only import TextOnlyModel
@@ -278,7 +277,7 @@ def test_metrics_by_epoch(tmp_path):
     path = tmp_path / "evaluation_by_epoch.csv"
     rows = [{"visual_loss": 1.5, "categorization.all_words.f_score": None}, {"visual_loss": 0.5}]
     write_history(path, rows)
-    check_in_place(path, damaged_bytes, lambda: [curve_panels(read_history(path))])
+    check_in_place(path, damaged_bytes, lambda: [metric_panels(read_history(path))])
 
 
 def test_stored_tokens(tmp_path):

@@ -1,0 +1,655 @@
+"""One page that shows a model: what it scores, its clusters, its words and its pictures.
+
+The page measures what it shows itself and writes nothing but itself: results stay those that the
+evaluations stored. ``report_figures.py`` draws, ``templates/report.html`` says what it looks like.
+
+Axes: W words, N test images, C clusters, K categories, P predicted and G gold boxes.
+"""
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import ImageOps
+from scipy.stats import rankdata
+
+from datasets_src.captions import encode_captions
+from datasets_src.images import open_rgb
+from datasets_src.norms import Norms, load_norms
+from datasets_src.pairs import TrainingPairs
+from evaluation import cluster_tables
+from evaluation.demonstrations import gold_objects
+from evaluation.development import TABLE
+from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
+from evaluation.localization import box_iou, boxes_and_peaks, match_boxes
+from evaluation.metrics_table import METRICS, chance_level
+from evaluation.report_figures import curves_svg, data_uri, scatter_svg, with_map
+from evaluation.reports import flatten, format_word, read_development, read_history
+from evaluation.utilities import common
+from evaluation.word_evaluation import (
+    WordPredictions,
+    known_evaluated_words,
+    posterior_rows,
+    predict_words,
+    word_metrics,
+    words_to_clusters,
+)
+from utils.errors import UserError
+from utils.files import read_json, write_text
+
+# the page's size is bounded by these and by --num_items, on full COCO, too
+FIRST_CLUSTERS = 6  # on the first screen
+CLUSTER_IMAGES = 4  # of each cluster
+CLUSTER_WORDS = 6
+SHOWN_WORDS = 2000  # the most frequent ones, in the table and in the scatter
+EXTREME_WORDS = 12  # those whose concreteness is most off, on either side
+CLUSTER_SIDE, LOCALIZED_SIDE = 112, 240  # pixels of an image's longer side
+FALSE_ALARMS = 4  # boxes drawn in one image, the strongest
+SHADES = 4  # of cells: shares up to a quarter, a half, three quarters, and all
+DIFFERS_BELOW = 0.2  # kappa up to which agreement is "slight" (Landis and Koch 1977)
+
+# questions of the tables at the end -> sections of the results; the rest stands under "More"
+QUESTIONS = {
+    "Do word clusters match human categories?": ("categorization",),
+    "Does the model know which words are concrete?": (
+        "concreteness", "concreteness_without_reference_words",
+    ),
+    "Do words that people associate share a cluster?": ("word_association",),
+    "Do clusters name what is in an image?": (
+        "class_name_classification", "cluster_classification_co_occurrence",
+        "cluster_classification_iou",
+    ),
+    "Do clusters see where things are?": ("bounding_box", "heatmap"),
+    "Does an image activate the clusters of its caption?": ("sentence_image_matching",),
+    "How many clusters are in use?": ("cluster_counts", "activation"),
+}  # fmt: skip
+# the last part of a metric's name -> how to read it
+HOW_TO_READ = {
+    "adjusted_mutual_info": "0 is chance, 1 the human categories; fair to any number of clusters",
+    "v_measure": "0 to 1; rises with the number of clusters, so read it beside chance only",
+    "f_score": "0 to 1: how well each category has one cluster that fits it",
+    "purity": "share of words in a cluster's main category; 1 if each word has its own cluster",
+    "collocation": "share of words in a category's main cluster; 1 if all share one cluster",
+    "purity_collocation_f1": "harmonic mean of purity and collocation",
+    "mean_absolute_error": "the published figure, 0 to 1 against ratings of 1 to 5: read it only "
+    "beside other published ones",
+    "mean_association_strength": "mean strength of word pairs in one cluster; higher is closer",
+    "f1": "harmonic mean of precision and recall, 0 to 1",
+    "precision": "share of what the model says that is right",
+    "recall": "share of what is there that the model finds",
+    "accuracy": "share of images nearer to their own caption; a tie is wrong",
+    "accuracy_with_ties": "the same; a tie is right, so bits that never differ score 1",
+    "accuracy_half_ties": "the same; a tie counts one half, so chance is exactly one half",
+    "clusters_per_image": "mean number of clusters that a test image activates",
+    "clusters_per_caption": "mean number of clusters that a test caption activates",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What the report is about, and all that is read and measured for it."""
+
+    options: argparse.Namespace
+    model: common.Model
+    pairs: TrainingPairs
+    norms: Norms
+    words: WordPredictions
+    images: common.ImageEvaluation
+    metrics: dict[str, Any]
+    data: dict[str, Any]
+
+
+class _Absent(str):
+    """Why a section has no data."""
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write one HTML page about a model."""
+    model, pairs = common.load_both_halves(options), common.training_pairs(options)
+    settings = model.recorded_settings
+    common.require_same_captions(options, settings["origin"]["data_fingerprint"], pairs)
+    asked, filtered = common.test_split(options)
+    norms = load_norms(options.datasets_dir, options.word_list)
+    words = predict_words(model.text, pairs.vocabulary)
+    seed = common.chance_seed(options, settings)
+    images = common.evaluate_images(model, asked, seed)
+    metrics = word_metrics(words, norms, model.text_threshold, seed) | images.metrics
+    data = common.training_data(pairs, norms) | common.image_data(asked, images.split, filtered)
+    data |= {"dataset": options.dataset, "evaluation_seed": seed}
+    subject = _Subject(options, model, pairs, norms, words, images, metrics, data)
+    others = _stored_others(subject)
+    page = {
+        "model_name": options.model_name,
+        "sentence": _sentence(subject),
+        "figures": key_figures(metrics, others),
+        "others": others,
+        "not_measured": norms.absent | common.unmeasured_on_images(asked, options.datasets_dir),
+        "questions": question_tables(metrics, others),
+        "concreteness": metrics["concreteness"],
+        "details": {"Training": settings["origin"], "Data": data, "Settings": settings},
+    }
+    for section in (_curves, _clusters, _heat_map, _concreteness, _localization, _words):
+        page |= section(subject)
+    page["absent"] = {name: value for name, value in page.items() if isinstance(value, _Absent)}
+    path = options.results_dir / f"report_{options.model_name}.html"
+    write_text(path, _render(page))
+    logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
+
+
+def _render(page: Mapping[str, Any]) -> str:
+    """Return the HTML; every text in it is escaped, and a name that is missing is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = two_decimals
+    environment.filters["word"] = format_word
+    return environment.get_template("report.html").render(page)
+
+
+def two_decimals(value: Any) -> str:
+    """Return a value as the page shows it; a dash for None."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.2f}".replace("-0.00", "0.00") if isinstance(value, float) else str(value)
+
+
+def _sentence(subject: _Subject) -> str:
+    """Return the model in one sentence, and where it is asked with thresholds of its own."""
+    settings, options = subject.model.recorded_settings, subject.options
+    origin, pairs = settings["origin"], subject.pairs
+    sentence = (
+        f"Two encoders, {settings['visual_encoder']} for images ({settings['image_size']} pixels) "
+        f"and {settings['text_encoder']} for captions, taught each other "
+        f"{settings['cluster_num']} clusters"
+    )
+    if subject.data["train_fingerprint"] == origin["data_fingerprint"]:
+        images = len(pairs.split.image_ids)
+        sentence += f" from {len(pairs):,} captions of {images:,} images of {options.dataset}"
+    if origin["step"] is not None:
+        sentence += f" in {origin['step']:,} steps (seed {origin['seed']})"
+    for name in ("text_threshold", "visual_threshold"):
+        if name in options.given:
+            sentence += f". Asked here with --{name} {options.given[name]:g}"
+    return sentence + "."
+
+
+# ---- numbers
+
+
+@dataclass(frozen=True)
+class Others:
+    """Stored models to compare with, their metrics flattened, by name."""
+
+    control: str | None  # trained alike, with random votes to the end
+    metrics: dict[str, dict[str, Any]]  # of the control and of all baselines
+    left_out: dict[str, str]  # file -> why
+
+    def of_control(self, path: str) -> Any:
+        """Return the control's value of a metric, None without."""
+        return None if self.control is None else self.metrics[self.control].get(path)
+
+    def best_baseline(self, path: str) -> tuple[float, str] | None:
+        """Return the highest value among the baselines and whose it is, None without."""
+        found = [
+            (scores[path], name)
+            for name, scores in self.metrics.items()
+            if name != self.control and scores.get(path) is not None
+        ]
+        return max(found) if found else None
+
+
+def _stored_others(subject: _Subject) -> Others:
+    """Find the control and the baselines among the stored results of the same data.
+
+    Results without the origin of a joint model are a baseline's. A joint model is the control if
+    its votes were random to its last step and it is built as this one; of several, the one of the
+    same seed, then the first by name.
+    """
+    options, settings = subject.options, subject.model.recorded_settings
+    own = subject.data | {"word_list_sha256": None} | common.word_list_settings(options)
+    metrics: dict[str, dict[str, Any]] = {}
+    controls: dict[str, bool] = {}  # name -> whether the seed is another
+    left_out: dict[str, str] = {}
+    alike = ("visual_encoder", "text_encoder", "cluster_num", "image_size")
+    for path in sorted(options.results_dir.glob("*.json")):
+        try:
+            stored = read_json(path)
+            name, scores, its = stored["model_name"], flatten(stored["metrics"]), stored["settings"]
+            origin = its.get("origin")
+            if stored["utility"].startswith("random_") or (
+                origin
+                and (
+                    its["random_start_steps"] < origin["step"]
+                    or any(its[key] != settings[key] for key in alike)
+                )
+            ):
+                continue
+            data = stored["data"] | {"dataset": its["dataset"]}
+            if any(path.startswith(("categorization", "word_association")) for path in scores):
+                data["word_list_sha256"] = its.get("word_list_sha256")
+        except (UserError, KeyError, TypeError, AttributeError):
+            continue  # another tool's file, or a damaged one
+        other = sorted(key for key in data.keys() & own.keys() if data[key] != own[key])
+        if other:
+            left_out[path.name] = f"other {', '.join(other).replace('_', ' ')}"
+            logger.info("not compared with: %s has %s", path, left_out[path.name])
+            continue
+        metrics[name] = metrics.get(name, {}) | scores
+        if origin:
+            controls[name] = its["seed"] != settings["seed"]
+    control = min(controls, key=lambda name: (controls[name], name), default=None)
+    kept = {
+        name: found for name, found in metrics.items() if name not in controls.keys() - {control}
+    }
+    return Others(control, kept, left_out)
+
+
+def key_figures(metrics: Mapping[str, Any], others: Others) -> list[dict[str, Any]]:
+    """Return the figures of the first screen that are known, each with bars (label, value, width).
+
+    Widths are per cent of 1, or of the largest value where one is above 1.
+    """
+    flat = flatten(metrics)
+    figures = []
+    for metric in METRICS:
+        path = metric.path
+        if not metric.key or flat.get(path) is None:
+            continue
+        best = others.best_baseline(path)
+        values = {
+            "model": flat[path],
+            "chance": chance_level(flat, path),
+            "control": others.of_control(path),
+        } | ({} if best is None else {best[1].replace("_", " "): best[0]})
+        known = {name: value for name, value in values.items() if value is not None}
+        top = max(1.0, *known.values())
+        bars = [(name, value, max(0, round(100 * value / top))) for name, value in known.items()]
+        figures.append({"label": metric.label, "bars": bars})
+    return figures
+
+
+def question_tables(metrics: Mapping[str, Any], others: Others) -> dict[str, list[dict[str, Any]]]:
+    """Return for each question its tables: a title with the counts, and a row for each score."""
+    flat = flatten(metrics)
+    question_of = {name: asked for asked, sections in QUESTIONS.items() for name in sections}
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for path, value in flat.items():
+        section, (group, _, leaf) = path.partition(".")[0], path.rpartition(".")
+        if section.endswith("_chance") or "_by_min_count" in path or value is None:
+            continue
+        title = group.replace("_", " ").replace(".", ", ")
+        of_question = tables.setdefault(question_of.get(section, "More"), {})
+        table = of_question.setdefault(group, {"title": title, "counts": [], "rows": []})
+        label = leaf.replace("_", " ")
+        if isinstance(value, int):
+            table["counts"].append(f"{label} {value:,}")
+            continue
+        best = others.best_baseline(path)
+        table["rows"].append(
+            {
+                "metric": label,
+                "value": value,
+                "chance": chance_level(flat, path),
+                "control": others.of_control(path),
+                "baseline": best and f"{best[0]:.2f} ({best[1].replace('_', ' ')})",
+                "how": HOW_TO_READ.get(leaf, ""),
+            }
+        )
+    order = [*QUESTIONS, "More"]
+    return {asked: list(tables[asked].values()) for asked in order if asked in tables}
+
+
+def _curves(subject: _Subject) -> dict[str, Any]:
+    """Return the learning curves, from the tables that training wrote: by step where it did."""
+    options = subject.options
+    # a training's best epoch is kept as a model of its own, the tables under the training's name
+    for name in (options.model_name, options.model_name.removesuffix("_best")):
+        folder = options.results_dir / name
+        if (folder / TABLE).is_file():
+            return {"curves": curves_svg(*read_development(folder / TABLE), by_step=True)}
+        path = folder / "evaluation_by_epoch.csv"
+        if path.is_file():
+            history = read_history(path)
+            places = list(range(1, len(history) + 1))
+            return {"curves": curves_svg(places, history, by_step=False)}
+    absent = options.results_dir / options.model_name / "evaluation_by_epoch.csv"
+    return {"curves": _Absent(f"there is no {absent}; training writes it")}
+
+
+# ---- clusters
+
+
+def cluster_agreement(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.ndarray:
+    """Return Cohen's kappa of two bits of N images for each of C clusters.
+
+    Args:
+        image_bits: (N, C) bool, which clusters an image activates.
+        caption_bits: (N, C) bool, which of them its captions mention.
+
+    Returns:
+        (C,) in -1..1: 1 if both are on for the same images, 0 as often as by chance; NaN where both
+        are constant and equal, or without images.
+    """
+    if not len(image_bits):
+        return np.full(image_bits.shape[1], np.nan)
+    images, captions = image_bits.mean(axis=0), caption_bits.mean(axis=0)  # (C,)
+    expected = images * captions + (1 - images) * (1 - captions)
+    observed = (image_bits == caption_bits).mean(axis=0)
+    with np.errstate(invalid="ignore"):
+        kappa: np.ndarray = (observed - expected) / np.where(expected < 1, 1 - expected, np.nan)
+    return kappa
+
+
+def _class_names(subject: _Subject) -> list[list[str]]:
+    """Return the class names of each cluster."""
+    names = common.single_word_classes(subject.images.split)
+    clusters, _ = words_to_clusters(subject.model.text, names)
+    return cluster_tables.class_names_by_cluster(names, clusters, subject.model.text.cluster_num)
+
+
+def _clusters(subject: _Subject) -> dict[str, Any]:
+    """Return the clusters in use, those first whose words and images agree best."""
+    model, split, logits = subject.model, subject.images.split, subject.images.logits
+    rows = cluster_tables.living_clusters(
+        cluster_tables.cluster_rows(
+            subject.words,
+            _class_names(subject),
+            logits,
+            [split.path(image) for image in range(len(split.image_ids))],
+            text_threshold=model.text_threshold,
+            visual_threshold=model.visual.threshold,
+            image_count=CLUSTER_IMAGES,
+        )
+    )
+    if not rows:
+        return {"clusters": _Absent("no cluster has words or test images")}
+    words = {
+        row["cluster"]: [top["word"] for top in row["top_words"][:CLUSTER_WORDS]] for row in rows
+    }
+    bits = logits >= model.visual.threshold  # (N, C)
+    mentions = _mentions(subject, words)  # (N, C)
+    captioned = split.first_captions() >= 0  # (N,)
+    agreement = cluster_agreement(bits[captioned], mentions[captioned])  # (C,)
+    best = np.argsort(-logits, axis=0, kind="stable")[:CLUSTER_IMAGES]  # (images, C)
+    wanted = [(int(i), row["cluster"]) for row in rows for i in best[:, row["cluster"]]]
+    pictures = _cluster_pictures(subject, {(i, c) for i, c in wanted if bits[i, c]})
+    cards = []
+    for row in rows:
+        cluster, image_count = row["cluster"], row["test_image_count"]
+        mentioned = int(mentions[:, cluster].sum())
+        kappa = None if np.isnan(agreement[cluster]) else float(agreement[cluster])
+        if not image_count or not mentioned:
+            kappa = None
+        is_judged = min(image_count, mentioned) >= CLUSTER_IMAGES  # fewer agree by accident
+        cards.append(
+            {
+                "cluster": cluster,
+                "class_names": row["class_names"],
+                "words": words[cluster],
+                "verdict": verdict(image_count, bool(words[cluster]), mentioned, kappa),
+                "differs": kappa is not None and kappa < DIFFERS_BELOW,
+                "pictures": [pictures[at] for at in wanted if at[1] == cluster and at in pictures],
+                "counts": f"{count(row['word_count'], 'word')}, {count(image_count, 'test image')}",
+                "rank": (not is_judged, 2.0 if kappa is None else -kappa),
+            }
+        )
+    cards.sort(key=lambda card: card["rank"])
+    judged = sum(not card["rank"][0] for card in cards)
+    return {"clusters": cards, "first_clusters": FIRST_CLUSTERS, "judged": judged}
+
+
+def _mentions(subject: _Subject, words: Mapping[int, Sequence[str]]) -> np.ndarray:
+    """Return whose captions mention a word of which cluster, (N, C) bool."""
+    split, names = subject.images.split, subject.model.text.words
+    cluster_of = {word: cluster for cluster, its_words in words.items() for word in its_words}
+    clusters = np.array([*(cluster_of.get(word, -1) for word in names), -1])  # (V + 1,)
+    captions = encode_captions(split.captions, names)
+    image = np.repeat(split.caption_image, np.diff(captions.offsets))  # (T,)
+    cluster = clusters[np.where(captions.tokens >= 0, captions.tokens, -1)]  # (T,)
+    mentions = np.zeros(subject.images.logits.shape, dtype=bool)
+    mentions[image[cluster >= 0], cluster[cluster >= 0]] = True
+    return mentions
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def verdict(image_count: int, has_words: bool, mentioned: int, kappa: float | None) -> str:
+    """Say in plain words how well a cluster's words and images agree."""
+    if not image_count:
+        return "no test image activates it"
+    if not has_words:
+        return "nothing to compare its images with"
+    if not mentioned:
+        return "no test caption has its words"
+    if kappa is None:
+        return "all test images and captions have it"
+    agreement = f"agreement {two_decimals(kappa)}"
+    return agreement if kappa >= DIFFERS_BELOW else f"its words and its images differ: {agreement}"
+
+
+def _cluster_pictures(
+    subject: _Subject, wanted: set[tuple[int, int]]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Draw images with the class activation maps of clusters over them.
+
+    Args:
+        subject: The model and its test images.
+        wanted: (image, cluster), activated each; a logit right at the threshold may fall on its
+            other side in another batch, and has no picture then.
+    """
+    split = subject.images.split
+    images = np.array(sorted({image for image, _ in wanted}), dtype=np.int64)
+    pictures = {}
+    start = 0
+    for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
+        for number, at in enumerate(
+            zip(images[start + offset].tolist(), cluster.tolist(), strict=True)
+        ):
+            if at in wanted:
+                picture = ImageOps.contain(open_rgb(split.path(at[0])), (CLUSTER_SIDE,) * 2)
+                pictures[at] = {
+                    "id": int(split.image_ids[at[0]]),
+                    "uri": data_uri(with_map(picture, maps[number].cpu().numpy())),
+                }
+        start += len(logits)
+    return pictures
+
+
+# ---- words
+
+
+def _heat_map(subject: _Subject) -> dict[str, Any]:
+    """Return how clusters and categories of words meet, of the words that the model knows."""
+    norms, words = subject.norms, subject.words
+    if norms.categories is None:
+        return {"heat_map": _Absent(norms.absent["categorization"])}
+    in_file, known = known_evaluated_words(words, norms)
+    if not len(known):
+        return {"heat_map": _Absent("the model knows no word of the category file")}
+    return {
+        "heat_map": heat_map(
+            norms.categories.category[in_file],
+            words.clusters[known],
+            norms.categories.names,
+            [words.words[at] for at in known],
+        )
+    }
+
+
+def heat_map(
+    categories: np.ndarray, clusters: np.ndarray, names: Sequence[str], words: Sequence[str]
+) -> dict[str, Any]:
+    """Return the words of each category in each cluster, ordered so that blocks lie diagonally.
+
+    Categories stand by falling number of words (ties: the order of the names); a cluster stands
+    with the category it has most words of, the largest first.
+
+    Args:
+        categories: (W,) index of each word's category in ``names``.
+        clusters: (W,) cluster of each word.
+        names: K names.
+        words: W words.
+
+    Returns:
+        ``columns``: clusters; ``rows``: (category, cells), a cell None or its words and shade.
+    """
+    cells: dict[tuple[int, int], list[str]] = {}
+    for row, column, word in zip(categories.tolist(), clusters.tolist(), words, strict=True):
+        cells.setdefault((row, column), []).append(word)
+    sizes = Counter(categories.tolist())
+    rows = sorted(sizes, key=lambda row: (-sizes[row], row))
+    place = {row: at for at, row in enumerate(rows)}
+    main: dict[int, tuple[int, int]] = {}  # of a cluster: most words, negative, and whose they are
+    for (row, column), inside in cells.items():
+        main[column] = min((-len(inside), place[row]), main.get(column, (0, 0)))
+    columns = sorted(main, key=lambda column: (main[column][1], main[column][0], column))
+
+    def cell(row: int, column: int) -> dict[str, Any] | None:
+        inside = cells.get((row, column), [])
+        shade = -(-len(inside) * SHADES // sizes[row]) - 1
+        return {"words": inside, "shade": shade} if inside else None
+
+    table = [(names[row], [cell(row, column) for column in columns]) for row in rows]
+    return {"columns": columns, "rows": table}
+
+
+def _concreteness(subject: _Subject) -> dict[str, Any]:
+    """Return predicted against human concreteness, and the words that are most off.
+
+    Only frequent words: rarer ones get extreme probabilities by accident.
+    """
+    words, ratings = subject.words, subject.norms.concreteness
+    if ratings is None:
+        return {"scatter": _Absent(subject.norms.absent["concreteness"])}
+    rated = [
+        at
+        for at, word in enumerate(words.words)
+        if word in ratings and words.counts[at] >= cluster_tables.MIN_WORD_COUNT
+    ]
+    if not rated:
+        return {"scatter": _Absent("no frequent training word has a rating")}
+    names = [words.words[at] for at in rated]
+    human, predicted = np.array([ratings[word] for word in names]), words.probabilities[rated]
+    higher = rankdata(predicted) - rankdata(human)  # (W,) ranks above people's
+    order = np.argsort(higher, kind="stable")
+    nearest = np.argsort(np.abs(higher), kind="stable")
+    extreme = min(EXTREME_WORDS, len(rated) // 3)
+    shown = slice(SHOWN_WORDS)  # words stand by falling count
+    return {
+        "scatter": scatter_svg(names[shown], human[shown], predicted[shown]),
+        "least_count": cluster_tables.MIN_WORD_COUNT,
+        "too_concrete": [names[at] for at in order[::-1][:extreme]],
+        "too_abstract": [names[at] for at in order[:extreme]],
+        "ranked_alike": [names[int(at)] for at in nearest[:extreme]],
+    }
+
+
+def _words(subject: _Subject) -> dict[str, Any]:
+    """Return the table of the most frequent words."""
+    categories, vocabulary = subject.norms.categories, subject.pairs.vocabulary
+    shown = vocabulary.words[:SHOWN_WORDS]
+    clusters, probabilities = cluster_tables.top_clusters(
+        posterior_rows(subject.model.text, shown), cluster_tables.TOP_CLUSTERS
+    )
+    rows = cluster_tables.word_rows(
+        shown,
+        vocabulary.counts[:SHOWN_WORDS],
+        clusters,
+        probabilities,
+        probabilities[:, 0],
+        subject.norms.concreteness or {},
+        {} if categories is None else categories.by_word(),
+    )
+    return {"words": rows, "word_total": len(vocabulary.words)}
+
+
+# ---- boxes
+
+
+def typical_images(counts: np.ndarray, count: int) -> dict[str, list[int]]:
+    """Choose images that show hits, misses and false alarms, each once.
+
+    Typical ones: their numbers of gold and of predicted boxes are nearest to the medians (ties:
+    the first).
+
+    Args:
+        counts: (N, 3) hits, false alarms and misses of each image.
+        count: How many images, at most.
+    """
+    boxes = np.stack([counts[:, 0] + counts[:, 2], counts[:, 0] + counts[:, 1]], axis=1)  # (N, 2)
+    distance = np.abs(boxes - np.median(boxes, axis=0)).sum(axis=1)  # (N,)
+    chosen: list[int] = []
+    groups = {}
+    for at, (column, title) in enumerate(((0, "Hits"), (2, "Misses"), (1, "False alarms"))):
+        order = np.argsort(distance, kind="stable")
+        fits = [int(i) for i in order if counts[i, column] and i not in chosen]
+        groups[title] = fits[: (count - len(chosen)) // (3 - at)]
+        chosen += groups[title]
+    return {title: images for title, images in groups.items() if images}
+
+
+def _localization(subject: _Subject) -> dict[str, Any]:
+    """Return typical test images with hits, misses and false alarms of predicted boxes."""
+    split = subject.images.split
+    if split.instances is None:
+        return {"localization": _Absent(f"no instances of {split.name}")}
+    counts, class_names = subject.images.by_image["bounding_box"], _class_names(subject)
+    groups = typical_images(counts, subject.options.num_items)
+    if not groups:
+        return {"localization": _Absent("no test image has a gold or a predicted box")}
+    images = np.array([image for chosen in groups.values() for image in chosen])
+    examples: dict[int, dict[str, Any]] = {}
+    for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
+        all_boxes, _ = boxes_and_peaks(maps, MAP_SIZE)
+        for position in range(len(logits)):
+            image = int(images[len(examples)])
+            gold = gold_objects(split, image)
+            assert gold is not None  # there are instances
+            chosen = np.flatnonzero(offset == position)
+            boxes = all_boxes[chosen]
+            hit, found = match_boxes(box_iou(boxes, gold.boxes) >= MATCH_IOU)
+            strength = logits[position, cluster[chosen]]
+            order = np.argsort(-strength, kind="stable")  # hits, and the strongest false alarms
+            shown = np.concatenate([np.flatnonzero(hit), order[~hit[order]][:FALSE_ALARMS]])
+            labels = [
+                ", ".join((f"cluster {c}", *class_names[c])) for c in cluster[chosen].tolist()
+            ]
+            examples[image] = {
+                "id": int(split.image_ids[image]),
+                "uri": data_uri(
+                    ImageOps.contain(open_rgb(split.path(image)), (LOCALIZED_SIDE,) * 2)
+                ),
+                "predicted": _boxes(boxes[shown], [labels[int(at)] for at in shown], hit[shown]),
+                "false_alarms": int((~hit).sum()),
+                "gold": _boxes(gold.boxes, gold.class_names, found),
+            }
+    return {
+        "localization": {title: [examples[i] for i in chosen] for title, chosen in groups.items()},
+        "with_hits": int((counts[:, 0] > 0).sum()),
+        "image_count": len(counts),
+        "shown_false_alarms": FALSE_ALARMS,
+        "map_size": MAP_SIZE,
+        "match_iou": MATCH_IOU,
+    }
+
+
+def _boxes(boxes: np.ndarray, labels: Sequence[str], hit: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"box": box.tolist(), "label": label, "hit": bool(is_hit)}
+        for box, label, is_hit in zip(boxes, labels, hit, strict=True)
+    ]
