@@ -150,6 +150,14 @@ OPTIONS: dict[str, Option] = {
         _folder_name,
         metavar="NAME",
     ),
+    "cache_dir": Option(
+        "data",
+        None,
+        "where setup's filter of images is kept (default: beside the data; where that folder "
+        "cannot be written, cache/)",
+        Path,
+        metavar="DIR",
+    ),
     "use_all_images": Option("data", False, "ignore the images filter of setup", bool),
     "other_captions": Option(
         "data",
@@ -503,7 +511,7 @@ def _single_model_name(names: Sequence[str], utility: str) -> str:
 
 # the places are accepted where they have no effect, too, so that one list serves a whole script
 _FILES = frozenset({"model_name", "datasets_dir", "models_dir", "results_dir", "write_to_log"})
-_DATA = frozenset({"dataset", "use_all_images"})
+_DATA = frozenset({"dataset", "use_all_images", "cache_dir"})
 _WORDS = _FILES | _DATA | {"seed", "word_list", "device"}
 _BOTH_HALVES = (
     _FILES
@@ -656,8 +664,8 @@ UTILITIES: dict[str, Utility] = {
     ),
     "filter_unwanted_coco_images": Utility(
         "find the images that training and evaluation leave out (run by setup.csh)",
-        "data",
-        frozenset({"datasets_dir", "dataset", "write_to_log", "results_dir"}),
+        "datasets_src.filtering",
+        frozenset({"datasets_dir", "dataset", "cache_dir", "write_to_log", "results_dir"}),
     ),
     "make_demo_dataset": Utility(
         "write an invented little world in COCO's layout",

@@ -7,18 +7,19 @@ a ``load`` function like that of ``coco.py``, and one line in the table below.
 import importlib
 from pathlib import Path
 
-from datasets_src.coco import ANNOTATION_FOLDERS, Split
+from datasets_src.coco import ANNOTATION_FOLDERS
+from datasets_src.splits import Split
 from utils.errors import UserError
 
 COCO = "coco"
 COCO_FOLDER = "COCO"
 
-# name of the data set -> module whose load(folder, split, with_instances=...) reads it
+# name of the data set -> module whose load(folder, split, with_instances=...) reads it; a folder of
+# any other name is read as COCO's
 DATASETS = {
     COCO: "datasets_src.coco",
     "flickr30k": "datasets_src.flickr30k",
 }
-OTHER_DATASETS = "datasets_src.coco"  # the module for all other names
 
 
 def load_split(
@@ -28,20 +29,20 @@ def load_split(
 
     Args:
         datasets_dir: The folder of all data sets.
-        split: One of ``datasets_src.coco.SPLITS``, whatever the data set itself calls it.
+        split: One of ``SPLITS``, whatever the data set itself calls it.
         with_instances: Whether to read the instances.
         dataset: A name of the table, or that of a folder in COCO's layout.
-
-    Raises:
-        UserError: there is no such data set, or its files are missing or malformed.
     """
     folder = dataset_folder(datasets_dir, dataset)
     if not folder.is_dir():
+        known = {name for name in DATASETS if dataset_folder(datasets_dir, name).is_dir()}
+        for name in ANNOTATION_FOLDERS:
+            known |= {path.parent.name for path in datasets_dir.glob(f"*/{name}")} - {COCO_FOLDER}
         raise UserError(
             f"no folder {folder}, where --dataset {dataset} would be; data sets in {datasets_dir}: "
-            f"{', '.join(_present(datasets_dir)) or 'none'}; put it there, or name another"
+            f"{', '.join(sorted(known)) or 'none'}; put it there, or name another"
         )
-    module = importlib.import_module(DATASETS.get(dataset, OTHER_DATASETS))
+    module = importlib.import_module(DATASETS.get(dataset, DATASETS[COCO]))
     loaded: Split = module.load(folder, split, with_instances=with_instances)
     return loaded
 
@@ -49,12 +50,3 @@ def load_split(
 def dataset_folder(datasets_dir: Path, dataset: str) -> Path:
     """Return the folder of a data set, there or not."""
     return datasets_dir / (COCO_FOLDER if dataset == COCO else dataset)
-
-
-def _present(datasets_dir: Path) -> list[str]:
-    """Return the names of the data sets that are there, sorted."""
-    known = {name for name in DATASETS if dataset_folder(datasets_dir, name).is_dir()}
-    annotated = {
-        path.parent.name for name in ANNOTATION_FOLDERS for path in datasets_dir.glob(f"*/{name}")
-    }
-    return sorted(known | (annotated - {COCO_FOLDER}))

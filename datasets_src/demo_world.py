@@ -20,9 +20,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from datasets_src.coco import SPLITS
 from datasets_src.demo_drawing import BACKGROUNDS, OBJECTS, WORLD, DrawnObject, Rng, draw_scene
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
+from datasets_src.splits import SPLITS
 from utils.errors import UserError
 from utils.files import write_json, write_text
 from utils.progress import with_bar

@@ -1,19 +1,24 @@
 """Setup's filter: which images of a data set the published system leaves out, and why."""
 
+import argparse
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from datasets_src.coco import SPLITS, Instances, Split
 from datasets_src.datasets import COCO, COCO_FOLDER, dataset_folder, load_split
-from datasets_src.images import are_too_many, read_mode
+from datasets_src.images import read_header
+from datasets_src.loading import require_readable
+from datasets_src.norms import load_norms
+from datasets_src.splits import SPLITS, Split
 from utils.errors import UserError
-from utils.files import file_size, parse_json, read_text, sha256_of_file, write_json
+from utils.files import parse_json, read_text, reading, sha256_of_file, write_json
 from utils.progress import with_bar
 
 FILTER_FILE = "filtered_images.json"
@@ -21,6 +26,7 @@ FORMAT_VERSION = 1
 # in the order of counting: an image is counted under the first cause that holds
 CAUSES = ("no_instances", "grayscale", "multi_word_category")
 UNREADABLE = "unreadable"  # a further cause, named in the result only where it holds
+CACHE_FOLDER = Path("cache")  # beside main.py, where the data folder cannot be written
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +44,42 @@ class FilterResult:
         return self.images - sum(map(len, self.dropped.values()))
 
 
-def filter_file(datasets_dir: Path, dataset: str) -> Path:
+def filter_file(datasets_dir: Path, dataset: str, cache_dir: Path | None = None) -> Path:
     """Return where the filter's result of a data set is kept, there or not.
 
-    COCO's stands in the datasets folder itself, any other in the data set's own.
+    COCO's stands in the datasets folder itself, any other in the data set's own. Where that folder
+    cannot be written, or with ``--cache_dir``, it stands in a folder named after it.
     """
     folder = dataset_folder(datasets_dir, dataset)
-    return (datasets_dir if folder.name == COCO_FOLDER else folder) / FILTER_FILE
+    folder = datasets_dir if folder.name == COCO_FOLDER else folder
+    path = folder / FILTER_FILE
+    if cache_dir is None and (path.is_file() or os.access(folder, os.W_OK)):
+        return path
+    place = str(folder.resolve())
+    name = f"{folder.resolve().name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+    return (cache_dir or CACHE_FOLDER) / name / FILTER_FILE
 
 
-def filter_images(datasets_dir: Path, *, dataset: str = COCO) -> dict[str, FilterResult]:
+def filter_unwanted_coco_images(options: argparse.Namespace) -> None:
+    """Filter both splits of a data set and keep the result."""
+    results = filter_images(
+        options.datasets_dir, dataset=options.dataset, cache_dir=options.cache_dir
+    )
+    for name, result in results.items():
+        causes = ", ".join(
+            f"{cause.replace('_', ' ')} {len(ids)}" for cause, ids in result.dropped.items()
+        )
+        logger.info(
+            "%s: %d of %d images kept; dropped: %s", name, result.kept, result.images, causes
+        )
+    path = filter_file(options.datasets_dir, options.dataset, options.cache_dir)
+    logger.info("kept in %s", path)
+    load_norms(options.datasets_dir)  # which says what is absent
+
+
+def filter_images(
+    datasets_dir: Path, *, dataset: str = COCO, cache_dir: Path | None = None
+) -> dict[str, FilterResult]:
     """Filter both splits of a data set and keep the result (see ``filter_file``).
 
     A kept result of the same source files is returned as it is.
@@ -58,66 +90,52 @@ def filter_images(datasets_dir: Path, *, dataset: str = COCO) -> dict[str, Filte
 
     Returns:
         The result of each split, under the data set's own name of it.
-
-    Raises:
-        UserError: files are missing or malformed, too many images are unreadable (see
-            ``are_too_many``), or there are no instances to filter by.
     """
-    kept = _kept_results(datasets_dir, dataset)
+    path = filter_file(datasets_dir, dataset, cache_dir)
+    # captions alone first: they tell what the instances are compared with
+    sources = {
+        split.name: _source_identity(split) | {"images": _hash_of_sizes(split)}
+        for split in (load_split(datasets_dir, part, dataset=dataset) for part in SPLITS)
+    }
+    kept = _kept_results(path, sources)
     if kept is not None:
-        logger.info(
-            "%s is of the same files: nothing is filtered anew (remove it to do so)",
-            filter_file(datasets_dir, dataset),
-        )
+        logger.info("%s is of the same files: nothing is filtered anew (remove it to do so)", path)
         return kept
-    results, sources = {}, {}
+    results = {}
     for part in SPLITS:
         split = load_split(datasets_dir, part, with_instances=True, dataset=dataset)
-        name = split.name
-        if split.instances is None:
-            raise UserError(_why_no_instances(split))
-        sources[name] = _source_identity(split)
-        causes = _causes(split.instances, *_looks(split))
+        causes = _causes(split)
         dropped = {
             cause: split.image_ids[causes == position].tolist()
             for position, cause in enumerate((*CAUSES, UNREADABLE))
         }
         if not dropped[UNREADABLE]:
             del dropped[UNREADABLE]
-        results[name] = FilterResult(len(split.image_ids), dropped)
-    write_json(
-        filter_file(datasets_dir, dataset),
-        {
-            "version": FORMAT_VERSION,
-            "splits": {
-                name: {
-                    "source": sources[name],
-                    "images": result.images,
-                    "kept": result.kept,
-                    "dropped": result.dropped,
-                }
-                for name, result in results.items()
-            },
-        },
-    )
+        results[split.name] = FilterResult(len(split.image_ids), dropped)
+    content = {
+        name: {
+            "source": sources[name],
+            "images": result.images,
+            "kept": result.kept,
+            "dropped": result.dropped,
+        }
+        for name, result in results.items()
+    }
+    write_json(path, {"version": FORMAT_VERSION, "splits": content})
     return results
 
 
-def _kept_results(datasets_dir: Path, dataset: str) -> dict[str, FilterResult] | None:
-    """Return the kept results of both splits; None unless they are whole and of the same source."""
-    path = filter_file(datasets_dir, dataset)
-    if not path.is_file():
-        return None
+def _kept_results(path: Path, sources: dict[str, Any]) -> dict[str, FilterResult] | None:
+    """Return the kept results of both splits; None unless they are whole and of these sources."""
     results = {}
-    for part in SPLITS:
-        split = load_split(datasets_dir, part, dataset=dataset)
+    for name, source in sources.items():
         try:
-            stored = _read_result(path, split.name)
+            stored = _read_result(path, name)
         except UserError:
             return None
-        if stored["source"] != _source_identity(split):
+        if stored["source"] != source:
             return None
-        results[split.name] = FilterResult(len(split.image_ids), stored["dropped"])
+        results[name] = FilterResult(stored["images"], stored["dropped"])
     return results
 
 
@@ -128,36 +146,31 @@ def load_filtered_split(
     use_all_images: bool,
     with_instances: bool = False,
     dataset: str = COCO,
+    cache_dir: Path | None = None,
 ) -> tuple[Split, bool]:
     """Load a split without the images that setup filtered out, and say whether it was filtered.
 
-    Without a filter result, or with ``use_all_images``, the split comes whole.
+    Without a filter result, or with ``use_all_images``, the split comes whole. A result of other
+    captions, or of other instances where they are read, is refused.
 
     Args:
         datasets_dir: The folder of all data sets.
-        part: One of ``datasets_src.coco.SPLITS``, whatever the data set itself calls it.
+        part: One of ``SPLITS``, whatever the data set itself calls it.
         use_all_images: Whether to leave the filter aside.
         with_instances: Whether to read the instances.
         dataset: Name of the data set.
-
-    Raises:
-        UserError: the data is missing or malformed, or the filter result is of other data.
+        cache_dir: Where the result is kept, see ``filter_file``.
     """
     split = load_split(datasets_dir, part, with_instances=with_instances, dataset=dataset)
-    name = split.name
-    path = filter_file(datasets_dir, dataset)
-    if use_all_images:
-        logger.info("%s: all %d images are used, as asked for", name, len(split.image_ids))
-        return split, False
-    if not path.is_file():
-        logger.info(
-            "%s: all %d images are used (setup has not filtered this data)",
-            name,
-            len(split.image_ids),
-        )
+    name, count = split.name, len(split.image_ids)
+    path = filter_file(datasets_dir, dataset, cache_dir)
+    if use_all_images or not path.is_file():
+        reason = "as asked for" if use_all_images else f"setup has not filtered them in {path}"
+        logger.info("%s: all %d images are used (%s)", name, count, reason)
         return split, False
     stored = _read_result(path, name)
-    if stored["source"] != _source_identity(split):
+    source = _source_identity(split, with_instances=with_instances)
+    if source.items() - stored["source"].items():
         raise UserError(
             f"{path} was made from other files than those of {name} now in "
             f"{dataset_folder(datasets_dir, dataset)}; run setup again (--utility "
@@ -166,97 +179,82 @@ def load_filtered_split(
     dropped = np.array([i for ids in stored["dropped"].values() for i in ids], dtype=np.int64)
     filtered = split.keep(~np.isin(split.image_ids, dropped))
     logger.info(
-        "%s: %d of %d images are used, as setup filtered them",
+        "%s: %d of %d images are used, as setup filtered them (%s)",
         name,
         len(filtered.image_ids),
-        len(split.image_ids),
+        count,
+        path,
     )
     return filtered, True
 
 
-def _causes(
-    instances: Instances, is_grayscale: np.ndarray, is_unreadable: np.ndarray
-) -> np.ndarray:
+def _causes(split: Split) -> np.ndarray:
     """Return for each image the index of the first cause to drop it, (N,) int64; -1 for none."""
-    counts = instances.counts(len(is_grayscale))  # (N, K)
+    instances, count = split.instances, len(split.image_ids)
+    if instances is None:
+        first = split.instance_files[0]
+        where = first if len(split.instance_files) == 1 else first.parent
+        if not count:
+            raise UserError(f"no image of {split.name} in {split.caption_files[0]}; complete it")
+        raise UserError(
+            f"no instance of the images of {split.name} in {where}, so that there is nothing to "
+            "filter by; put the instances there (a data set of captions alone needs no setup)"
+        )
+    grayscale, unreadable = np.zeros((2, count), dtype=bool)
+    unlike: list[int] = []  # images of another size than the boxes count in
+    for image in with_bar(range(count), split.name, "image"):
+        try:
+            header = read_header(split.path(image))
+        except UserError as error:
+            unreadable[image] = True
+            logger.warning("left out: %s", error)
+            require_readable(int(unreadable.sum()), count, str(error))
+            continue
+        # with or without transparency; a palette's one channel holds colours
+        grayscale[image] = Image.getmodebase(header.mode) == "L"
+        if not header.has_size(int(split.widths[image]), int(split.heights[image])):
+            unlike.append(image)
+    if unlike:
+        logger.warning(
+            "%s: images whose width and height are not those of the annotations: %d, the first %s; "
+            "boxes fit only if these images were resized as a whole",
+            split.name,
+            len(unlike),
+            split.path(unlike[0]),
+        )
+    counts = instances.counts(count)  # (N, K)
     holds = np.stack(
         [
             counts.sum(axis=1) == 0,
-            is_grayscale,
+            grayscale,
             counts[:, ~instances.is_single_word()].sum(axis=1) > 0,
-            is_unreadable,
+            unreadable,
         ],
         axis=1,
     )  # (N, causes)
     return np.where(holds.any(axis=1), holds.argmax(axis=1), -1)
 
 
-def _looks(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return which images decode to one channel and which are unreadable, from headers alone.
+def _source_identity(split: Split, *, with_instances: bool = True) -> dict[str, str]:
+    """Return what ties a filter result to its source: hashes of captions and of instances.
 
-    Returns:
-        (N,) bool each.
-
-    Raises:
-        UserError: too many are unreadable, or all.
+    They are of the files' content, but of files of each image (the instances of Flickr30k
+    Entities): those are too many to be read, and count by their names and sizes in bytes.
     """
-    from PIL import Image
-
-    images = range(len(split.image_ids))
-    grayscale, unreadable = np.zeros((2, len(images)), dtype=bool)
-    for index in with_bar(images, split.name, "image"):
-        try:
-            mode = read_mode(split.path(index))
-        except UserError as error:
-            unreadable[index] = True
-            logger.warning("left out: %s", error)
-            bad = int(unreadable.sum())
-            if are_too_many(bad, len(images)) or bad == len(images):
-                raise UserError(
-                    f"{bad} of {len(images)} images of {split.name} cannot be read; the last: "
-                    f"{error}"
-                ) from None
-            continue
-        # a palette's one channel holds colours
-        grayscale[index] = Image.getmodebands(mode) == 1 and mode != "P"
-    return grayscale, unreadable
-
-
-def _why_no_instances(split: Split) -> str:
-    """Say where a split's instances were looked for in vain."""
-    absent = [path for path in split.instance_files if not path.exists()]
-    if absent:
-        return (
-            f"no {absent[0]}, so that there are no instances to filter by; put it there (a data "
-            "set of captions alone needs no setup)"
+    identity = {"captions": _hash_of_files(split.caption_files)}
+    if with_instances:
+        paths = split.instance_files
+        identity["instances"] = (
+            _hash_of_files(paths)
+            if len(paths) == 1
+            else _hash_of_listing([path.name for path in paths], paths)
         )
-    if not len(split.image_ids):
-        return f"{' and '.join(map(str, split.caption_files))} list no image of {split.name}"
-    first = split.instance_files[0]
-    return (
-        f"{first if len(split.instance_files) == 1 else first.parent} lists no instance in the "
-        f"images of {split.name}, so all would be dropped; a data set of captions alone needs no "
-        "setup"
-    )
+    return identity
 
 
-def _source_identity(split: Split) -> dict[str, str]:
-    """Return what ties a filter result to its source: hashes of the annotations and the images.
-
-    Captions, and instances that stand in one file, count by the files' content. Images, and
-    instances in files of each image (Flickr30k Entities), are too many to be read whenever a split
-    is loaded: they count by their names and sizes in bytes, so that a change within a file that
-    keeps its size is not noticed. Files of images that the captions do not list do not matter.
-    """
-    instance_files = split.instance_files
-    images = range(len(split.image_ids))
-    return {
-        "captions": _hash_of_files(split.caption_files),
-        "instances": _hash_of_files(instance_files)
-        if len(instance_files) == 1
-        else _hash_of_sizes([path.name for path in instance_files], instance_files),
-        "images": _hash_of_sizes(split.file_names, map(split.path, images)),
-    }
+def _hash_of_sizes(split: Split) -> str:
+    """Return a hash of the names and sizes in bytes of a split's images."""
+    return _hash_of_listing(split.file_names, map(split.path, range(len(split.image_ids))))
 
 
 def _hash_of_files(paths: Sequence[Path]) -> str:
@@ -264,35 +262,29 @@ def _hash_of_files(paths: Sequence[Path]) -> str:
     hashes = [sha256_of_file(path) if path.is_file() else "absent" for path in paths]
     if len(paths) == 1:
         return hashes[0]
-    listing = "\n".join(
-        f"{path.name}\t{content}" for path, content in zip(paths, hashes, strict=True)
-    )
+    listing = "\n".join(f"{path.name}\t{hash_}" for path, hash_ in zip(paths, hashes, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _hash_of_sizes(names: Iterable[str], paths: Iterable[Path]) -> str:
+def _hash_of_listing(names: Iterable[str], paths: Iterable[Path]) -> str:
     """Return a hash of the names given to some files and of their sizes in bytes."""
-    sizes = ("absent" if (size := file_size(path)) is None else size for path in paths)
-    listing = "\n".join(f"{name}\t{size}" for name, size in zip(names, sizes, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    lines = []
+    for name, path in zip(names, paths, strict=True):
+        try:
+            lines.append(f"{name}\t{path.stat().st_size}")
+        except OSError:
+            lines.append(f"{name}\tabsent")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _read_result(path: Path, name: str) -> dict[str, Any]:
     """Return what the filter file holds for a split."""
-    try:
+    with reading(path, "run setup again (--utility filter_unwanted_coco_images)"):
         content = parse_json(read_text(path, "the filter result"))
         stored: dict[str, Any] = content["splits"][name]
-        is_complete = "source" in stored and set(stored["dropped"]) - {UNREADABLE} == set(CAUSES)
         dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
-        if (
-            content["version"] != FORMAT_VERSION
-            or not is_complete
-            or not all(type(image_id) is int for image_id in dropped)
-        ):
-            raise KeyError("version")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{path} holds no filter result of {name} in this version's form; run setup again "
-            "(--utility filter_unwanted_coco_images)"
-        ) from None
+        if content["version"] != FORMAT_VERSION or set(map(type, dropped)) - {int}:
+            raise ValueError(f"no filter result of {name} in this version's form")
+        if set(stored["dropped"]) - {UNREADABLE} != set(CAUSES) or "source" not in stored:
+            raise ValueError(f"the filter result of {name} is not whole")
     return stored

@@ -17,9 +17,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from datasets_src.coco import LARGEST_SIDE, SPLITS, Instances, Split, require_files
+from datasets_src.coco import LARGEST_SIDE
+from datasets_src.splits import SPLITS, Instances, Split, require_image_files
 from utils.errors import UserError
-from utils.files import read_lines, read_text
+from utils.files import read_lines, read_text, reading
 
 CAPTION_FILE = "results_20130124.token"
 SPLIT_NAMES = ("train", "test")  # in the order of SPLITS
@@ -38,9 +39,15 @@ CHAIN_TYPES = (
 )
 NOT_VISUAL = "notvisual"  # the type of chains without class
 
+PHRASE_FORM = "[/EN#<chain>/<type> words]"
+BOX_HINT = "it should be an annotation of Flickr30k Entities; download it again"
+
 _ID = "[1-9][0-9]{0,17}"  # within 64 bits
 _CAPTION = re.compile(rf"({_ID})\.jpg#[0-9]+\t(.*)")
 _PHRASE = re.compile(r"\[/EN#([0-9]{1,18})((?:/[^\s/\[\]]+)*)(?=[\s\]])")  # [/EN#7/people ..
+
+# chain, with (left, top, width, height) of one of its boxes
+ChainBox = tuple[int, tuple[int, int, int, int]]
 
 logger = logging.getLogger(__name__)
 
@@ -61,52 +68,49 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
 
     Args:
         folder: The folder of Flickr30k.
-        split: One of ``datasets_src.coco.SPLITS``: the images of train.txt or test.txt.
+        split: One of ``SPLITS``: the images of train.txt or test.txt.
         with_instances: Whether to read the boxes of Entities.
-
-    Raises:
-        UserError: a file is missing or malformed.
     """
     name = SPLIT_NAMES[SPLITS.index(split)]
     list_file, caption_file = folder / f"{name}.txt", folder / CAPTION_FILE
     image_ids = _read_image_ids(list_file)
-    index = {image_id: position for position, image_id in enumerate(image_ids.tolist())}
+    index = {image_id: position for position, image_id in enumerate(image_ids)}
     captions, caption_image = _read_captions(caption_file, index)
-    bare = len(image_ids) - len(np.unique(caption_image))
+    bare = len(image_ids) - len(set(caption_image))
     if bare:
-        logger.warning("%s: %d images of %s have no caption", caption_file, bare, list_file.name)
+        logger.warning("%s: images of %s without caption: %d", caption_file, list_file.name, bare)
 
     image_folder = next(
         (folder / place for place in IMAGE_FOLDERS if (folder / place).is_dir()),
         folder / IMAGE_FOLDERS[0],
     )
-    file_names = [f"{image_id}.jpg" for image_id in image_ids.tolist()]
-    require_files(image_folder, file_names)
+    file_names = [f"{image_id}.jpg" for image_id in image_ids]
+    require_image_files(image_folder, file_names)
 
-    entities = [folder / BOX_FOLDER, folder / PHRASE_FOLDER]
+    entities = (folder / BOX_FOLDER, folder / PHRASE_FOLDER)
     has_entities = any(place.is_dir() for place in entities)
-    box_files = [entities[0] / f"{image_id}.xml" for image_id in image_ids.tolist()]
-    phrase_files = [entities[1] / f"{image_id}.txt" for image_id in image_ids.tolist()]
+    box_files = [entities[0] / f"{image_id}.xml" for image_id in image_ids]
+    phrase_files = [entities[1] / f"{image_id}.txt" for image_id in image_ids]
     sizes, instances = np.zeros((len(image_ids), 2), dtype=np.int64), None
     if with_instances and has_entities:
         sizes, instances = _read_entities(box_files, phrase_files)
     return Split(
         name=name,
         folder=image_folder,
-        image_ids=image_ids,
+        image_ids=np.array(image_ids, dtype=np.int64),
         file_names=np.array(file_names, dtype=np.str_),
         widths=sizes[:, 0],
         heights=sizes[:, 1],
         captions=captions,
-        caption_image=caption_image,
+        caption_image=np.array(caption_image, dtype=np.int64),
         instances=instances,
         caption_files=(caption_file, list_file),
-        instance_files=(*box_files, *phrase_files) if has_entities else tuple(entities),
+        instance_files=(*box_files, *phrase_files) if has_entities else entities,
     )
 
 
-def _read_image_ids(path: Path) -> np.ndarray:
-    """Return the ids of a split list, one a line, (N,) int64 ascending."""
+def _read_image_ids(path: Path) -> list[int]:
+    """Return the ids of a split list, one a line, ascending."""
     if not path.is_file():
         raise UserError(
             f"no split list {path}; get train.txt and test.txt of Flickr30k Entities "
@@ -115,18 +119,16 @@ def _read_image_ids(path: Path) -> np.ndarray:
     ids = set()
     for number, line in enumerate(read_lines(path, "the split list"), start=1):
         word = line.strip()
-        if not word:
-            continue
-        if not re.fullmatch(_ID, word):
+        if word and not re.fullmatch(_ID, word):
             raise UserError(f"{path} line {number}: {word!r} is no image id; correct the line")
-        ids.add(int(word))
-    return np.array(sorted(ids), dtype=np.int64)
+        ids |= {int(word)} if word else set()
+    return sorted(ids)
 
 
-def _read_captions(path: Path, index: Mapping[int, int]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the captions of images ``index`` (id -> position), and their images (M,) int64."""
+def _read_captions(path: Path, index: Mapping[int, int]) -> tuple[tuple[str, ...], list[int]]:
+    """Return the captions of images ``index`` (id -> position), and the position of each."""
     captions, images = [], []
-    for number, line in enumerate(read_lines(path, "the captions of Flickr30k"), start=1):
+    for number, line in enumerate(read_lines(path, "the file of captions"), start=1):
         if not line:
             continue
         match = _CAPTION.fullmatch(line)
@@ -139,7 +141,7 @@ def _read_captions(path: Path, index: Mapping[int, int]) -> tuple[tuple[str, ...
         if position is not None:
             captions.append(match[2])
             images.append(position)
-    return tuple(captions), np.array(images, dtype=np.int64)
+    return tuple(captions), images
 
 
 def _read_entities(
@@ -158,7 +160,8 @@ def _read_entities(
     image, classes, boxes, has_own_box = [], [], [], []
     for position, (box_file, phrase_file) in enumerate(zip(box_files, phrase_files, strict=True)):
         types = _read_chain_types(phrase_file)
-        sizes[position], chain_boxes = _read_boxes(box_file)
+        with reading(box_file, BOX_HINT):
+            sizes[position], chain_boxes = _read_boxes(read_text(box_file, "an annotation"))
         seen: dict[tuple[int, ...], set[int]] = {}  # box -> its types so far
         for chain, box in chain_boxes:
             known = seen.setdefault(box, set())
@@ -186,63 +189,46 @@ def _read_chain_types(path: Path) -> dict[int, set[int]]:
     type add none.
     """
     types: dict[int, set[int]] = {}
-    for number, line in enumerate(read_lines(path, "the phrases of Flickr30k Entities"), start=1):
+    for number, line in enumerate(read_lines(path, "the file of phrases"), start=1):
         phrases = _PHRASE.findall(line)
-        if len(phrases) != line.count("[/EN#"):
+        named = {name for _, names in phrases for name in names.split("/")[1:]}
+        unknown = named - {NOT_VISUAL, *CHAIN_TYPES}
+        if len(phrases) != line.count("[/EN#") or unknown:
             raise UserError(
-                f"{path} line {number} has a phrase that is not '[/EN#<chain>/<type> words]'; "
-                "correct the line"
+                f"{path} line {number}: a phrase should be {PHRASE_FORM} with a type out of "
+                f"{', '.join((*CHAIN_TYPES, NOT_VISUAL))}; correct the line"
             )
-        for chain, named in phrases:
-            for name in named.split("/")[1:]:
-                if name == NOT_VISUAL:
-                    continue
-                if name not in CHAIN_TYPES:
-                    raise UserError(
-                        f"{path} line {number}: {name!r} is no type of chains "
-                        f"({', '.join(CHAIN_TYPES)}); correct the line"
-                    )
-                types.setdefault(int(chain), set()).add(CHAIN_TYPES.index(name))
+        for chain, names in phrases:
+            visual = set(names.split("/")[1:]) - {NOT_VISUAL}
+            types.setdefault(int(chain), set()).update(map(CHAIN_TYPES.index, visual))
     return types
 
 
-def _read_boxes(path: Path) -> tuple[tuple[int, int], list[tuple[int, tuple[int, int, int, int]]]]:
+def _read_boxes(text: str) -> tuple[tuple[int, int], list[ChainBox]]:
     """Return an image's (width, height), and each chain with each of its boxes.
 
     The file has the first and the last pixel of a box, counted from 1; here a box is
     [x, y, width, height] counted from 0, so that x = xmin - 1 and width = xmax - xmin + 1.
     """
-    text = read_text(path, "an annotation of Flickr30k Entities")
-    try:
-        root = ElementTree.fromstring(text, ElementTree.XMLParser(target=_TreeWithoutDoctype()))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} is no annotation in XML ({error}); download it again") from None
-    sides = [_number(root, f"size/{side}", path) for side in ("width", "height")]
-    if not all(1 <= side <= LARGEST_SIDE for side in sides):
-        raise UserError(f"{path}: the size is {sides[0]} x {sides[1]}; correct the file")
+    root = ElementTree.fromstring(text, ElementTree.XMLParser(target=_TreeWithoutDoctype()))
+    width, height = (_whole(root, f"size/{side}") for side in ("width", "height"))
+    if min(width, height) < 1:
+        raise ValueError(f"the size is {width} x {height}")
     found = []
     for element in root.iterfind("object"):
-        chains = [_whole_number(name.text, "name", path) for name in element.iterfind("name")]
+        chains = [int(name.text or "") for name in element.iterfind("name")]
         for box in element.iterfind("bndbox"):
-            edges = [_number(box, edge, path) for edge in ("xmin", "ymin", "xmax", "ymax")]
-            left, top, right, bottom = edges
-            if not (left <= right and top <= bottom) or max(map(abs, edges)) > LARGEST_SIDE:
-                raise UserError(
-                    f"{path}: {left} {top} {right} {bottom} are no box's xmin, ymin, xmax and "
-                    "ymax; correct the file"
-                )
+            left, top, right, bottom = (_whole(box, e) for e in ("xmin", "ymin", "xmax", "ymax"))
+            if left > right or top > bottom:
+                raise ValueError(f"{left} {top} {right} {bottom} is no box xmin ymin xmax ymax")
             corners = (left - 1, top - 1, right - left + 1, bottom - top + 1)
             found += [(chain, corners) for chain in chains]
-    return (sides[0], sides[1]), found
+    return (width, height), found
 
 
-def _number(element: ElementTree.Element, place: str, path: Path) -> int:
+def _whole(element: ElementTree.Element, place: str) -> int:
     """Return the whole number of an element below ``element``."""
-    return _whole_number(element.findtext(place), place, path)
-
-
-def _whole_number(text: str | None, place: str, path: Path) -> int:
-    """Read the whole number that stands in an element."""
-    if text is None or not re.fullmatch("-?[0-9]{1,18}", text.strip()):
-        raise UserError(f"{path}: {text!r} is no whole number '{place}'; correct the file")
-    return int(text)
+    number = int(element.findtext(place) or "")
+    if abs(number) > LARGEST_SIDE:
+        raise ValueError(f"{place} is {number}")
+    return number

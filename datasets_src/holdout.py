@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datasets_src.captions import build_vocabulary
-from datasets_src.coco import Split
 from datasets_src.pairs import TrainingPairs
+from datasets_src.splits import Split
 from utils.errors import UserError
 
 HELD_OUT_SHARE = 0.2  # of the images

@@ -1,26 +1,37 @@
-"""Image files to tensors.
+"""Image files to arrays, and pixels to what a network takes.
 
-Axes: B images, H = W = the image size in pixels.
+Axes: N images of a set, B images of a batch, S the image size in pixels.
 """
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
 
+from datasets_src.image_cache import ImageCache
 from utils.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
-    from torch import Tensor
-
-# per channel (red, green, blue), for values scaled to 0..1
-CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
+# mean and standard deviation per channel (red, green, blue), for values scaled to 0..1: those of
+# CLIP's training images, which the published system uses, and those of ImageNet
+PIXEL_STATISTICS = {
+    "clip": (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    ),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 # of a data set's images a few, or this share, may be missing or unreadable, and are left out
 FEW_BAD_IMAGES, BAD_IMAGES_SHARE = 3, 0.01
+TURNED = range(5, 9)  # the EXIF orientations that swap width and height
+
+# Pillow warns of large pictures and odd metadata with its own source lines
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def are_too_many(bad: int, images: int) -> bool:
@@ -28,40 +39,149 @@ def are_too_many(bad: int, images: int) -> bool:
 
     Fewer are left out, named and counted: one bad file must not end hours of work.
     """
-    return bad > max(FEW_BAD_IMAGES, BAD_IMAGES_SHARE * images)
+    return bad == images > 0 or bad > max(FEW_BAD_IMAGES, BAD_IMAGES_SHARE * images)
 
 
-def open_rgb(path: Path) -> "PillowImage":
-    """Read an image file whole, as RGB, its pixels as they are stored.
+class LoadedImage(NamedTuple):
+    """An image that could be read."""
 
-    An EXIF orientation is not applied: COCO's boxes count stored pixels.
+    pixels: np.ndarray  # (3, S, S) uint8, or what ``prepare`` returns
+    has_declared_size: bool  # whether it is as wide and high as its data set says
 
-    Raises:
-        UserError: the file is missing or no image that Pillow reads whole.
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images by index, as a map-style data set of torch's; one that cannot be read is None.
+
+    An image is taken as it is stored, whatever its EXIF orientation, because COCO's boxes count
+    stored pixels. It is turned upright where width and height are then those that its data set
+    declares, and they are swapped otherwise; and where nothing is declared with ``upright``.
     """
-    from PIL import Image
 
+    folder: Path
+    file_names: Sequence[str] | np.ndarray  # N, in the folder
+    size: int  # S
+    declared: np.ndarray | None = None  # (N, 2) width and height that the data set says; 0 unknown
+    upright: bool = False
+    prepare: Callable[[Image.Image], np.ndarray] | None = None  # in place of resizing to S
+    cache: ImageCache | None = None
+    rows: np.ndarray | None = None  # (N,) int64 rows in the cache
+
+    def path(self, image: int) -> Path:
+        """Return the file of the image with this index."""
+        return self.folder / str(self.file_names[image])
+
+    def open(self, image: int) -> Image.Image:
+        """Return the whole image in RGB, turned as boxes and captions mean it."""
+        return open_rgb(self.path(image), self._declared_size(image), upright=self.upright)
+
+    def read(self, image: int) -> LoadedImage:
+        """Decode and resize (bilinear, aspect ratio not kept); UserError where that fails."""
+        path, declared = self.path(image), self._declared_size(image)
+        cached = None
+        if self.cache is not None and self.rows is not None:
+            cached = self.cache.row(int(self.rows[image]), self.size, path, declared)
+            pixels = cached.read()
+            if pixels is not None:
+                return LoadedImage(pixels, True)
+        whole = self.open(image)
+        fits = declared is None or whole.size == declared
+        pixels = resized(whole, self.size) if self.prepare is None else self.prepare(whole)
+        if cached is not None and fits:
+            cached.write(pixels)
+        return LoadedImage(pixels, fits)
+
+    def __getitem__(self, image: int) -> LoadedImage | None:
+        try:
+            return self.read(image)
+        except UserError:
+            return None
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def why_unreadable(self, image: int) -> str:
+        """Say what is wrong with an image that was None."""
+        try:
+            self.read(image)
+        except UserError as error:
+            return str(error)
+        return f"image {self.path(image)} could not be read at first; check its disk"
+
+    def _declared_size(self, image: int) -> tuple[int, int] | None:
+        if self.declared is None or not self.declared[image].all():
+            return None
+        width, height = self.declared[image].tolist()
+        return width, height
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files that belong to no data set."""
+
+    files: Sequence[Path]
+
+    def images(self, size: int) -> ImageSet:
+        """Return them as a data set of torch's, turned upright and resized to size x size."""
+        return ImageSet(Path(), [str(path) for path in self.files], size, upright=True)
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    """Return an RGB image as (3, size, size) uint8."""
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def open_rgb(
+    path: Path, declared: tuple[int, int] | None = None, *, upright: bool = False
+) -> Image.Image:
+    """Read an image file whole, as RGB; see ``ImageSet`` for how it is turned."""
     with _opened(path) as image:
-        if image.mode.startswith("I;16"):  # whose bright pixels convert() would cut off at 255
-            return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
+        size = image.size
+        if upright or (declared is not None and size != declared and size == declared[::-1]):
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return _eight_bits(image).convert("RGB")
         return image.convert("RGB")
 
 
-def read_mode(path: Path) -> str:
-    """Return Pillow's mode of an image file ("RGB", "L", ...), from its header alone.
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale an image of 16 or 32 bits, whose bright pixels ``convert`` would cut off at 255.
 
-    Raises:
-        UserError: the file is missing or no image that Pillow knows.
+    Its range is the smallest usual one that has its brightest pixel: 0..1 for fractions, 8 bits
+    but for files of 16 bits, 16 bits, 32 bits.
     """
+    pixels = np.asarray(image)
+    if image.mode == "I":
+        pixels = pixels.view(np.uint32)
+    ranges = {"I": (2.0**8, 2.0**16), "F": (1.0, 2.0**8, 2.0**16)}.get(image.mode, (2.0**16,))
+    top = float(np.nan_to_num(pixels.max(initial=0)))
+    whole = next((end for end in ranges if top < end or top == end == 1), 2.0**32)
+    scaled = np.nan_to_num(pixels.astype(np.float64)) * ((255 if whole == 1 else 256) / whole)
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+
+
+class Header(NamedTuple):
+    """What an image file says before its pixels."""
+
+    mode: str  # Pillow's: "RGB", "L", ...
+    size: tuple[int, int]  # width and height as stored
+    is_turned: bool  # whether the EXIF orientation swaps them
+
+    def has_size(self, width: int, height: int) -> bool:
+        """Return whether the image is that wide and high, once turned as ``ImageSet`` does."""
+        return self.size == (width, height) or (self.is_turned and self.size == (height, width))
+
+
+def read_header(path: Path) -> Header:
+    """Read an image file's header alone; UserError where there is none."""
     with _opened(path) as image:
-        return image.mode
+        return Header(image.mode, image.size, image.getexif().get(0x0112) in TURNED)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> "Iterator[PillowImage]":
+def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file; what Pillow raises then, or while it is open, becomes a UserError."""
-    from PIL import Image
-
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
             raise OSError("it is no file")
@@ -71,38 +191,18 @@ def _opened(path: Path) -> "Iterator[PillowImage]":
         raise UserError(
             f"image {path} is missing; check the path, or complete the image folder"
         ) from None
-    except (  # RuntimeError: what Pillow's AVIF reader raises
-        OSError,
-        ValueError,
-        SyntaxError,
-        RuntimeError,
-        Image.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # Pillow's readers raise many kinds
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from None
 
 
-def read_image(path: Path, size: int) -> np.ndarray:
-    """Read an image as RGB, resized to size x size (bilinear), aspect ratio not kept.
+def normalise(images: Tensor, statistics: str = "clip") -> Tensor:
+    """Scale uint8 images (B, 3, H, W) to 0..1 and normalise each channel; float32.
 
-    Returns:
-        (3, size, size) uint8.
-
-    Raises:
-        UserError: the file is missing or no image that Pillow reads whole.
+    ``statistics`` is a key of ``PIXEL_STATISTICS``.
     """
-    from PIL import Image
-
-    pixels = open_rgb(path).resize((size, size), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
-
-
-def normalise(images: "Tensor") -> "Tensor":
-    """Scale uint8 images (B, 3, H, W) to 0..1 and normalise each channel; float32."""
-    import torch
-
+    scaled = images.float() / 255
     mean, std = (
-        torch.tensor(channels).view(3, 1, 1).to(images.device, non_blocking=True)
-        for channels in (CHANNEL_MEAN, CHANNEL_STD)
+        scaled.new_tensor(channels).view(3, 1, 1) for channels in PIXEL_STATISTICS[statistics]
     )
-    return (images.float() / 255 - mean) / std
+    return (scaled - mean) / std

@@ -1,33 +1,25 @@
-"""Training pairs (image, caption) and batches of images, loaded by worker processes.
+"""Training pairs (image, caption) and the batches of an epoch.
 
-Axes: M pairs (one a caption), B images of a batch, S the image size in pixels.
+Axes: M pairs (one a caption), B pairs and I images of a batch.
 """
 
 import hashlib
 import logging
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from datasets_src.captions import (
+    LONGEST_CAPTION,
     TokenizedCaptions,
     Vocabulary,
-    note_odd_captions,
-    stored_vocabulary,
+    build_vocabulary,
 )
-from datasets_src.coco import SPLITS, Split
 from datasets_src.datasets import COCO
-from datasets_src.filtering import filter_file, load_filtered_split
-from datasets_src.images import are_too_many, read_image
+from datasets_src.filtering import load_filtered_split
+from datasets_src.splits import SPLITS, Split
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -58,28 +50,35 @@ class TrainingPairs:
 
 
 def load_training_pairs(
-    datasets_dir: Path, *, use_all_images: bool, dataset: str = COCO
+    datasets_dir: Path,
+    *,
+    use_all_images: bool,
+    dataset: str = COCO,
+    cache_dir: Path | None = None,
 ) -> TrainingPairs:
-    """Load and tokenize the captions of a data set that are kept for training.
-
-    Tokens are stored beside setup's filter result, and read from there when it has the same
-    captions again.
-
-    Raises:
-        UserError: the data is missing or malformed, or no caption is left.
-    """
+    """Load and tokenize the captions of a data set that are kept for training."""
     split, filtered = load_filtered_split(
-        datasets_dir, SPLITS[0], use_all_images=use_all_images, dataset=dataset
+        datasets_dir,
+        SPLITS[0],
+        use_all_images=use_all_images,
+        dataset=dataset,
+        cache_dir=cache_dir,
     )
     if len(split.captions) < 2:
         raise UserError(
             f"{len(split.captions)} training captions, and two are the least; check "
             f"{' and '.join(map(str, split.caption_files))} and the filter"
         )
-    name = f"tokens_{split.name}{'_filtered' if filtered else ''}.npz"
-    path = filter_file(datasets_dir, dataset).with_name(name)
-    vocabulary, captions = stored_vocabulary(split.captions, path)
-    note_odd_captions(split.captions, captions)
+    vocabulary, captions = build_vocabulary(split.captions)
+    for what, count in (
+        ("without a word", (np.diff(captions.offsets) == 0).sum()),
+        (
+            f"longer than {LONGEST_CAPTION} characters, cut there",
+            sum(len(text) > LONGEST_CAPTION for text in split.captions),
+        ),
+    ):
+        if count:
+            logger.warning("training captions %s: %d of %d", what, count, len(captions))
     return TrainingPairs(split, vocabulary, captions, filtered)
 
 
@@ -139,189 +138,3 @@ def _split(order: np.ndarray, size: int) -> list[np.ndarray]:
     if bounds and len(order) - bounds[-1] == 1:
         bounds.pop()
     return np.split(order, bounds)
-
-
-class ImageSource(Protocol):
-    """Images by index: those of a split, or files of the user's own."""
-
-    def path(self, image: int) -> Path:
-        """Return the file of the image with this index."""
-
-    def reader(self, images: np.ndarray, size: int) -> Callable[[int], np.ndarray]:
-        """Return what reads the image of an index, out of ``images`` (N,), as ``read_image`` does.
-
-        Raises:
-            UserError: there is a cache of images, and it cannot be written.
-        """
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files that belong to no data set."""
-
-    files: tuple[Path, ...]
-
-    def path(self, image: int) -> Path:
-        """Return the file of the image with this index."""
-        return self.files[image]
-
-    def reader(self, images: np.ndarray, size: int) -> Callable[[int], np.ndarray]:
-        """Return what reads the image of an index as ``read_image`` does."""
-        return partial(_read_file, self, partial(read_image, size=size))
-
-
-def _read_file(source: ImageSource, read: Callable[[Path], np.ndarray], image: int) -> np.ndarray:
-    """Read the file of an image as ``read`` does."""
-    return read(source.path(image))
-
-
-@dataclass(frozen=True)
-class LoadedImages:
-    """The images of a batch, as far as they can be read."""
-
-    pixels: "Tensor | None"  # (G, ...) those that can, in order; None without any
-    errors: dict[int, UserError]  # position in the batch -> why that image cannot
-
-
-class _ImageBatches:
-    """Whole batches of images by index, as torch's DataLoader wants them."""
-
-    def __init__(self, batches: Sequence[np.ndarray], read: Callable[[int], np.ndarray]):
-        self.batches = batches
-        self.read = read
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> LoadedImages:
-        import torch
-
-        pixels, errors = [], {}
-        for position, image in enumerate(self.batches[index]):
-            try:
-                pixels.append(self.read(image))
-            except UserError as error:  # for the parent, which can say it in one line
-                errors[position] = error
-        return LoadedImages(torch.from_numpy(np.stack(pixels)) if pixels else None, errors)
-
-
-def load_images(
-    source: ImageSource,
-    batches: Sequence[np.ndarray],
-    size: int,
-    workers: int,
-    left_out: list[int] | None = None,
-    out_of: int | None = None,
-) -> Iterator["Tensor"]:
-    """Yield the images of each batch of indices, (B, 3, S, S) uint8, in order.
-
-    Args:
-        source: Where the images are.
-        batches: Image indices (B,) of each batch.
-        size: S.
-        workers: Processes that read ahead; 0 reads in this process.
-        left_out: Where given, images that are missing or unreadable are logged and left out of
-            their batch (which may be left out whole), and their indices are added here.
-        out_of: Of how many images these are a part; unless given, they are all. Too many are those
-            that would be too many of the whole.
-
-    Raises:
-        UserError: an image is missing or unreadable, or, with ``left_out``, too many are (see
-            ``require_readable``); the source's cache cannot be written.
-    """
-    return _load_all(batches, _reader(source, batches, size), workers, left_out, out_of)
-
-
-def load_batches(
-    source: ImageSource,
-    batches: Sequence[np.ndarray],
-    read: Callable[[Path], np.ndarray],
-    workers: int,
-) -> Iterator["Tensor"]:
-    """Yield the images of each batch of indices as ``read`` returns them, stacked, in order.
-
-    Args:
-        source: Where the images are.
-        batches: Image indices (B,) of each batch.
-        read: Reads an image file, always to the same shape, or raises a ``UserError``.
-        workers: Processes that read ahead; 0 reads in this process.
-
-    Raises:
-        UserError: an image is missing or unreadable.
-    """
-    return _load_all(batches, partial(_read_file, source, read), workers)
-
-
-def load_readable_images(
-    source: ImageSource, batches: Sequence[np.ndarray], size: int, workers: int
-) -> Generator[LoadedImages, None, None]:
-    """Yield what ``load_images`` does, but leave out images that are missing or unreadable."""
-    return _load(batches, _reader(source, batches, size), workers)
-
-
-def _reader(
-    source: ImageSource, batches: Sequence[np.ndarray], size: int
-) -> Callable[[int], np.ndarray]:
-    """Return what reads the image of an index, out of those in the batches."""
-    return source.reader(np.concatenate([np.zeros(0, np.int64), *batches]), size)
-
-
-def _load_all(
-    batches: Sequence[np.ndarray],
-    read: Callable[[int], np.ndarray],
-    workers: int,
-    left_out: list[int] | None = None,
-    out_of: int | None = None,
-) -> Iterator["Tensor"]:
-    """Yield the images of each batch of indices (see ``load_images``)."""
-    total = sum(map(len, batches)) if out_of is None else out_of
-    # no variable holds the iterator: one that an error's traceback kept alive would keep the
-    # workers, too, and they would keep this process from ending
-    for batch, loaded in zip(batches, _load(batches, read, workers), strict=True):
-        for place, error in loaded.errors.items():
-            if left_out is None:
-                raise error
-            left_out.append(int(batch[place]))
-            logger.warning("left out: %s", error)
-            require_readable(len(left_out), total, str(error))
-        if loaded.pixels is not None:
-            yield loaded.pixels
-
-
-def require_readable(bad: int, total: int, last: str) -> None:
-    """See that images can be read, but for a few.
-
-    Args:
-        bad: How many cannot.
-        total: Of how many.
-        last: What is wrong with the last one.
-
-    Raises:
-        UserError: that are too many (see ``are_too_many``), or all.
-    """
-    if are_too_many(bad, total) or bad == total > 0:
-        raise UserError(f"{bad} of {total} images cannot be read; the last: {last}")
-
-
-def _load(
-    batches: Sequence[np.ndarray], read: Callable[[int], np.ndarray], workers: int
-) -> Generator[LoadedImages, None, None]:
-    """Yield the images of each batch of indices, in order (see ``load_batches``)."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    dataset: Any = _ImageBatches(batches, read)  # torch asks for no more than it has
-    yield from DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=_leave_signals_to_parent,
-        # a generator of its own: torch's must not depend on how often loading starts
-        generator=torch.Generator(),
-    )
-
-
-def _leave_signals_to_parent(_worker: int) -> None:
-    """Let signals to the process group end only the parent, which ends its workers itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

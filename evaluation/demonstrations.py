@@ -20,10 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from datasets_src.coco import Split
 from datasets_src.datasets import dataset_folder
-from datasets_src.images import open_rgb, read_image
-from datasets_src.pairs import ImageFiles, ImageSource
+from datasets_src.images import ImageFiles, open_rgb
+from datasets_src.splits import Split
 from evaluation.cluster_tables import MIN_WORD_COUNT, class_names_by_cluster, top_words
 from evaluation.image_evaluation import MAP_SIZE, activated_maps
 from evaluation.localization import box_iou, boxes_and_peaks, gold_boxes, points_in_boxes
@@ -90,7 +89,7 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
         classes = single_word_classes(split)
     else:
         logger.info("the clusters are shown without class names: no data set is there")
-    source: ImageSource
+    source: Split | ImageFiles
     if options.images is None:
         source = split
         order = np.random.default_rng(options.seed).permutation(len(split.image_ids))
@@ -107,7 +106,7 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
             for number, stem in enumerate(stems, start=1)
         ]
         for file in source.files:
-            read_image(file, 1)  # one that cannot be read is told before any is drawn
+            open_rgb(file)  # one that cannot be read is told before any is drawn
     files = [folder / f"{stem}.png" for stem in stems]
     labels = _cluster_labels(options, model.text, classes)
 
@@ -121,7 +120,7 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
             own = own[np.argsort(-logits[offset, cluster[own]], kind="stable")]  # strongest first
             names = [labels[c] for c in cluster[own]]
             gold = gold_objects(split, index) if options.images is None else None
-            pixels = open_rgb(source.path(int(index)))
+            pixels = source.images(model.visual.image_size).open(int(index))
             pixels.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
             seen = cells[own], boxes[own], peaks[own]
             figure = draw_figure(kind, np.asarray(pixels), names, *seen, gold or NO_GOLD)

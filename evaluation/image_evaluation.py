@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets_src.coco import Split
-from datasets_src.images import normalise
-from datasets_src.pairs import ImageSource, load_images, require_readable
+from datasets_src.images import ImageFiles, normalise
+from datasets_src.loading import load_images, require_readable
+from datasets_src.splits import Split
 from evaluation.classification import (
     classes_from_clusters,
     classification_counts,
@@ -84,7 +84,7 @@ class VisualModel:
 
 def pixel_batches(
     model: VisualModel,
-    source: ImageSource,
+    source: Split | ImageFiles,
     images: np.ndarray,
     left_out: list[int] | None = None,
     out_of: int | None = None,
@@ -95,14 +95,14 @@ def pixel_batches(
     """
     size = model.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
-    loading = load_images(source, batches, model.image_size, model.workers, left_out, out_of)
+    loading = load_images(source.images(model.image_size), batches, model.workers, left_out, out_of)
     for pixels in with_bar(loading, "looking at images", "batch", len(batches)):
         yield normalise(pixels.to(model.device))
 
 
 @torch.inference_mode()
 def image_logits(
-    model: VisualModel, source: ImageSource, count: int, left_out: list[int] | None = None
+    model: VisualModel, source: Split | ImageFiles, count: int, left_out: list[int] | None = None
 ) -> np.ndarray:
     """Run the visual encoder once over the first ``count`` images, batch by batch.
 
@@ -118,7 +118,7 @@ def image_logits(
 
 def activated_maps(
     model: VisualModel,
-    source: ImageSource,
+    source: Split | ImageFiles,
     images: np.ndarray,
     left_out: list[int] | None = None,
     out_of: int | None = None,

@@ -20,7 +20,6 @@ from PIL import ImageOps
 from scipy.stats import rankdata
 
 from datasets_src.captions import encode_captions
-from datasets_src.images import open_rgb
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs
 from evaluation import cluster_tables
@@ -461,7 +460,9 @@ def _cluster_pictures(
             zip(images[start + offset].tolist(), cluster.tolist(), strict=True)
         ):
             if at in wanted:
-                picture = ImageOps.contain(open_rgb(split.path(at[0])), (CLUSTER_SIDE,) * 2)
+                picture = ImageOps.contain(
+                    split.images(CLUSTER_SIDE).open(at[0]), (CLUSTER_SIDE,) * 2
+                )
                 pictures[at] = {
                     "id": int(split.image_ids[at[0]]),
                     "uri": data_uri(with_map(picture, maps[number].cpu().numpy())),
@@ -632,7 +633,9 @@ def _localization(subject: _Subject) -> dict[str, Any]:
             examples[image] = {
                 "id": int(split.image_ids[image]),
                 "uri": data_uri(
-                    ImageOps.contain(open_rgb(split.path(image)), (LOCALIZED_SIDE,) * 2)
+                    ImageOps.contain(
+                        split.images(LOCALIZED_SIDE).open(image), (LOCALIZED_SIDE,) * 2
+                    )
                 ),
                 "predicted": _boxes(boxes[shown], [labels[int(at)] for at in shown], hit[shown]),
                 "false_alarms": int((~hit).sum()),

@@ -17,8 +17,8 @@ from models_src.settings import SETTINGS, TrainingSettings, file_value, read_by_
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets_src.coco import Split
     from datasets_src.norms import Norms
+    from datasets_src.splits import Split
 
 MOST_COMBINATIONS = 10_000  # more is a slip: each is a training
 

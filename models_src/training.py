@@ -21,12 +21,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets_src.images import normalise
+from datasets_src.loading import load_batches, require_readable
 from datasets_src.pairs import (
     PairBatch,
     TrainingPairs,
-    load_readable_images,
     pair_batches,
-    require_readable,
 )
 from models_src.development import Development, Plan
 from models_src.diagnosis import BatchStatistics, batch_statistics, empty_sums, step_sums, trouble
@@ -507,10 +506,9 @@ def train_one_epoch(
     reported, reported_step = run.totals.clone(), run.step
     run.visual.train()
     owned = [own_images(len(batch.images)) for batch in left]  # (I,) bool of each batch
-    loading = load_readable_images(
-        pairs.split,
+    loading = load_batches(
+        pairs.split.images(settings.image_size),
         [batch.images[own] for batch, own in zip(left, owned, strict=True)],
-        settings.image_size,
         options.workers,
     )
     with closing(loading):  # whatever ends training, the workers end with it

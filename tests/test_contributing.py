@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets_src.coco import SPLITS
 from datasets_src.datasets import load_split
+from datasets_src.splits import SPLITS
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent

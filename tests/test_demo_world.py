@@ -14,7 +14,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from datasets_src.coco import SPLITS
 from datasets_src.demo_drawing import (
     BACKGROUNDS,
     LARGEST_OVERLAP,
@@ -32,6 +31,7 @@ from datasets_src.demo_world import (
     make_picture,
 )
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
+from datasets_src.splits import SPLITS
 from utils.errors import UserError
 
 NORMS = (CATEGORY_FILE, CONCRETENESS_FILE, ASSOCIATION_FILE)

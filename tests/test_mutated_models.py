@@ -24,7 +24,6 @@ from models_src.training_run import (
 )
 from torch import Tensor
 
-from datasets_src.captions import stored_vocabulary
 from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, load_filtered_split
 from datasets_src.norms import load_word_list
@@ -278,19 +277,6 @@ def test_metrics_by_epoch(tmp_path):
     rows = [{"visual_loss": 1.5, "categorization.all_words.f_score": None}, {"visual_loss": 0.5}]
     write_history(path, rows)
     check_in_place(path, damaged_bytes, lambda: [metric_panels(read_history(path))])
-
-
-def test_stored_tokens(tmp_path):
-    texts = ("a dog .", "two cats", "")
-    path = tmp_path / "tokens.npz"
-    expected, _ = stored_vocabulary(texts, path)
-
-    def check(found):
-        vocabulary, captions = found
-        assert vocabulary.words == expected.words
-        assert len(captions) == len(texts)
-
-    check_in_place(path, damaged_bytes, lambda: stored_vocabulary(texts, path), check)
 
 
 def test_word_lists():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets_src.coco as coco_module
+import datasets_src.images as images_module
 from datasets_src.captions import build_vocabulary
 from datasets_src.filtering import load_filtered_split
 from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE, load_categories, load_concreteness
@@ -239,9 +239,9 @@ def test_describe_clusters_counts_words_tokens_and_images(
     places, trained, demo_data, tmp_path, capsys, monkeypatch
 ):
     reads = []
-    read_image = coco_module.read_image
+    read_image = images_module.ImageSet.read
     monkeypatch.setattr(
-        coco_module, "read_image", lambda path, size: reads.append(path) or read_image(path, size)
+        images_module.ImageSet, "read", lambda self, i: reads.append(i) or read_image(self, i)
     )
     call = ["--utility=describe_clusters", "--model_name=generative", "--num_items=4"]
     assert main([*call, "--workers=0", "--visual_threshold=-0.4", *places]) == 0

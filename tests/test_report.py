@@ -297,14 +297,14 @@ def test_sections_without_data_say_why(places, demo_data, tmp_path):
 
 def test_words_are_text_and_no_markup(places, monkeypatch):
     nasty = '<script>alert("1")</script>'
-    load = pairs_module.stored_vocabulary
+    load = pairs_module.build_vocabulary
 
-    def with_markup(captions, path):
-        vocabulary, tokens = load(captions, path)
+    def with_markup(captions):
+        vocabulary, tokens = load(captions)
         words = (nasty, *vocabulary.words[1:])
         return type(vocabulary)(words, vocabulary.counts), tokens
 
-    monkeypatch.setattr(pairs_module, "stored_vocabulary", with_markup)
+    monkeypatch.setattr(pairs_module, "build_vocabulary", with_markup)
     text = write_report(places, "--other_captions")
     assert nasty not in text
     assert text.count("<script>") == 1

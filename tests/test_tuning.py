@@ -17,10 +17,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets_src.coco import Instances, Split
 from datasets_src.filtering import load_filtered_split
 from datasets_src.holdout import DividedData, divide_training_data, held_out_images
 from datasets_src.norms import CATEGORY_FILE, load_norms
+from datasets_src.splits import Instances, Split
 from evaluation import tuning
 from evaluation.reports import flatten
 from evaluation.tuning import Combination, TunedRun, grid_combinations, ranked, read_grid

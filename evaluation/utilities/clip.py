@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.files import parse_json, read_text, sha256_of_file
 
 if TYPE_CHECKING:
-    from datasets_src.coco import Split
+    from datasets_src.splits import Split
 
 # Berger et al. 2022 found it on COCO's training images, with CLIP's RN50
 PUBLISHED_THRESHOLD = 0.19031381607055664
@@ -133,7 +133,7 @@ def _data_files(options: argparse.Namespace) -> list[Path]:
     places = [folder, *(folder / name for name in ANNOTATION_FOLDERS)]
     files = [path for place in places for name in ANNOTATION_PATTERNS for path in place.glob(name)]
     if not options.use_all_images:
-        files.append(filter_file(options.datasets_dir, options.dataset))
+        files.append(filter_file(options.datasets_dir, options.dataset, options.cache_dir))
     return sorted(path for path in files if path.is_file())
 
 

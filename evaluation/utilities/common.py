@@ -14,9 +14,9 @@ from utils.processes import local_rank, process_count, spare_workers
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets_src.coco import Split
     from datasets_src.norms import Norms
     from datasets_src.pairs import TrainingPairs
+    from datasets_src.splits import Split
     from evaluation.image_evaluation import VisualModel
     from models_src.text_encoders.interface import TextEncoder
 
@@ -52,7 +52,10 @@ def training_pairs(options: argparse.Namespace) -> "TrainingPairs":
     from datasets_src.pairs import load_training_pairs
 
     pairs = load_training_pairs(
-        options.datasets_dir, use_all_images=options.use_all_images, dataset=options.dataset
+        options.datasets_dir,
+        use_all_images=options.use_all_images,
+        dataset=options.dataset,
+        cache_dir=options.cache_dir,
     )
     return replace(pairs, split=_with_cache(pairs.split, options))
 
@@ -103,8 +106,8 @@ def test_split(options: argparse.Namespace) -> tuple["Split", bool]:
 
 def _split_with_instances(options: argparse.Namespace, index: int) -> tuple["Split", bool]:
     """Load the split of this index in ``SPLITS``."""
-    from datasets_src.coco import SPLITS
     from datasets_src.filtering import load_filtered_split
+    from datasets_src.splits import SPLITS
 
     split, filtered = load_filtered_split(
         options.datasets_dir,
@@ -112,6 +115,7 @@ def _split_with_instances(options: argparse.Namespace, index: int) -> tuple["Spl
         use_all_images=options.use_all_images,
         with_instances=True,
         dataset=options.dataset,
+        cache_dir=options.cache_dir,
     )
     return _with_cache(split, options), filtered
 

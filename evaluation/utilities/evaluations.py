@@ -20,7 +20,7 @@ from evaluation.utilities.common import (
 )
 
 if TYPE_CHECKING:
-    from datasets_src.coco import Split
+    from datasets_src.splits import Split
 
 
 def text_evaluation(options: argparse.Namespace) -> None:

@@ -130,7 +130,7 @@ def _needed_halves(
 
 def _image_answers(model: "VisualModel", images: list[str]) -> list[dict[str, Any]]:
     """Return what to print for each image file."""
-    from datasets_src.pairs import ImageFiles
+    from datasets_src.images import ImageFiles
     from evaluation.image_evaluation import image_logits
 
     source = ImageFiles(tuple(map(Path, images)))

@@ -25,7 +25,7 @@ from utils.processes import process_count
 
 if TYPE_CHECKING:
     from datasets_src.captions import Vocabulary
-    from datasets_src.coco import Split
+    from datasets_src.splits import Split
     from models_src.development import Moment
     from models_src.text_encoders.interface import TextEncoder
     from models_src.visual_encoders import VisualEncoder

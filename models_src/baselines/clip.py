@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets_src.images import open_rgb
-from datasets_src.pairs import ImageFiles, load_batches
+from datasets_src.images import ImageSet
+from datasets_src.loading import load_images
 from models_src.baselines.transformers_models import (
     WEIGHTS,
     ModelKind,
@@ -128,14 +128,6 @@ class ImageReader:
 
     processor: Any  # transformers' CLIPImageProcessorPil
 
-    def read(self, path: Path) -> np.ndarray:
-        """Return the image in a file, (3, S, S) float32.
-
-        Raises:
-            UserError: the file is missing or no image that Pillow reads whole.
-        """
-        return self.prepare(open_rgb(path))
-
     def prepare(self, image: Any) -> np.ndarray:
         """Return a Pillow image in RGB as the network wants it, (3, S, S) float32."""
         prepared: np.ndarray = self.processor(image, return_tensors="np").pixel_values[0]
@@ -228,7 +220,8 @@ def image_vectors(
     bounds = [*range(0, len(paths), batch_size), len(paths)]
     batches = [np.arange(start, stop) for start, stop in pairwise(bounds)]
     with torch.inference_mode(), tqdm(total=len(paths), unit="image", disable=None) as progress:
-        loaded = load_batches(ImageFiles(tuple(paths)), batches, reader.read, workers)
+        images = ImageSet(Path(), [str(path) for path in paths], 0, prepare=reader.prepare)
+        loaded = load_images(images, batches, workers)
         for batch, pixels in zip(batches, loaded, strict=True):
             projected = model.network.get_image_features(
                 pixels.to(model.device)

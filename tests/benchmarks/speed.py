@@ -29,17 +29,17 @@ import torch
 from torch.nn import functional
 
 from datasets_src.captions import TokenizedCaptions
-from datasets_src.coco import Split, load
+from datasets_src.coco import load
 from datasets_src.datasets import COCO
 from datasets_src.filtering import filter_file
 from datasets_src.image_cache import ImageCache
 from datasets_src.images import normalise
+from datasets_src.loading import load_batches, load_images
 from datasets_src.pairs import (
-    load_images,
-    load_readable_images,
     load_training_pairs,
     pair_batches,
 )
+from datasets_src.splits import Split
 from evaluation.image_evaluation import MAP_SIZE, VisualModel
 from evaluation.localization import boxes_and_peaks, class_activation_maps
 from evaluation.utilities.common import Model, evaluate_images
@@ -241,7 +241,7 @@ def evaluated_model(sizes: Sizes, split: Split) -> Model:
     text = build_text_encoder(settings, tuple(invented_words(sizes.words)))
     batches = [np.arange(min(8, sizes.test_images))]
     with torch.inference_mode():
-        (pixels,) = load_images(split, batches, sizes.image_size, workers=0)
+        (pixels,) = load_images(split.images(sizes.image_size), batches, workers=0)
         threshold = encoder(normalise(pixels)).quantile(1 - ACTIVATED_SHARE).item()
     workers = spare_workers(2)  # as the program has them
     visual = VisualModel(
@@ -257,7 +257,7 @@ def loading_figures(sizes: Sizes, split: Split, folder: Path) -> dict[str, list[
     batches = np.array_split(indices, max(1, len(indices) // sizes.evaluation_batch))
 
     def images_per_s(source: Split) -> float:
-        loaded = load_images(source, batches, sizes.image_size, workers=2)
+        loaded = load_images(source.images(sizes.image_size), batches, workers=2)
         return len(indices) / seconds(lambda: [len(pixels) for pixels in loaded])
 
     images_per_s(cached)  # which fills the cache
@@ -269,7 +269,7 @@ def loading_figures(sizes: Sizes, split: Split, folder: Path) -> dict[str, list[
 
 def box_ms(sizes: Sizes, model: Model, split: Split) -> list[float]:
     """Time one of an image's bounding boxes, with its peak, from the CNN's last activation on."""
-    (pixels,) = load_images(split, [np.arange(1)], sizes.image_size, workers=0)
+    (pixels,) = load_images(split.images(sizes.image_size), [np.arange(1)], workers=0)
     encoder = model.visual.encoder
     with torch.inference_mode():
         logits, features = encoder.logits_and_features(normalise(pixels))
@@ -289,9 +289,8 @@ def visual_evaluation_ratio(sizes: Sizes, model: Model, split: Split) -> list[fl
     count = sizes.test_images
     batch = sizes.evaluation_batch
     batches = [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
-    images = [
-        normalise(pixels) for pixels in load_images(split, batches, sizes.image_size, workers=0)
-    ]
+    source = split.images(sizes.image_size)
+    images = [normalise(pixels) for pixels in load_images(source, batches, workers=0)]
 
     def bare() -> None:
         with torch.inference_mode():
@@ -387,8 +386,6 @@ def start_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     """Time how training's data is read, for the first time and again, of what setup has read."""
     first, again = [], []
     for _ in range(sizes.setup_runs):
-        for path in folder.glob("tokens_*"):
-            path.unlink()
         for values in (first, again):
             values.append(seconds(lambda: load_training_pairs(folder, use_all_images=True)))
     return {"first_start_s": first, "start_s": again}
@@ -422,7 +419,7 @@ def epoch_memory(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     often = max(1, len(batches) // 100)
     highest, growth = [], []
     for _ in range(2):
-        loaded = load_readable_images(split, [batch.images for batch in batches], 32, workers=2)
+        loaded = load_batches(split.images(32), [batch.images for batch in batches], workers=2)
         seen = [memory_mb() for number, _ in enumerate(loaded) if number % often == 0]
         highest.append(max(seen))
         growth.append(max(seen) / seen[len(seen) // 20])

@@ -1,0 +1,165 @@
+"""Batches of images, read ahead by worker processes.
+
+Axes: B images of a batch, S the image size in pixels.
+"""
+
+import logging
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets_src.images import ImageSet, LoadedImage, are_too_many
+from utils.errors import UserError
+
+ADVICE = "give fewer --workers, or --workers 0 to read in this process"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """The images of a batch, as far as they can be read."""
+
+    pixels: Tensor | None  # (B', 3, S, S) uint8, those that can, in order; None without any
+    errors: dict[int, UserError]  # position in the batch -> why that image cannot
+
+
+def load_batches(
+    images: ImageSet, batches: Sequence[np.ndarray], workers: int
+) -> Generator[LoadedBatch, None, None]:
+    """Yield the images of each batch of indices, in order; what cannot be read is named.
+
+    ``workers`` processes read ahead; 0 reads in this process. Whatever ends one of them ends the
+    loading with an error, after one more batch, which is read here: a training that was asked to
+    stop by the same signal takes its last step and saves.
+    """
+    if images.cache is not None and images.rows is not None:
+        read = np.concatenate([np.zeros(0, np.int64), *batches])
+        images.cache.require_space(images.rows[read], images.size)
+    unlike: set[int] = set()  # images that are not as large as their data set says
+    done = 0
+    try:
+        for pixels, unread, odd in _stacks(images, batches, workers):
+            batch = batches[done]
+            errors = {
+                place: UserError(images.why_unreadable(int(batch[place]))) for place in unread
+            }
+            unlike.update(int(batch[place]) for place in odd)
+            done += 1
+            yield LoadedBatch(None if pixels is None else torch.from_numpy(pixels), errors)
+    finally:
+        if unlike:
+            logger.warning(
+                "images whose width and height are not those of the annotations: %d, the first %s; "
+                "boxes and captions fit only if these images were resized as a whole",
+                len(unlike),
+                images.path(min(unlike)),
+            )
+
+
+Stack = tuple[np.ndarray | None, list[int], list[int]]
+
+
+def _stacks(
+    images: ImageSet, batches: Sequence[np.ndarray], workers: int
+) -> Generator[Stack, None, None]:
+    """Yield what ``_stack`` returns of each batch."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        stacks = iter(
+            DataLoader(
+                images,  # type: ignore[arg-type]  # torch asks for no more than it has
+                batch_sampler=[batch.tolist() for batch in batches],
+                collate_fn=_stack,
+                num_workers=workers,
+                worker_init_fn=_heed_signals,
+                # a generator of its own: torch's must not depend on how often loading starts
+                generator=torch.Generator(),
+            )
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot start processes that read images: {error.strerror or error}; {ADVICE}, or "
+            "make room in /dev/shm (Docker: --shm-size)"
+        ) from None
+    if handler is not None and workers:
+        # torch's own would raise in the middle of a training step when a worker ends
+        signal.signal(signal.SIGCHLD, handler)
+    for batch in batches:
+        try:
+            stack = next(stacks)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            del stacks
+            yield _stack([images[image] for image in batch.tolist()])
+            raise UserError(
+                "a process that reads images was killed, for want of memory or of room in "
+                f"/dev/shm, or by a signal; {ADVICE}"
+            ) from None
+        yield stack
+
+
+def _stack(images: list[LoadedImage | None]) -> Stack:
+    """Return the pixels of a batch, the places of unreadable images, and of those of other size.
+
+    Pixels stay an array of numpy's: torch would hand a tensor on through /dev/shm, and wait for
+    ever where that is full.
+    """
+    read = [image.pixels for image in images if image is not None]
+    return (
+        np.stack(read) if read else None,
+        [place for place, image in enumerate(images) if image is None],
+        [p for p, image in enumerate(images) if image is not None and not image.has_declared_size],
+    )
+
+
+def _heed_signals(_worker: int) -> None:
+    """Let SIGTERM end a worker; other signals to the process group are for its parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def load_images(
+    images: ImageSet,
+    batches: Sequence[np.ndarray],
+    workers: int,
+    left_out: list[int] | None = None,
+    out_of: int | None = None,
+) -> Iterator[Tensor]:
+    """Yield the images of each batch of indices, (B, 3, S, S) uint8, in order.
+
+    Args:
+        images: The images.
+        batches: Image indices (B,) of each batch.
+        workers: Processes that read ahead; 0 reads in this process.
+        left_out: Where given, images that are missing or unreadable are logged and left out of
+            their batch (which may be left out whole), and their indices are added here. Unless
+            given, one such image is an error.
+        out_of: Of how many images these are a part; unless given, they are all. Too many are those
+            that would be too many of the whole.
+    """
+    total = sum(map(len, batches)) if out_of is None else out_of
+    # no variable holds the iterator: one that an error's traceback kept alive would keep the
+    # workers, too, and they would keep this process from ending
+    for batch, loaded in zip(batches, load_batches(images, batches, workers), strict=True):
+        for place, error in loaded.errors.items():
+            if left_out is None:
+                raise error
+            left_out.append(int(batch[place]))
+            logger.warning("left out: %s", error)
+            require_readable(len(left_out), total, str(error))
+        if loaded.pixels is not None:
+            yield loaded.pixels
+
+
+def require_readable(bad: int, total: int, last: str) -> None:
+    """Refuse a data set of which too many images cannot be read (see ``are_too_many``)."""
+    if are_too_many(bad, total):
+        raise UserError(f"{bad} of {total} images cannot be read; the last: {last}")

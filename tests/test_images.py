@@ -1,0 +1,231 @@
+"""Image files to pixels: modes, orientation, damage, and the statistics of pixels."""
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+
+from datasets_src.images import (
+    PIXEL_STATISTICS,
+    ImageFiles,
+    ImageSet,
+    normalise,
+    open_rgb,
+    read_header,
+    resized,
+)
+from tests.test_coco import refusal_of
+
+TURNED = 6  # the EXIF orientation of a picture that is shown turned by 90 degrees
+
+
+def random_picture(mode="RGB", width=21, height=13, seed=0):
+    rng = np.random.default_rng(seed)
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 65536, (height, width)).astype(np.uint16))
+    colours = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
+    if mode in ("RGBA", "LA"):
+        alpha = Image.fromarray(rng.integers(0, 256, (height, width)).astype(np.uint8))
+        colours.putalpha(alpha)
+    return colours.convert(mode)
+
+
+def read_image(path, size):
+    """Read an image as those of a data set are read."""
+    return ImageSet(path.parent, [path.name], size).read(0).pixels
+
+
+def save_turned(picture, path):
+    exif = Image.Exif()
+    exif[0x0112] = TURNED
+    picture.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("size", [1, 16, 40])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *((mode, "JPEG") for mode in ("RGB", "L", "CMYK")),
+        *((mode, "PNG") for mode in ("RGB", "1", "L", "LA", "P", "RGBA", "I;16")),
+        *((mode, "TIFF") for mode in ("CMYK", "I;16")),
+        ("P", "GIF"),
+    ],
+)
+def test_image_of_any_mode_is_read_as_rgb_and_resized_bilinearly(tmp_path, mode, kind, size):
+    path = tmp_path / "x.jpg"  # whatever the format
+    random_picture(mode).save(path, kind)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        if mode == "I;16":  # the brighter of two bytes
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        expected = np.asarray(image.convert("RGB").resize((size, size), Image.BILINEAR))
+    pixels = read_image(path, size)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(pixels, np.moveaxis(expected, 2, 0))
+
+
+def triangle_weights(length, size):
+    """Bilinear resizing with antialiasing, written out: the share of each pixel in each result."""
+    scale = length / size
+    reach = max(scale, 1.0)
+    weights = np.zeros((size, length))
+    for target in range(size):
+        centre = (target + 0.5) * scale
+        for source in range(length):
+            weights[target, source] = max(0.0, 1 - abs(source + 0.5 - centre) / reach)
+        weights[target] /= weights[target].sum()
+    return weights
+
+
+@pytest.mark.parametrize("size", [5, 13, 32])
+def test_resizing_follows_the_formula_without_keeping_the_aspect_ratio(size):
+    picture = random_picture(width=21, height=13)
+    rows, columns = triangle_weights(13, size), triangle_weights(21, size)
+    expected = np.einsum("ih,hwc,jw->cij", rows, np.asarray(picture).astype(float), columns)
+    assert np.abs(resized(picture, size) - expected).max() <= 1.01  # rounding, twice
+
+
+def test_image_of_the_size_asked_for_keeps_its_pixels():
+    picture = random_picture(width=16, height=16)
+    np.testing.assert_array_equal(resized(picture, 16), np.moveaxis(np.asarray(picture), 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        (np.array([0, 255, 256, 32_768, 65_535], np.uint16), "PNG", [0, 0, 1, 128, 255]),
+        (np.array([0, 1, 128, 200, 255], np.int32), "TIFF", [0, 1, 128, 200, 255]),
+        (np.array([0, 255, 256, 32_768, 65_535], np.int32), "TIFF", [0, 0, 1, 128, 255]),
+        (np.array([0, 2**16, 2**24, 2**30, 2**31 - 1], np.int32), "TIFF", [0, 0, 1, 64, 127]),
+        (np.array([0, 0.25, 0.5, 0.75, 1], np.float32), "TIFF", [0, 63, 127, 191, 255]),
+        (np.array([0, 1, 128, 200, 255], np.float32), "TIFF", [0, 1, 128, 200, 255]),
+    ],
+)
+def test_images_of_many_bits_keep_their_shades(tmp_path, values, kind, expected):
+    Image.fromarray(np.repeat(values[None], 5, axis=0)).save(tmp_path / "x", kind)
+    pixels = read_image(tmp_path / "x", 5)
+    np.testing.assert_array_equal(pixels, np.tile(expected, (3, 5, 1)))
+
+
+def test_orientation_is_applied_where_the_declared_size_is_the_turned_one(tmp_path):
+    picture = random_picture(width=8, height=4)  # as stored
+    upright = picture.transpose(Image.Transpose.ROTATE_270)  # 4 wide, 8 high
+    save_turned(picture, tmp_path / "turned.png")
+    picture.save(tmp_path / "plain.png")
+    names = ["turned.png", "turned.png", "turned.png", "turned.png", "plain.png", "plain.png"]
+    declared = np.array([(8, 4), (4, 8), (0, 0), (80, 40), (8, 4), (4, 8)])
+    images = ImageSet(tmp_path, names, 16, declared)
+    expected = [picture, upright, picture, picture, picture, picture]
+    fits = [True, True, True, False, True, False]
+    for image, (shown, is_fit) in enumerate(zip(expected, fits, strict=True)):
+        loaded = images[image]
+        np.testing.assert_array_equal(loaded.pixels, resized(shown, 16))
+        assert loaded.has_declared_size == is_fit
+        np.testing.assert_array_equal(np.asarray(images.open(image)), np.asarray(shown))
+        width, height = declared[image]
+        if width:
+            assert read_header(images.path(image)).has_size(width, height) == is_fit
+
+
+def test_a_users_own_photo_is_turned_upright(tmp_path):
+    picture = random_picture(width=8, height=4)
+    save_turned(picture, tmp_path / "x.png")
+    own = ImageFiles([tmp_path / "x.png"]).images(16)
+    expected = picture.transpose(Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(own[0].pixels, resized(expected, 16))
+
+
+def test_large_pictures_and_odd_metadata_print_no_warning_of_a_library(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 9_000)).save(path)
+    code = "import sys, pathlib; from datasets_src.images import *; "
+    code += "read_header(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
+def png_of_size(width, height):
+    def chunk(name, data):
+        crc = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + crc
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def write_damaged_avif(path):
+    """Write an AVIF file whose header Pillow's reader refuses with an error of its own."""
+    random_picture().save(path, "AVIF")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"iloc")  # the box that says where the pixels lie
+    content[place + 4 : place + 24] = bytes(20)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "bomb", "fifo", "folder", "avif"])
+def test_what_is_no_image_is_refused_by_name_and_none_in_a_set(tmp_path, kind):
+    path = tmp_path / "x.jpg"
+    if kind == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow does not read AVIF")
+    {
+        "missing": lambda: None,
+        "empty": path.touch,
+        "text": lambda: path.write_bytes(b"no image\nbut text"),
+        "bomb": lambda: path.write_bytes(png_of_size(60_000, 60_000)),
+        "fifo": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+        "avif": lambda: write_damaged_avif(path),
+    }[kind]()
+    for read in (read_header, open_rgb):
+        assert str(path) in refusal_of(read, path)
+    images = ImageSet(tmp_path, ["x.jpg"], 8)
+    assert images[0] is None
+    assert images.why_unreadable(0) == refusal_of(open_rgb, path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_file_is_refused_by_name(tmp_path, kind, share):
+    path = tmp_path / "x.jpg"
+    random_picture().save(path, kind)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert str(path) in refusal_of(open_rgb, path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P", "1", "I;16"])
+def test_header_is_read_without_the_pixels(tmp_path, mode):
+    path = tmp_path / "x.png"
+    save_turned(random_picture(mode), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"IDAT") + 4])
+    assert read_header(path)[:2] == (mode, (21, 13))
+
+
+@pytest.mark.parametrize(
+    ("statistics", "means", "deviations"),
+    [
+        ("clip", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_normalise_follows_the_formula_of_each_channel(statistics, means, deviations):
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
+    )
+    result = normalise(images, statistics)
+    assert result.dtype == torch.float32
+    for b, c, i, j in np.ndindex(2, 3, 4, 5):
+        expected = (images[b, c, i, j].item() / 255 - means[c]) / deviations[c]
+        assert result[b, c, i, j].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert torch.equal(normalise(images), normalise(images, "clip"))
+    assert set(PIXEL_STATISTICS) == {"clip", "imagenet"}

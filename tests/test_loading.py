@@ -1,0 +1,182 @@
+"""Batches of images: order, what cannot be read, and workers that are killed."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datasets_src.datasets import load_split
+from datasets_src.loading import load_batches, load_images
+from main import main
+from tests.conftest import TINY
+from tests.test_coco import change, edit_json, file_name, refusal_of, write_split
+from tests.test_images import random_picture, read_image
+from utils.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def small(tmp_path):
+    pictures = {image_id: random_picture(seed=image_id) for image_id in (4, 8, 15)}
+    captions = [(8, "a red dog"), (4, "a cat ."), (15, "two dogs"), (8, "the dog")]
+    return write_split(tmp_path, pictures, captions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_loaded_in_order_whatever_the_number_of_workers(demo_data, workers):
+    split = load_split(demo_data, "val2014")
+    batches = [np.array([3, 0]), np.array([1]), np.array([], int), np.array([2, 2, 9])]
+    loaded = list(load_batches(split.images(16), batches, workers))
+    assert loaded[2].pixels is None
+    for got, batch in zip(loaded, batches, strict=True):
+        assert got.errors == {}
+        if got.pixels is not None:
+            assert got.pixels.dtype == torch.uint8
+            expected = np.stack([read_image(split.path(image), 16) for image in batch])
+            np.testing.assert_array_equal(got.pixels.numpy(), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_unreadable_image_is_refused_in_one_line(small, workers, damage):
+    split = load_split(small, "train2014")
+    path = split.path(2)
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:60])
+    batches = [np.array([0, 1]), np.array([1, 2]), np.array([0])]
+    images = load_images(split.images(16), batches, workers)
+    assert next(images).shape == (2, 3, 16, 16)  # the batch before comes
+    with pytest.raises(UserError, match=str(path)) as refusal:
+        next(images)
+    assert "\n" not in str(refusal.value)
+    assert multiprocessing.active_children() == []  # though the error is still there
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_readable_images_of_a_batch_come_without_the_others(small, workers, caplog, monkeypatch):
+    split = load_split(small, "train2014")
+    for image in (0, 2):
+        split.path(image).unlink()
+    batches = [np.array([0, 1, 2, 1]), np.array([0, 2])]
+    loaded = list(load_batches(split.images(16), batches, workers))
+    good = read_image(split.path(1), 16)
+    np.testing.assert_array_equal(loaded[0].pixels.numpy(), [good, good])
+    assert loaded[1].pixels is None
+    assert [sorted(each.errors) for each in loaded] == [[0, 2], [0, 1]]
+    assert file_name(15) in str(loaded[1].errors[1])
+
+    left_out = []
+    (pixels,) = load_images(split.images(16), batches[:1], workers, left_out)
+    assert len(pixels) == 2
+    assert left_out == [0, 2]
+    assert caplog.text.count("left out: ") == 2
+    monkeypatch.setattr("datasets_src.images.FEW_BAD_IMAGES", 1)
+    message = refusal_of(list, load_images(split.images(16), batches[:1], workers, []))
+    assert message.startswith("2 of 4 images cannot be read; the last: ")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_another_size_than_declared_are_counted(small, workers, caplog):
+    edit_json(small, "captions", change("images", 1, "width", to=99))
+    split = load_split(small, "train2014")
+    batches = [np.array([0, 1]), np.array([1, 2])]
+    assert len(list(load_images(split.images(16), batches, workers))) == 2
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "not those of the annotations: 1, the first" in message
+    assert file_name(8) in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGBUS])
+def test_a_killed_worker_ends_the_loading_after_one_more_batch(small, number):
+    split = load_split(small, "train2014")
+    batches = [np.array([place % 3]) for place in range(40)]
+    loading = load_batches(split.images(16), batches, 2)
+    next(loading)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, number)
+    with pytest.raises(UserError) as refusal:
+        for _ in loading:
+            pass
+    for words in ("was killed", "memory", "/dev/shm", "--workers 0"):
+        assert words in str(refusal.value)
+    assert all(worker.exitcode == -number for worker in workers)
+
+
+def test_workers_that_cannot_start_for_want_of_shared_memory_are_told(small, monkeypatch):
+    def full(_loader):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(DataLoader, "__iter__", full)
+    split = load_split(small, "train2014")
+    message = refusal_of(list, load_images(split.images(16), [np.array([0])], 2))
+    assert "No space left on device" in message
+    assert "/dev/shm" in message
+    assert "--workers 0" in message
+
+
+def test_pixels_do_not_pass_through_shared_memory(demo_data):
+    """A full /dev/shm would let a worker wait for ever."""
+    split = load_split(demo_data, "train2014")
+    shared = Path("/dev/shm")
+    before = set(shared.iterdir())
+    loading = load_images(split.images(128), [np.arange(8)] * 6, 2)
+    for _ in loading:
+        added = set(shared.iterdir()) - before
+        assert not {path for path in added if path.name.startswith("torch_")}
+
+
+def workers_of(process):
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def test_a_training_whose_worker_is_killed_ends_with_one_error_line(demo_data, tmp_path):
+    options = [
+        *TINY,
+        "--epochs=500",
+        "--batch_size=2",
+        "--workers=1",
+        f"--datasets_dir={demo_data}",
+    ]
+    options += [f"--results_dir={tmp_path}", f"--models_dir={tmp_path / 'models'}"]
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *options],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        until = time.monotonic() + 100
+        while process.poll() is None and time.monotonic() < until:
+            for worker in workers_of(process.pid):
+                with suppress(ProcessLookupError):  # an epoch ended
+                    os.kill(worker, signal.SIGKILL)
+            time.sleep(0.3)
+        assert process.wait(1) == 2
+        last = process.stderr.read().splitlines()[-1]
+        assert last.startswith("error: a process that reads images was killed")
+    finally:
+        process.kill()
+
+
+def test_a_data_set_that_is_refused_is_one_line_of_main(small, tmp_path, capsys):
+    edit_json(small, "captions", lambda content: content["images"].clear())
+    assert main([*TINY, f"--datasets_dir={small}", f"--results_dir={tmp_path / 'results'}"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,137 @@
+"""Training pairs and the batches of an epoch."""
+
+import numpy as np
+import pytest
+
+from datasets_src.captions import LONGEST_CAPTION, build_vocabulary
+from datasets_src.filtering import load_filtered_split
+from datasets_src.pairs import PairBatch, load_training_pairs, pair_batches
+from tests.test_coco import change, edit_json, refusal_of, write_split
+from tests.test_images import random_picture
+
+
+@pytest.mark.parametrize(
+    ("pairs", "size", "lengths"),
+    [
+        (10, 5, [5, 5]),
+        (12, 5, [5, 5, 2]),
+        (11, 5, [5, 6]),  # a lone pair joins the batch before it
+        (6, 5, [6]),
+        (4, 5, [4]),
+        (1, 5, [1]),
+    ],
+)
+def test_batches_hold_all_pairs_once(pairs, size, lengths):
+    caption_image = np.arange(pairs) // 3
+    batches = pair_batches(caption_image, size, seed=1, epoch=0, group_captions=False)
+    assert [len(batch.captions) for batch in batches] == lengths
+    assert sorted(np.concatenate([b.captions for b in batches]).tolist()) == list(range(pairs))
+    for batch in batches:
+        np.testing.assert_array_equal(batch.images, caption_image[batch.captions])
+        np.testing.assert_array_equal(batch.image_of_caption, np.arange(len(batch.captions)))
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "lengths"),
+    [(12, 5, [5, 5, 2]), (11, 5, [5, 6]), (6, 5, [6]), (1, 5, [1])],
+)
+def test_grouped_batches_hold_all_captions_of_their_images(images, size, lengths):
+    rng = np.random.default_rng(4)
+    # one to seven captions an image, in any order; images with even index have none
+    caption_image = np.repeat(2 * np.arange(images) + 1, rng.integers(1, 8, size=images))
+    rng.shuffle(caption_image)
+    batches = pair_batches(caption_image, size, seed=1, epoch=0, group_captions=True)
+    assert [len(batch.images) for batch in batches] == lengths
+    captions = np.concatenate([batch.captions for batch in batches])
+    assert sorted(captions.tolist()) == list(range(len(caption_image)))
+    for batch in batches:
+        assert len(set(batch.images)) == len(batch.images)
+        np.testing.assert_array_equal(
+            batch.images[batch.image_of_caption], caption_image[batch.captions]
+        )
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_order_of_pairs_is_that_of_seed_and_epoch_alone(grouped):
+    def order(seed, epoch):
+        batches = pair_batches(np.arange(40), 7, seed, epoch, group_captions=grouped)
+        return tuple(np.concatenate([batch.captions for batch in batches]).tolist())
+
+    np.random.seed(3)
+    expected = np.random.random()
+    np.random.seed(3)
+    choices = [(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert [order(*choice) for choice in choices] == [order(*choice) for choice in choices]
+    assert len({order(*choice) for choice in choices} | {tuple(range(40))}) == len(choices) + 1
+    assert np.random.random() == expected  # numpy's own state is left alone
+
+
+def test_a_batch_without_some_images_keeps_the_other_pairs():
+    batch = PairBatch(
+        np.array([10, 11, 12, 13, 14]), np.array([7, 8, 9]), np.array([0, 1, 2, 2, 0])
+    )
+    rest = batch.only(np.array([False, True, True]))
+    assert rest.captions.tolist() == [11, 12, 13]
+    assert rest.images[rest.image_of_caption].tolist() == [8, 9, 9]
+    assert batch.only(np.zeros(3, dtype=bool)).captions.tolist() == []
+
+
+def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data):
+    split, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
+    pairs = load_training_pairs(demo_data, use_all_images=False)
+    assert pairs.filtered is True
+    assert pairs.split.captions == split.captions
+    vocabulary, captions = build_vocabulary(split.captions)
+    assert pairs.vocabulary.words == vocabulary.words
+    np.testing.assert_array_equal(pairs.captions.tokens, captions.tokens)
+    whole = load_training_pairs(demo_data, use_all_images=True)
+    assert whole.filtered is False
+    assert len(whole) > len(pairs)
+    assert whole.fingerprint() != pairs.fingerprint()
+
+
+def small_data(datasets_dir):
+    pictures = {image_id: random_picture(seed=image_id) for image_id in (4, 8, 15)}
+    captions = [(8, "a red dog"), (4, "a cat ."), (15, "two dogs"), (8, "the dog")]
+    return write_split(datasets_dir, pictures, captions)
+
+
+def test_odd_captions_are_counted(tmp_path, caplog):
+    small_data(tmp_path)
+    for caption, text in enumerate(("", " \n\t", "x" * (LONGEST_CAPTION + 1))):
+        edit_json(tmp_path, "captions", change("annotations", caption, "caption", to=text))
+    assert len(load_training_pairs(tmp_path, use_all_images=False)) == 4
+    assert "training captions without a word: 2 of 4" in caplog.text
+    assert f"longer than {LONGEST_CAPTION} characters, cut there: 1 of 4" in caplog.text
+
+
+def test_fewer_than_two_captions_are_refused(tmp_path):
+    small_data(tmp_path)
+    path = edit_json(tmp_path, "captions", lambda content: content["annotations"].clear())
+    assert str(path) in refusal_of(load_training_pairs, tmp_path, use_all_images=False)
+
+
+def give_an_image_another_id(content):
+    content["images"][0]["id"] = content["annotations"][1]["image_id"] = 5
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change("annotations", 0, "caption", to="a red zebra"),
+        change("annotations", 0, "caption", to="red a dog"),  # another order of words
+        change("annotations", 0, "image_id", to=4),
+        give_an_image_another_id,
+        lambda content: content["annotations"].reverse(),
+        lambda content: content["annotations"].pop(),
+    ],
+)
+def test_fingerprint_is_of_what_is_trained_on_not_of_its_place(tmp_path, edit):
+    def fingerprint_of(datasets_dir):
+        return load_training_pairs(datasets_dir, use_all_images=False).fingerprint()
+
+    first, other = small_data(tmp_path / "first"), small_data(tmp_path / "other")
+    edit_json(other, "captions", change("annotations", 0, "caption", to="A  red DOG"))
+    assert fingerprint_of(first) == fingerprint_of(other)
+    edit_json(other, "captions", edit)
+    assert fingerprint_of(first) != fingerprint_of(other)
