@@ -99,17 +99,10 @@ def write_results(
     not_measured: Mapping[str, str],
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a utility's results as JSON and return the file.
+    """Write a utility's results as JSON, with ``extra`` top-level entries, and return the file.
 
-    Args:
-        results_dir: The folder.
-        utility: Its name.
-        model_name: The model's name.
-        metrics: Nested scores; None for what is undefined or not measured.
-        settings: What the results depend on; ``origin`` among them is that of the model.
-        data: What was read, see ``training_data`` and ``image_data``.
-        not_measured: Metric -> reason, for metrics whose data is absent.
-        extra: More top-level entries.
+    Scores that are undefined or not measured are None; ``not_measured`` says why. ``settings`` are
+    what the results depend on; ``data`` what was read, see ``training_data`` and ``image_data``.
     """
     path = results_dir / f"{utility}_{model_name}.json"
     content = {
