@@ -34,7 +34,6 @@ from evaluation.utilities import common
 from evaluation.word_evaluation import (
     WordPredictions,
     known_evaluated_words,
-    posterior_rows,
     predict_words,
     word_metrics,
     words_to_clusters,
@@ -331,15 +330,10 @@ def _curves(subject: _Subject) -> dict[str, Any]:
 
 
 def cluster_agreement(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.ndarray:
-    """Return Cohen's kappa of two bits of N images for each of C clusters.
+    """Return Cohen's kappa of two bits (N, C) for each of C clusters.
 
-    Args:
-        image_bits: (N, C) bool, which clusters an image activates.
-        caption_bits: (N, C) bool, which of them its captions mention.
-
-    Returns:
-        (C,) in -1..1: 1 if both are on for the same images, 0 as often as by chance; NaN where both
-        are constant and equal, or without images.
+    1 if both are on for the same images, 0 as often as by chance; NaN where both are constant and
+    equal, or without images.
     """
     if not len(image_bits):
         return np.full(image_bits.shape[1], np.nan)
@@ -400,7 +394,8 @@ def _clusters(subject: _Subject) -> dict[str, Any]:
                 "verdict": verdict(image_count, bool(words[cluster]), mentioned, kappa),
                 "differs": kappa is not None and kappa < DIFFERS_BELOW,
                 "pictures": [pictures[at] for at in wanted if at[1] == cluster and at in pictures],
-                "counts": f"{count(row['word_count'], 'word')}, {count(image_count, 'test image')}",
+                "word_count": row["word_count"],
+                "image_count": image_count,
                 "rank": (not is_judged, 2.0 if kappa is None else -kappa),
             }
         )
@@ -422,11 +417,6 @@ def _mentions(subject: _Subject, words: Mapping[int, Sequence[str]]) -> np.ndarr
     return mentions
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def verdict(image_count: int, has_words: bool, mentioned: int, kappa: float | None) -> str:
     """Say in plain words how well a cluster's words and images agree."""
     if not image_count:
@@ -446,19 +436,16 @@ def _cluster_pictures(
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """Draw images with the class activation maps of clusters over them.
 
-    Args:
-        subject: The model and its test images.
-        wanted: (image, cluster), activated each; a logit right at the threshold may fall on its
-            other side in another batch, and has no picture then.
+    Of those wanted, (image, cluster), one right at the threshold may fall on its other side in
+    another batch, and has no picture then.
     """
     split = subject.images.split
     images = np.array(sorted({image for image, _ in wanted}), dtype=np.int64)
     pictures = {}
     start = 0
     for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
-        for number, at in enumerate(
-            zip(images[start + offset].tolist(), cluster.tolist(), strict=True)
-        ):
+        pairs = zip(images[start + offset].tolist(), cluster.tolist(), strict=True)
+        for number, at in enumerate(pairs):
             if at in wanted:
                 picture = ImageOps.contain(
                     split.images(CLUSTER_SIDE).open(at[0]), (CLUSTER_SIDE,) * 2
@@ -497,17 +484,9 @@ def heat_map(
 ) -> dict[str, Any]:
     """Return the words of each category in each cluster, ordered so that blocks lie diagonally.
 
-    Categories stand by falling number of words (ties: the order of the names); a cluster stands
-    with the category it has most words of, the largest first.
-
-    Args:
-        categories: (W,) index of each word's category in ``names``.
-        clusters: (W,) cluster of each word.
-        names: K names.
-        words: W words.
-
-    Returns:
-        ``columns``: clusters; ``rows``: (category, cells), a cell None or its words and shade.
+    Categories (W,), indices of the K names, stand by falling number of words (ties: the order of
+    the names); a cluster stands with the category it has most words of, the largest first.
+    ``columns`` are clusters; ``rows`` (category, cells), a cell None or its words and shade.
     """
     cells: dict[tuple[int, int], list[str]] = {}
     for row, column, word in zip(categories.tolist(), clusters.tolist(), words, strict=True):
@@ -562,21 +541,21 @@ def _concreteness(subject: _Subject) -> dict[str, Any]:
 
 def _words(subject: _Subject) -> dict[str, Any]:
     """Return the table of the most frequent words."""
-    categories, vocabulary = subject.norms.categories, subject.pairs.vocabulary
-    shown = vocabulary.words[:SHOWN_WORDS]
-    clusters, probabilities = cluster_tables.top_clusters(
-        posterior_rows(subject.model.text, shown), cluster_tables.TOP_CLUSTERS
-    )
-    rows = cluster_tables.word_rows(
-        shown,
-        vocabulary.counts[:SHOWN_WORDS],
-        clusters,
-        probabilities,
-        probabilities[:, 0],
-        subject.norms.concreteness or {},
-        {} if categories is None else categories.by_word(),
-    )
-    return {"words": rows, "word_total": len(vocabulary.words)}
+    words, norms, shown = subject.words, subject.norms, slice(SHOWN_WORDS)
+    clusters, probabilities = words.clusters[shown, None], words.probabilities[shown, None]
+    categories = {} if norms.categories is None else norms.categories.by_word()
+    return {
+        "word_total": len(words.words),
+        "words": cluster_tables.word_rows(
+            words.words[shown],
+            words.counts[shown],
+            clusters,
+            probabilities,
+            probabilities[:, 0],
+            norms.concreteness or {},
+            categories,
+        ),
+    }
 
 
 # ---- boxes
@@ -586,11 +565,7 @@ def typical_images(counts: np.ndarray, count: int) -> dict[str, list[int]]:
     """Choose images that show hits, misses and false alarms, each once.
 
     Typical ones: their numbers of gold and of predicted boxes are nearest to the medians (ties:
-    the first).
-
-    Args:
-        counts: (N, 3) hits, false alarms and misses of each image.
-        count: How many images, at most.
+    the first). ``counts`` are (N, 3) hits, false alarms and misses, ``count`` is the most wanted.
     """
     boxes = np.stack([counts[:, 0] + counts[:, 2], counts[:, 0] + counts[:, 1]], axis=1)  # (N, 2)
     distance = np.abs(boxes - np.median(boxes, axis=0)).sum(axis=1)  # (N,)
