@@ -34,6 +34,7 @@ from evaluation.localization import (
     random_boxes,
     random_points,
 )
+from evaluation.metrics_table import COUNTED_SECTIONS, INSTANCE_SECTIONS
 from models_src.distributed import any_rank, gather_rows, own_span, rank, row_counts
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder
@@ -42,18 +43,8 @@ from utils.progress import with_bar
 MAP_SIZE = 224  # pixels; maps, points and boxes are compared on this grid
 MATCH_IOU = 0.5  # from which a predicted box matches a gold one
 CAPTION_BATCH = 1000
-# metrics that are true and false positives and negatives of each image
-CLASSIFICATIONS = (
-    "class_name_classification",
-    "cluster_classification_co_occurrence",
-    "cluster_classification_iou",
-)
-COUNTED_METRICS = (*CLASSIFICATIONS, "bounding_box", "heatmap")
-INSTANCE_METRICS = CLASSIFICATIONS + tuple(
-    metric + chance
-    for metric in ("bounding_box", "heatmap")
-    for chance in ("", "_chance", "_equal_guess_chance")
-)
+COUNTED_METRICS, INSTANCE_METRICS = COUNTED_SECTIONS, INSTANCE_SECTIONS
+CLASSIFICATIONS = tuple(name for name in COUNTED_METRICS if "classification" in name)
 
 logger = logging.getLogger(__name__)
 

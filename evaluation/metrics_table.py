@@ -10,16 +10,12 @@ EQUAL_GUESS_SUFFIX = "_equal_guess_chance"  # where there is one, tables compare
 
 @dataclass(frozen=True)
 class Metric:
-    """One score in the results of the evaluations."""
+    """One score in the results of the evaluations; the higher, the better."""
 
     path: str  # its place in the metrics of a results file, names joined by dots
     label: str
     resampled_over: str | None = None  # "words", "images" or "pairs": units of significance tests
-    # level without any knowledge: a number, or whether the results hold it under the same path
-    # in the section with CHANCE_SUFFIX
-    chance: float | bool = False
-    higher_is_better: bool = True
-    compared: bool = True  # whether compare_models shows it
+    chance: float | None = None  # level without any knowledge, where results need not hold it
     key: bool = False  # whether it is among the eight that terminal and report show first
     needs_instances: bool = False
 
@@ -28,13 +24,6 @@ class Metric:
         """The first name of the path."""
         return self.path.partition(".")[0]
 
-    @property
-    def chance_path(self) -> str | None:
-        """The path of the chance level, where results hold one."""
-        if self.chance is not True:
-            return None
-        return self.path.replace(self.section, self.section + CHANCE_SUFFIX, 1)
-
     def chance_level(self, flat: Mapping[str, Any]) -> float | None:
         """Return the chance level, given metrics in one level (see ``reports.flatten``)."""
         return chance_level(flat, self.path)
@@ -42,9 +31,8 @@ class Metric:
 
 def chance_level(flat: Mapping[str, Any], path: str) -> float | None:
     """Return the chance level of any score in flattened results; None where there is none."""
-    metric = BY_PATH.get(path)
-    if metric and not isinstance(metric.chance, bool):
-        return metric.chance
+    if path in BY_PATH and BY_PATH[path].chance is not None:
+        return BY_PATH[path].chance
     section, _, rest = path.partition(".")
     places = (f"{section}{suffix}.{rest}" for suffix in (EQUAL_GUESS_SUFFIX, CHANCE_SUFFIX))
     return next((flat[place] for place in places if place in flat), None)
@@ -52,53 +40,32 @@ def chance_level(flat: Mapping[str, Any], path: str) -> float | None:
 
 _WORDS = "categorization.known_words"
 _R = "concreteness.pearson_by_min_count"
+_IMAGES: dict[str, Any] = {"resampled_over": "images", "needs_instances": True}
+_MATCHING = "sentence_image_matching"
 
 METRICS = (
-    Metric(
-        f"{_WORDS}.adjusted_mutual_info",
-        "words: adjusted mutual information",
-        "words",
-        True,
-        key=True,
-    ),
-    Metric(f"{_WORDS}.f_score", "words: F-score", "words", True, key=True),
-    Metric(f"{_WORDS}.v_measure", "words: V-measure", None, True),
-    Metric("categorization.all_words.f_score", "all words: F-score", None, True, compared=False),
+    Metric(f"{_WORDS}.adjusted_mutual_info", "words: adjusted mutual information", "words",
+           key=True),
+    Metric(f"{_WORDS}.f_score", "words: F-score", "words", key=True),
+    Metric(f"{_WORDS}.v_measure", "words: V-measure"),
+    Metric("categorization.all_words.f_score", "all words: F-score"),
     Metric(f"{_R}.0.r", "concreteness r"),
     Metric(f"{_R}.20.r", "concreteness r, count > 20", "words", 0.0, key=True),
     Metric("concreteness.frequency_baseline_by_min_count.20.r", "log frequency r, count > 20"),
     Metric("word_association.mean_association_strength", "word association", key=True),
-    Metric(
-        "class_name_classification.f1", "class names f1", "images", key=True, needs_instances=True
-    ),
-    Metric(
-        "cluster_classification_co_occurrence.f1",
-        "classes by co-occurrence f1",
-        "images",
-        needs_instances=True,
-    ),
-    Metric(
-        "cluster_classification_iou.f1",
-        "classes by overlap f1",
-        "images",
-        compared=False,
-        needs_instances=True,
-    ),
-    Metric("bounding_box.f1", "boxes f1", "images", True, key=True, needs_instances=True),
-    Metric("heatmap.f1", "heatmaps f1", "images", True, key=True, needs_instances=True),
-    Metric("sentence_image_matching.accuracy", "sentence-image matching", "pairs"),
-    Metric(
-        "sentence_image_matching.accuracy_half_ties",
-        "matching, ties count half",
-        None,
-        0.5,
-        compared=False,
-        key=True,
-    ),
-)
+    Metric("class_name_classification.f1", "class names f1", key=True, **_IMAGES),
+    Metric("cluster_classification_co_occurrence.f1", "classes by co-occurrence f1", **_IMAGES),
+    Metric("cluster_classification_iou.f1", "classes by overlap f1", **_IMAGES),
+    Metric("bounding_box.f1", "boxes f1", key=True, **_IMAGES),
+    Metric("heatmap.f1", "heatmaps f1", key=True, **_IMAGES),
+    Metric(f"{_MATCHING}.accuracy", "sentence-image matching", "pairs"),
+    Metric(f"{_MATCHING}.accuracy_half_ties", "matching, ties count half", "pairs", 0.5, key=True),
+)  # fmt: skip
 BY_PATH = {metric.path: metric for metric in METRICS}
 # sections of the image metrics that are counted image by image, and all that need instances
 COUNTED_SECTIONS = tuple(metric.section for metric in METRICS if metric.needs_instances)
 INSTANCE_SECTIONS = COUNTED_SECTIONS + tuple(
-    metric.section + CHANCE_SUFFIX for metric in METRICS if metric.needs_instances and metric.chance
+    section + suffix
+    for section in ("bounding_box", "heatmap")
+    for suffix in (CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX)
 )
