@@ -20,26 +20,16 @@ SHOWN_WORDS = 5  # of them in the printed table
 CELL_WIDTH = 24  # characters of class names in the printed table
 
 WORD_COLUMNS = (
-    "word",
-    "count",
-    "cluster",
-    "probability",
-    "concreteness",
-    "concreteness_rating",
-    "category",
+    "word", "count", "cluster", "probability", "concreteness", "concreteness_rating", "category",
     *(f"{name}_{k}" for k in range(1, TOP_CLUSTERS + 1) for name in ("cluster", "probability")),
-)
+)  # fmt: skip
 
 
 def top_clusters(posteriors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the K most probable clusters of each word, ties: the lowest index first.
+    """Return the ``count`` most probable clusters of each word, ties: the lowest index first.
 
-    Args:
-        posteriors: (W, C) p(c|w).
-        count: K; the smaller of it and C.
-
-    Returns:
-        (W, K) int64 clusters, -1 where the probability is 0, and (W, K) float64 probabilities.
+    Given (W, C) p(c|w), (W, K) int64 clusters, -1 where the probability is 0, and (W, K) float64
+    probabilities; K is the smaller of ``count`` and C.
     """
     order = np.argsort(-posteriors, axis=1, kind="stable")[:, :count]  # (W, K)
     probabilities = np.take_along_axis(posteriors, order, axis=1)
@@ -60,12 +50,11 @@ def word_rows(
     Args:
         words: W words.
         counts: (W,) their occurrences in the training captions.
-        clusters: (W, K) the K clusters that fit each word best, K at most ``TOP_CLUSTERS``, the
-            best first; negative for none.
+        clusters: (W, K) the clusters that fit each word best, the best first, negative for none.
         probabilities: (W, K) p(c|w) of these; None of a model without.
         concreteness: (W,) the model's own, in 0..1; None of a model without.
-        ratings: Human concreteness in 1..5, of the words that have one.
-        categories: Human category, of the words that have one.
+        ratings: Human concreteness in 1..5, of some words.
+        categories: Human category, of some words.
     """
     rows = []
     for at, word in enumerate(words):
@@ -114,14 +103,8 @@ def words_by_cluster(
 ) -> list[np.ndarray]:
     """Return for each cluster the positions of the words it is the most probable cluster of.
 
-    Args:
-        clusters: (W,) most probable cluster of each word, negative for unknown words.
-        probabilities: (W,) of that cluster.
-        considered: (W,) bool; other words are left out.
-        cluster_num: C.
-
-    Returns:
-        C arrays, the highest probability first (ties: the word that stands first).
+    C arrays, the highest probability first (ties: the word that stands first). Given are (W,) the
+    most probable cluster of each word, its probability, and whether the word is considered.
     """
     order = np.argsort(-probabilities, kind="stable")  # (W,)
     order = order[considered[order]]
@@ -143,12 +126,9 @@ def top_words(
 def class_names_by_cluster(
     class_names: Sequence[str], cluster_of_class: np.ndarray, cluster_num: int
 ) -> list[list[str]]:
-    """Return for each cluster the class names it is the most probable cluster of.
+    """Return for each of C clusters the class names it is the most probable cluster of.
 
-    Args:
-        class_names: K names.
-        cluster_of_class: (K,) most probable cluster of each, negative for unknown names.
-        cluster_num: C.
+    ``cluster_of_class`` (K,) is negative for unknown names.
     """
     names: list[list[str]] = [[] for _ in range(cluster_num)]
     for name, cluster in zip(class_names, cluster_of_class, strict=True):
@@ -171,9 +151,9 @@ def cluster_rows(
 
     Args:
         predictions: Of the words of the training captions.
-        class_names: For each of C clusters the class names that map to it.
+        class_names: Of each cluster.
         logits: (N, C) of the test images.
-        files: N, of the test images.
+        files: The N test images.
         text_threshold: The probability from which a word activates its cluster.
         visual_threshold: The logit from which an image does.
         image_count: Example images wanted for each cluster.

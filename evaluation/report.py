@@ -246,7 +246,7 @@ def _stored_others(subject: _Subject) -> Others:
             continue
         metrics[name] = metrics.get(name, {}) | scores
         if origin:
-            controls[name] = its["seed"] != settings["seed"]
+            controls[name] = its["seed"] != settings.get("seed")
     control = min(controls, key=lambda name: (controls[name], name), default=None)
     kept = {
         name: found for name, found in metrics.items() if name not in controls.keys() - {control}

@@ -250,17 +250,9 @@ def draw_curves(
     logarithmic: bool = False,
     shared: bool = False,
 ) -> None:
-    """Draw panels of curves as a PNG.
+    """Draw panels of curves over P whole numbers, ascending from 1 on, as a PNG.
 
-    Args:
-        path: The picture.
-        places: P whole numbers from 1 on, ascending, the x of all curves.
-        panels: At least one.
-        title: Of the whole.
-        x_label: What the places are.
-        columns: Panels beside each other.
-        logarithmic: Whether places stand at their logarithms.
-        shared: Whether all panels have one scale of values.
+    Places may stand at their logarithms, and all panels share one scale of values.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)

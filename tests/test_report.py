@@ -28,7 +28,6 @@ from evaluation.report import (
 )
 from evaluation.report_figures import curves_svg, data_uri, scatter_svg, with_map
 from main import main
-from tests.test_cli import fails
 
 SECTIONS = (
     "figures", "first_clusters", "curves", "clusters", "heat_map", "scatter", "localization",
@@ -309,11 +308,6 @@ def test_words_are_text_and_no_markup(places, monkeypatch):
     assert nasty not in text
     assert text.count("<script>") == 1
     assert nasty in Page(text).sections["words"]
-
-
-def test_report_of_no_model_is_one_line(places, tmp_path, capsys):
-    fails(capsys, "--utility=report", "--model_name=absent", *places, mentions="absent")
-    assert not list(tmp_path.glob("*.html"))
 
 
 # in a browser: the page in a frame as wide as a phone tells the one around it what it finds; its
