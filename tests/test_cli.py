@@ -1,19 +1,22 @@
 """The command line as users meet it: main([...]) on a small demo world, wrong input included."""
 
+import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE, load_norms
-from main import OPTIONS, SETTINGS, UTILITIES, main
+from main import COMMON, OPTIONS, SETTINGS, UTILITIES, main
 from tests.conftest import TINY
+
+ROOT = Path(__file__).parent.parent
 
 WORD_KEYS = {
     "v_measure",
@@ -102,14 +105,6 @@ def test_visual_evaluation_writes_every_metric(places, tmp_path, capsys, name):
     }
 
 
-def test_evaluating_twice_gives_the_same(places, tmp_path):
-    found = []
-    for _ in range(2):
-        main(["--utility=visual_evaluation", "--model_name=lstm", "--workers=0", *places])
-        found.append((tmp_path / "visual_evaluation_lstm.json").read_text())
-    assert found[0] == found[1]
-
-
 def test_batch_size_and_workers_do_not_change_an_evaluation(places, tmp_path):
     found = []
     for extra in (["--batch_size=3", "--workers=0"], ["--batch_size=50", "--workers=1"]):
@@ -127,18 +122,6 @@ def test_thresholds_can_be_given_anew(places, tmp_path):
         "clusters_per_caption": 20,
     }
     assert results["settings"]["visual_threshold"] == -1000
-
-
-@pytest.mark.parametrize("kind", ["heatmap", "bbox"])
-def test_demonstrations_draw_pictures(places, tmp_path, kind):
-    utility = f"{kind}_demonstration"
-    chosen = ["--model_name=lstm", "--num_items=3", "--workers=0", "--visual_threshold=-5"]
-    assert main([f"--utility={utility}", *chosen, *places]) == 0
-    pictures = sorted((tmp_path / "lstm" / utility).glob("*.png"))
-    assert len(pictures) == 3
-    for picture in pictures:
-        with Image.open(picture) as image:
-            assert np.asarray(image.convert("L")).std() > 10  # something is drawn
 
 
 def test_word_list_restricts_the_evaluated_words(places, tmp_path):
@@ -234,41 +217,66 @@ def test_help_does_not_import_torch():
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_every_option_has_an_effect_on_some_utility():
-    read = set().union(*(utility.reads for utility in UTILITIES.values()))
+def test_the_table_of_utilities_names_functions_and_options_that_are_there():
+    for name, utility in UTILITIES.items():
+        assert callable(getattr(importlib.import_module(utility.module), name))
+    read = COMMON.union(*(utility.reads.split() for utility in UTILITIES.values()))
     assert read == set(OPTIONS) | set(SETTINGS)
+
+
+@pytest.mark.parametrize("utility", ["text_evaluation", "word_clusters", "compare_models"])
+def test_common_options_are_taken_by_any_utility_without_a_word(places, capsys, utility):
+    common = ["--use_all_images", "--seed=0", "--device=cpu", "--workers=0", "--batch_size=9"]
+    call = [f"--utility={utility}", "--model_name=absent", *common, "--dataset=coco", *places]
+    main(call)
+    captured = capsys.readouterr()
+    assert "no effect" not in captured.out + captured.err
+    assert "--" not in captured.err.partition("absent")[0]  # it is the model that lacks
+
+
+def test_other_options_without_effect_cost_one_line(places, tmp_path, capsys):
+    call = ["--utility=text_evaluation", "--model_name=generative", "--epochs=3", "--show"]
+    assert main([*call, *places]) == 0
+    assert "no effect on text_evaluation: --epochs, --show\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("text_evalation", "there is no utility 'text_evalation' (did you mean text_evaluation"),
-        ("bbox_demonstrations", "did you mean bbox_demonstration or heatmap_demonstration?); see"),
-        ("Report", "did you mean report?"),
-        ("dance", "there is no utility 'dance'; see python main.py --help"),
+        (["--utility=text_evalation"], "'text_evalation' (did you mean text_evaluation"),
+        (["--utility=Report"], "did you mean report?"),
+        (["--utility=dance"], "there is no utility 'dance'; see python main.py --help"),
+        (["--modle_name=x"], "--modle_name=x (did you mean --model_name"),
+        (["--epoch", "3"], "did you mean --epochs"),
+        (["--dance"], "--dance; see"),
     ],
 )
-def test_a_mistyped_utility_is_asked_for(capsys, typed, told):
-    fails(capsys, "--utility", typed, mentions=told)
+def test_a_mistyped_name_is_asked_for(capsys, typed, told):
+    fails(capsys, *typed, mentions=told)
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_a_notebooks_backend_is_ignored_unless_a_window_is_wanted(places, monkeypatch, show):
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    main(["--utility=predict", "--model_name=absent", *places, *["--show"] * show])
+    assert ("MPLBACKEND" in os.environ) == show
 
 
 @pytest.mark.parametrize(
     ("arguments", "mentions"),
     [
-        (["--utility=dance"], "--utility"),
-        (["--dance"], "--dance"),
         (["--epochs=many"], "--epochs"),
         (["--epochs=0"], "--epochs"),
         (["--text_encoder=bert2"], "--text_encoder"),
         (["--visual_threshold=nan"], "--visual_threshold"),
-        (["--utility=text_evaluation", "--epochs=3"], "--epochs has no effect"),
+        (["--workers=-1"], "--workers"),
+        (["--checkpoint_minutes=0"], "--checkpoint_minutes"),
         (["--utility=text_evaluation", "--model_name=absent"], "absent"),
-        (["--utility=text_evaluation", "--model_name=../../lstm"], "--model_name"),
+        (["--utility=text_evaluation", "--model_name", "lstm", "generative"], "one --model_name"),
         (["--utility=visual_evaluation", "--model_name=absent"], "absent"),
         (["--device=abacus"], "--device"),
         (["--config=absent.yaml"], "absent.yaml"),
@@ -278,6 +286,16 @@ def test_a_mistyped_utility_is_asked_for(capsys, typed, told):
         (["--utility=visual_evaluation", "--model_name=lstm", "--batch_size=-1"], "--batch_size"),
         (["--utility=text_evaluation", "--model_name=lstm", "--seed=-1"], "--seed"),
         (["--utility=text_evaluation", "--model_name=lstm", "--text_threshold=5"], "at most 1"),
+        *(
+            ([f"--utility={utility}", f"--{option}={name}"], f"--{option}")
+            for name in ("../../x", "..", "a\\b", "x\0", "")
+            for utility, option in (
+                ("train_joint_model", "model_name"),
+                ("compare_models", "model_name"),
+                ("convert_published_model", "new_name"),
+                ("text_evaluation", "dataset"),
+            )
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(places, tmp_path, capsys, arguments, mentions):

@@ -139,8 +139,7 @@ def evaluate_all(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in NAMES:
         for utility in PER_MODEL:
-            options = ["--utility", utility, "--model_name", name, "--device=cpu"]
-            options += ["--workers=0"] * (utility in ("visual_evaluation", "describe_clusters"))
+            options = ["--utility", utility, "--model_name", name, "--device=cpu", "--workers=0"]
             options += ["--num_items=3"] * (utility == "describe_clusters")
             assert main([*options, *places]) == 0
             if utility == "word_clusters":

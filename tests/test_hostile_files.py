@@ -169,20 +169,3 @@ def test_settings_and_grids(places, tmp_path, capsys, marker, form, option):
     path.write_text(f'!!python/object/apply:os.system ["touch {marker}"]\n')
     fails(capsys, f"--utility={utility}", *own, f"{option}={path}", mentions=str(path))
     assert not marker.exists()
-
-
-@pytest.mark.parametrize("name", ["../../x", "/x", "..", "a/b", "a\\b", "x\0", ""])
-@pytest.mark.parametrize(
-    ("utility", "option"),
-    [
-        ("train_joint_model", "model_name"),
-        ("text_evaluation", "model_name"),
-        ("compare_models", "model_name"),
-        ("convert_published_model", "new_name"),
-        ("text_evaluation", "dataset"),
-    ],
-)
-def test_names_stay_in_their_folders(places, tmp_path, capsys, utility, option, name):
-    before = sorted(tmp_path.rglob("*"))
-    fails(capsys, f"--utility={utility}", f"--{option}={name}", *places, mentions=f"--{option}")
-    assert sorted(tmp_path.rglob("*")) == before

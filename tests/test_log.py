@@ -1,6 +1,8 @@
 """The log file stays small, and a disk without space for it ends nothing."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from evaluation.utilities import training
 from main import main
 from utils import log
 from utils.log import start_logging, stop_logging
+
+ROOT = Path(__file__).parent.parent
 
 logger = logging.getLogger(__name__)
 
@@ -65,3 +69,15 @@ def test_the_log_tells_why_a_training_ended(tmp_path, monkeypatch, capsys):
     assert captured.out == ""
     assert captured.err.startswith("Traceback")
     assert captured.err in path.read_text()
+
+
+def test_names_that_are_no_utf8_are_logged(tmp_path):
+    script = (
+        "import logging, os, pathlib; from utils.log import start_logging\n"
+        f"start_logging(pathlib.Path({str(tmp_path / 'x.log')!r}))\n"
+        "logging.warning('left out: %s', os.fsdecode(b'caf\\xe9.jpg'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in (done.stdout, (tmp_path / "x.log").read_text("utf-8")):
+        assert "left out: caf\\udce9.jpg" in text

@@ -689,7 +689,6 @@ def test_captions_alone_are_ranked_by_matching(demo_data, tmp_path, capsys):
         ("visual_threshold: [0.5]", ["--dataset=absent"], "absent"),
         ("visual_threshold: [0.5]", ["--device=abacus"], "--device"),
         ("visual_threshold: [0.5]", ["--word_list=absent.txt"], "absent.txt"),
-        ("visual_threshold: [0.5]", ["--resume"], "--resume has no effect"),
         (None, ["--rank_by=bounding_box.f1"], "--rank_by has no effect without --grid"),
         (None, ["--grid=absent.yaml"], "absent.yaml"),
     ],

@@ -127,8 +127,8 @@ def only_process(path: Path, what: str) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    """Write ``text`` as UTF-8, whole or not at all; names that are no UTF-8 are escaped."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,75 +1,59 @@
 """Logging to the console and, where asked for, to a file."""
 
-import contextlib
 import logging
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TextIO
 
-from utils.errors import UserError
+from utils.files import writing
 
 LARGEST_LOG = 5_000_000  # bytes of a log file; what was there before is kept as <name>.1
 
 
 class _LogFile(RotatingFileHandler):
-    """A log file that never fills the disk, and never ends the work where the disk is full."""
-
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say once that nothing more can be logged there, and log on to the console alone."""
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-            return
+        """Say once that nothing more can be logged there, as on a full disk, and work on."""
         logging.getLogger().removeHandler(self)
-        with contextlib.suppress(OSError):
-            self.close()
+        reason = getattr(sys.exc_info()[1], "strerror", None) or sys.exc_info()[1]
         logging.getLogger(__name__).warning(
-            "no more messages go to %s: %s", self.baseFilename, error.strerror or error
+            "no more messages go to %s: %s", self.baseFilename, reason
         )
 
 
 class _Console(logging.StreamHandler[TextIO]):
-    """Standard output; when its reader is gone (``| head``), the program ends."""
-
     def handleError(self, record: logging.LogRecord) -> None:
-        """Pass a broken pipe on, and treat other errors as usual."""
+        """Let the program end when its reader is gone (``| head``)."""
         if isinstance(sys.exc_info()[1], BrokenPipeError):
             raise
         super().handleError(record)
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message; what no UTF-8 can write, as in names of files, is escaped."""
+        return super().format(record).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def start_logging(log_file: Path | None) -> None:
-    """Send messages to standard output and, with times, to ``log_file`` (appended).
-
-    A file that would grow beyond ``LARGEST_LOG`` becomes ``<name>.1``, in place of an older one.
-
-    Raises:
-        UserError: the log file cannot be written.
-    """
-    root = logging.getLogger()
+    """Send messages to standard output and, with times, to ``log_file`` (appended)."""
     stop_logging()
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
     console = _Console(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(_Formatter("%(message)s"))
     root.addHandler(console)
     if log_file is not None:
-        try:
+        with writing(log_file):
             log_file.parent.mkdir(parents=True, exist_ok=True)
             to_file = _LogFile(log_file, maxBytes=LARGEST_LOG, backupCount=1, encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {log_file}: {error.strerror}; check the folder's permissions"
-            ) from None
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        to_file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(to_file)
-    root.setLevel(logging.INFO)
 
 
 def note_error(message: str) -> None:
     """Write an error to the log file, where there is one; it goes to standard error otherwise."""
-    record = logging.makeLogRecord(
-        {"msg": message, "levelno": logging.ERROR, "levelname": logging.getLevelName(logging.ERROR)}
-    )
+    record = logging.makeLogRecord({"msg": message, "levelno": 40, "levelname": "ERROR"})
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _LogFile):
             handler.handle(record)

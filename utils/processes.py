@@ -19,9 +19,5 @@ def local_rank() -> int:
 
 
 def spare_workers(wanted: int) -> int:
-    """Return how many processes may read images beside a CNN that computes on the same CPU.
-
-    The CNN needs two cores at least: where they have to be shared, it waits longer than reading
-    takes, and no process beside it is best.
-    """
+    """Return how many processes may read images beside a CNN on the same CPU, which needs two."""
     return max(0, min(wanted, (os.cpu_count() or 1) - 2))

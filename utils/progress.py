@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from utils.processes import process_rank
 
 Item = TypeVar("Item")
@@ -11,17 +13,9 @@ QUIET_SECONDS = 1.0  # what is done by then needs no bar
 
 
 def with_bar(
-    items: Iterable[Item],
-    what: str,
-    unit: str,
-    total: int | None = None,
-    *,
-    at_once: bool = False,
+    items: Iterable[Item], what: str, unit: str, total: int | None = None, *, at_once: bool = False
 ) -> Iterator[Item]:
-    """Yield items, with a bar on standard error while that takes a while.
-
-    There is no bar where standard error is no terminal, none is left when all is done, and of
-    several processes the first one shows it.
+    """Yield items, with a bar on a terminal while that takes a while.
 
     Args:
         items: Anything to go through.
@@ -30,14 +24,12 @@ def with_bar(
         total: How many there are, where ``items`` has no length.
         at_once: Whether the bar comes before the first item is done, which takes long by itself.
     """
-    from tqdm import tqdm
-
     yield from tqdm(
         items,
         desc=what,
         unit=unit,
         total=total,
-        disable=None if process_rank() == 0 else True,
+        disable=None if process_rank() == 0 else True,  # None: unless it is a terminal
         delay=0 if at_once else QUIET_SECONDS,
         leave=False,
         dynamic_ncols=True,

@@ -18,12 +18,12 @@ def provenance() -> dict[str, Any]:
     program does not run from a git checkout.
     """
     commit = git_commit(ROOT)
+    versions = {name: metadata.version(name) for name in LIBRARIES}
     return {
         "version": VERSION,
         "git_commit": commit and commit.removesuffix("-dirty"),
         "git_dirty": commit and commit.endswith("-dirty"),
-        "libraries": {"python": platform.python_version()}
-        | {name: _version(name) for name in LIBRARIES},
+        "libraries": {"python": platform.python_version()} | versions,
     }
 
 
@@ -39,11 +39,3 @@ def git_commit(folder: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):  # no git, no commit yet, not our repository
         return None
     return done.stdout.strip()
-
-
-def _version(library: str) -> str | None:
-    """Return the version of an installed library, or None."""
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None

@@ -101,8 +101,6 @@ def word_clusters(options: argparse.Namespace) -> None:
     from evaluation.word_evaluation import posterior_rows
 
     chosen = options.model_type
-    if chosen in ("multimodal_clustering", "text_only"):
-        _require_effect(chosen, [name for name in ("seed", "word_list") if name in options.given])
     question = _question(options, None, _CLUSTER_TYPES)
     norms, vocabulary = question.norms, question.pairs.vocabulary
     for metric, column in (("concreteness", "concreteness_rating"), ("categorization", "category")):
@@ -157,13 +155,6 @@ def _supervised_metrics(question: _Question) -> tuple[dict[str, Any], Settings]:
     return metrics, model.settings
 
 
-def _require_effect(chosen: str, idle: Sequence[str]) -> None:
-    """Raise a UserError when options were given that have no effect on a ``--model_type``."""
-    if idle:
-        names = ", ".join(f"--{name}" for name in idle)
-        raise UserError(f"{names} has no effect on --model_type {chosen}; leave it out")
-
-
 def _question(options: argparse.Namespace, metric: str | None, types: Sequence[str]) -> _Question:
     """Check that ``--model_type`` can be asked for a metric, and load what it may look at.
 
@@ -192,8 +183,6 @@ def _question(options: argparse.Namespace, metric: str | None, types: Sequence[s
                 f"'{options.model_name}' is a joint model in {options.models_dir}; give the "
                 f"results of --model_type {chosen} another --model_name"
             )
-    of_some = frozenset().union(*_READS.values())
-    _require_effect(chosen, [name for name in options.given if name in of_some - _READS[chosen]])
     norms = load_norms(options.datasets_dir, options.word_list, log_absent=False)
     if metric in norms.absent:
         raise UserError(f"{norms.absent[metric]}, which {options.utility} needs; put it there")
@@ -342,14 +331,3 @@ _SOURCES: dict[str, Callable[[_Question], tuple["WordPredictions", Settings]]] =
 }
 _CLUSTER_TYPES = tuple(_SOURCES)
 _CONCRETENESS_TYPES = ("multimodal_clustering", "text_only", "supervised_concreteness")
-
-# --model_type -> those of the options that not all types read
-_READS = {
-    "multimodal_clustering": frozenset({"device", "other_captions"}),
-    "text_only": frozenset({"other_captions"}),
-    "random": frozenset({"baseline_cluster_num"}),
-    "w2v": frozenset({"baseline_cluster_num", "w2v_file"}),
-    "bert": frozenset({"baseline_cluster_num", "bert_dir", "device"}),
-    "clip": frozenset({"baseline_cluster_num", "clip_dir", "device"}),
-    "supervised_concreteness": frozenset({"other_captions"}),
-}
