@@ -374,7 +374,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             raise UserError(f"--model_name {error}") from None
     if given.get("resume") and given.get("overwrite"):
         raise UserError("--resume continues a training, --overwrite starts it anew; give one")
-    defaults = {option: about.default for option, about in [*OPTIONS.items(), *SETTINGS.items()]}
+    defaults: dict[str, Any] = {option: OPTIONS[option].default for option in OPTIONS}
+    defaults |= {setting: SETTINGS[setting].default for setting in SETTINGS}
     # without a name of its own, a baseline must not take the place of the joint model
     model_type = given.get("model_type", JOINT)
     if utility.default_name or model_type != JOINT:
