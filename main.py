@@ -114,8 +114,8 @@ OPTIONS_BY_GROUP: dict[str, dict[str, Option]] = {
     "data": {
         "dataset": Option("coco", "the captioned images: coco, flickr30k, or the name of a folder "
             "in --datasets_dir in COCO's layout", "NAME", _folder_name),
-        "cache_dir": Option(None, "where setup's filter of images is kept (default: beside the data; "
-            "where that folder cannot be written, cache/)", "DIR"),
+        "cache_dir": Option(None, "where setup's filter of images is kept (default: beside the "
+            "data; where that folder cannot be written, cache/)", "DIR"),
         "use_all_images": Option(False, "ignore the images filter of setup"),
         "other_captions": Option(False, "let a model answer for words of other training captions "
             "than its own"),
