@@ -12,10 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.registry import backend_registry
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -31,7 +29,6 @@ from evaluation.utilities.common import load_both_halves, single_word_classes, t
 from evaluation.word_evaluation import words_to_clusters
 from models_src.model_files import load_vocabulary
 from models_src.text_encoders.interface import TextEncoder
-from utils.errors import UserError
 from utils.files import write_atomically
 from utils.progress import with_bar
 
@@ -79,8 +76,6 @@ def bbox_demonstration(options: argparse.Namespace) -> None:
 
 def _demonstrate(options: argparse.Namespace, kind: str) -> None:
     """Draw a PNG for each image: test images with their gold boxes, or the files of --images."""
-    if options.show:
-        _require_window()
     folder = options.results_dir / options.model_name / f"{kind}_demonstration"
     model = load_both_halves(options)
     classes: list[str] = []
@@ -99,12 +94,7 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
         source = ImageFiles(tuple(map(Path, options.images)))
         images = np.arange(len(source.files))
         folder /= "own_images"  # a file may be named like the id of a test image
-        stems = [file.stem for file in source.files]
-        taken = [stem.casefold() for stem in stems]
-        stems = [
-            stem if taken.count(stem.casefold()) == 1 else f"{number}_{stem}"
-            for number, stem in enumerate(stems, start=1)
-        ]
+        stems = [f"{number}_{file.stem}" for number, file in enumerate(source.files, start=1)]
         for file in source.files:
             open_rgb(file)  # one that cannot be read is told before any is drawn
     files = [folder / f"{stem}.png" for stem in stems]
@@ -271,34 +261,21 @@ def _write_numbers(axes: Axes, boxes: np.ndarray) -> None:
         axes.text(left, top, str(number + 1), fontsize=FONT_SIZE, va="top", bbox=ground)
 
 
-def _require_window() -> None:
-    """See that matplotlib can open a window, before long work begins."""
-    from matplotlib import pyplot
-
-    try:
-        backend = matplotlib.get_backend()  # chosen now, where the user's settings leave it open
-        pyplot.switch_backend(backend)  # fails where it has no display or lacks a library
-        _, interface = backend_registry.resolve_backend(backend)
-        reason = f"matplotlib's backend {backend} opens none"
-    except (ImportError, RuntimeError, ValueError) as error:
-        interface, reason = None, " ".join(str(error).split()).split(";")[0]
-    if interface is None:
-        raise UserError(
-            f"--show can open no window here ({reason}); leave it out: the pictures are written as "
-            "files, too"
-        )
-
-
 def _show(files: Sequence[Path]) -> None:
     """Show each picture in a window of its own, until all are closed."""
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"figure.max_open_warning": 0}):
-        for file in files:
-            pixels = pyplot.imread(file)  # (height, width, channels)
-            height, width = pixels.shape[:2]
-            figure = pyplot.figure(str(file), figsize=(width / DPI, height / DPI), dpi=DPI)
-            axes = figure.add_axes((0, 0, 1, 1))
-            axes.imshow(pixels)
-            axes.set_axis_off()
-        pyplot.show(block=True)
+    try:
+        with pyplot.rc_context({"figure.max_open_warning": 0}):
+            for file in files:
+                pixels = pyplot.imread(file)  # (height, width, channels)
+                height, width = pixels.shape[:2]
+                figure = pyplot.figure(str(file), figsize=(width / DPI, height / DPI), dpi=DPI)
+                if figure.canvas.required_interactive_framework is None:
+                    raise ImportError(f"matplotlib's backend is {pyplot.get_backend()}")
+                axes = figure.add_axes((0, 0, 1, 1))
+                axes.imshow(pixels)
+                axes.set_axis_off()
+            pyplot.show(block=True)
+    except ImportError as error:  # also of a backend that finds no display
+        logger.warning("no window can be opened here (%s); see the files", error)

@@ -99,35 +99,28 @@ def test_categories_and_counts_are_of_the_files(world):
     found = Counter()
     for split in SPLITS:
         instances = annotations(folder, "instances", split)
-        records = instances["categories"]
-        assert {record["name"] for record in records} == set(OBJECTS)
-        assert len({record["id"] for record in records}) == 18 < records[-1]["id"]  # gaps
-        assert all(r["supercategory"] == OBJECTS[r["name"]]["group"] for r in records)
-        two_word = {record["id"] for record in records if " " in record["name"]}
-        assert len(two_word) == 3
+        records = {record["id"]: record for record in instances["categories"]}
+        assert [record["name"] for record in records.values()] == list(OBJECTS)
+        assert len(records) == 18 < max(records)  # numbers with gaps
+        assert all(r["supercategory"] == OBJECTS[r["name"]]["group"] for r in records.values())
         shown = {image["id"]: set() for image in instances["images"]}
         for annotation in instances["annotations"]:
-            shown[annotation["image_id"]].add(annotation["category_id"])
+            shown[annotation["image_id"]].add(records[annotation["category_id"]]["name"])
         found["objects"] += len(instances["annotations"])
-        found["images_without_objects"] += sum(not classes for classes in shown.values())
-        found["images_with_two_word_names"] += sum(bool(c & two_word) for c in shown.values())
+        found["images_without_objects"] += sum(not names for names in shown.values())
+        found["images_with_two_word_names"] += sum(" " in "".join(n) for n in shown.values())
         for path in (folder / "COCO" / split).iterdir():
             with Image.open(path) as picture:
                 found["grayscale_images"] += picture.mode == "L"
-    categories = yaml.safe_load((folder / CATEGORY_FILE).read_text(encoding="utf-8"))
-    lines = {name: (folder / name).read_text(encoding="utf-8").splitlines() for name in NORMS}
     assert min(found.values()) > 0
-    assert counts == {
-        **found,
-        "train_images": 41,
-        "test_images": 10,
-        "train_captions": 205,
-        "test_captions": 50,
-        "categories": 18,
-        "category_words": len({word for words in categories.values() for word in words}),
-        "rated_words": len(lines[CONCRETENESS_FILE]) - 1,
-        "association_rows": len(lines[ASSOCIATION_FILE]),
-    }
+    assert found.items() <= counts.items()
+    assert (counts["train_captions"], counts["test_captions"]) == (205, 50)
+    for name, entry, header in (
+        (CONCRETENESS_FILE, "rated_words", 1),
+        (ASSOCIATION_FILE, "association_rows", 0),
+    ):
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        assert counts[entry] == len(lines) - header
 
 
 def test_files_hold_what_make_picture_makes(world):
@@ -224,62 +217,46 @@ def test_captions_are_true_and_mostly_complete(pictures):
     assert 1.7 <= np.mean(object_counts) <= 2.3
 
 
-def test_category_file(world, pictures):
-    categories = yaml.safe_load((world[0] / CATEGORY_FILE).read_text(encoding="utf-8"))
+def test_norms_cover_what_captions_say_and_have_the_published_layouts(world, pictures):
+    folder, _ = world
+    said = words_of(caption for picture in pictures for caption in picture.captions)
+
+    categories = yaml.safe_load((folder / CATEGORY_FILE).read_text(encoding="utf-8"))
     assert set(categories) == {*GROUPS, "place"}
-    ratings = [rating for words in categories.values() for rating in words.values()]
-    assert all(isinstance(rating, float) and 1 <= rating <= 7 for rating in ratings)
+    assert all(1 <= rating <= 7 for words in categories.values() for rating in words.values())
     occurrences = Counter(word for words in categories.values() for word in words)
     assert sum(count > 1 for count in occurrences.values()) >= 3  # words of several categories
+    assert 1 <= len(set(occurrences) - said) <= 8
     for group, members in GROUPS.items():
         for word in itertools.chain(members, *members.values()):
             assert group == max(categories, key=lambda c, word=word: categories[c].get(word, 0))
-    said = words_of(caption for picture in pictures for caption in picture.captions)
-    assert 1 <= len(set(occurrences) - said) <= 8
 
-
-def test_concreteness_file(world, pictures):
-    with (world[0] / CONCRETENESS_FILE).open(encoding="utf-8", newline="") as file:
+    with (folder / CONCRETENESS_FILE).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert [*rows[0]][:3] == ["Word", "Bigram", "Conc.M"]
     assert all(None not in row and None not in row.values() for row in rows)
-    ratings = {row["Word"]: float(row["Conc.M"]) for row in rows}
-    assert len(ratings) == len(rows)
-    assert all(1 <= rating <= 5 for rating in ratings.values())
     assert all((row["Bigram"] == "1") == (" " in row["Word"]) for row in rows)
-    said = words_of(caption for picture in pictures for caption in picture.captions)
+    ratings = {row["Word"]: float(row["Conc.M"]) for row in rows}
     assert said <= ratings.keys()
     assert len(ratings.keys() - said) >= 24
     objects = [ratings[name] for members in GROUPS.values() for name in members]
-    assert min(objects) > 4.5 > 4.3 > ratings["red"] > ratings["idea"]
+    assert 5 >= min(objects) > 4.5 > ratings["red"] > ratings["idea"] >= 1
 
-
-def test_association_file(world):
-    strength, orders, relations = Counter(), Counter(), set()
-    for line in (world[0] / ASSOCIATION_FILE).read_text(encoding="utf-8").splitlines():
+    strength = Counter()
+    for line in (folder / ASSOCIATION_FILE).read_text(encoding="utf-8").splitlines():
         relation, first, second, count = line.split("\t")
-        assert first != second and int(count) > 0
-        relations.add(relation)
-        orders[first < second] += 1
+        assert relation in ("R1", "R2", "R3") and first != second
         strength[frozenset((first, second))] += int(count)
-    assert relations == {"R1", "R2", "R3"}
-    assert len(orders) == 2
     groups = [list(members) for members in GROUPS.values()]
-    within_class = [
+    pairs = [frozenset(pair) for group in groups for pair in itertools.combinations(group, 2)]
+    within = [strength[pair] for pair in pairs if strength[pair]]
+    across = [strength[frozenset((a, b))] for a in groups[0] for group in groups[1:] for b in group]
+    same_class = [
         strength[frozenset((name, other))]
         for members in GROUPS.values()
         for name, others in members.items()
         for other in others
     ]
-    within_group = [strength[frozenset(p)] for g in groups for p in itertools.combinations(g, 2)]
-    across = [
-        strength[frozenset(pair)]
-        for one, other in itertools.combinations(groups, 2)
-        for pair in itertools.product(one, other)
-    ]
-    assert min(within_class) > max(within_group)
-    assert max(across) < min(found for found in within_group if found)
-    assert 0 < sum(found > 0 for found in across) < len(across)
+    assert min(same_class) > max(within) >= min(within) > max(across) > min(across) == 0
 
 
 def test_older_demo_world_is_replaced_also_one_cut_short(tmp_path):
