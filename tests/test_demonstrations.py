@@ -230,6 +230,7 @@ def test_show_without_a_window_says_so_when_the_pictures_are_written(
 
 def test_show_opens_all_pictures_and_waits(places, own_images, tmp_path, monkeypatch):
     shown = []
+    pyplot.switch_backend("agg")
     monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", "tk", raising=False)
     monkeypatch.setattr(pyplot, "show", lambda block: shown.append((pyplot.get_figlabels(), block)))
     call = ["--utility=bbox_demonstration", f"--datasets_dir={tmp_path}", "--show", "--images"]
