@@ -192,10 +192,10 @@ def _causes(split: Split) -> np.ndarray:
     """Return for each image the index of the first cause to drop it, (N,) int64; -1 for none."""
     instances, count = split.instances, len(split.image_ids)
     if instances is None:
-        first = split.instance_files[0]
-        where = first if len(split.instance_files) == 1 else first.parent
         if not count:
-            raise UserError(f"no image of {split.name} in {split.caption_files[0]}; complete it")
+            raise UserError(f"no image of {split.name} in {split.caption_files[-1]}; complete it")
+        where = split.instance_files[0]
+        where = where.parent if where.suffix == ".xml" else where  # one of many files
         raise UserError(
             f"no instance of the images of {split.name} in {where}, so that there is nothing to "
             "filter by; put the instances there (a data set of captions alone needs no setup)"

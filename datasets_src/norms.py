@@ -7,15 +7,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 
 from utils.errors import UserError
-from utils.files import read_lines, read_text, sha256_of_file
-
-if TYPE_CHECKING:
-    import yaml
+from utils.files import read_lines, read_text, reading, sha256_of_file
 
 CATEGORY_FILE = "mcrae_typicality.yaml"  # Fountain and Lapata (2010)
 CONCRETENESS_FILE = "Concreteness_ratings_Brysbaert_et_al_BRM.txt"  # Brysbaert et al. (2014)
@@ -50,10 +47,7 @@ class Norms:
     absent: dict[str, str]  # metric -> why it cannot be measured
 
     def evaluated_words(self, occurring: Iterable[str]) -> list[str]:
-        """Return the words of the category file that occur and stand in the word list, if any.
-
-        Without a category file there is none.
-        """
+        """Return the words of the category file that occur and stand in the word list, if any."""
         if self.categories is None:
             return []
         allowed = set(occurring)
@@ -75,11 +69,7 @@ class Norms:
 def load_norms(
     datasets_dir: Path, word_list: Path | None = None, *, log_absent: bool = True
 ) -> Norms:
-    """Load the norms that are there; what is absent is logged, unless told not to, one line each.
-
-    Raises:
-        UserError: a file is malformed, or ``word_list`` is missing.
-    """
+    """Load the norms that are there; each that is absent is logged, unless told not to."""
     files = {
         "categorization": datasets_dir / CATEGORY_FILE,
         "concreteness": datasets_dir / CONCRETENESS_FILE,
@@ -109,57 +99,38 @@ def load_categories(path: Path) -> Categories:
     A word in several categories belongs to the one where its typicality is highest (ties: the
     first in the file). A category that stands twice is one with the words of both, and of a word
     that stands twice in a category the higher typicality counts; both are logged.
-
-    Raises:
-        UserError: the file is missing, no YAML or of another form, naming the line.
     """
-    import yaml
-
     text = read_text(path, "the category file")
-    try:
-        # nodes, and not what they would be read as: the words "no" and "on" stay words, and nothing
-        # that stands twice gets lost
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
-    except (RecursionError, OverflowError, ValueError):
-        raise UserError(
-            f"{path} is nested too deeply or has an impossible character; correct it"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise UserError(f"{path} is not valid YAML{where}; correct it") from None
-    if not isinstance(root, yaml.MappingNode) or not root.value:
-        raise UserError(f"{path} holds no categories; expected 'category: {{word: typicality}}'")
     names: dict[str, int] = {}
     best: dict[str, tuple[float, int]] = {}
     seen: set[tuple[str, int]] = set()
     repeated: list[str] = []
-    for name_node, members in root.value:
-        name, line = _word(name_node, path), name_node.start_mark.line + 1
-        if not isinstance(members, yaml.MappingNode):
-            raise UserError(
-                f"{path}, line {line}: category {name} holds no words; expected 'word: typicality'"
-            )
-        if name in names:
-            repeated.append(f"{name} (line {line})")
-        index = names.setdefault(name, len(names))
-        for word_node, typicality in members.value:
-            word, line = _word(word_node, path), word_node.start_mark.line + 1
-            value = _number(typicality.value)
-            if value is None:
-                raise UserError(
-                    f"{path}, line {line}: {word} in {name} has no number as its typicality; give "
-                    "one"
-                )
-            if (word, index) in seen:
-                repeated.append(f"{word} in {name} (line {line})")
-            seen.add((word, index))
-            if word not in best or value > best[word][0]:
-                best[word] = (value, index)
+    with reading(path, "each category should look like 'category: {word: typicality}'"):
+        # nodes, and not what they would be read as: the words "no" and "on" stay words, and nothing
+        # that stands twice gets lost
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        if not isinstance(root, yaml.MappingNode) or not root.value:
+            raise ValueError("it holds no categories")
+        for name_node, members in root.value:
+            name = _word(name_node)
+            if not isinstance(members, yaml.MappingNode):
+                raise ValueError(f"line {name_node.start_mark.line + 1}: {name} holds no words")
+            if name in names:
+                repeated.append(name)
+            index = names.setdefault(name, len(names))
+            for word_node, typicality in members.value:
+                word = _word(word_node)
+                line = word_node.start_mark.line + 1
+                value = _number(typicality.value, f"line {line}: the typicality of {word}")
+                if (word, index) in seen:
+                    repeated.append(f"{word} in {name} (line {line})")
+                seen.add((word, index))
+                if word not in best or value > best[word][0]:
+                    best[word] = (value, index)
     if repeated:
         logger.warning(
-            "%s: %d categories and words stand twice, the first is %s; words of equal categories "
-            "are put together, and the higher typicality counts",
+            "%s: categories and words that stand twice: %d, the first %s; words of equal "
+            "categories are put together, and the higher typicality counts",
             path,
             len(repeated),
             repeated[0],
@@ -171,41 +142,26 @@ def load_categories(path: Path) -> Categories:
     )
 
 
-def _word(node: "yaml.Node", path: Path) -> str:
-    """Return the text of a key in the category file."""
-    text, line = node.value, node.start_mark.line + 1
-    if not isinstance(text, str):
-        raise UserError(f"{path}, line {line}: a list or mapping stands for a word; correct it")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{path}, line {line}: {text!r} has half of a character; correct it")
-    return text
-
-
 def load_concreteness(path: Path) -> dict[str, float]:
-    """Read the ratings (1..5) of single words, lower case; where a word stands twice, the first.
-
-    Raises:
-        UserError: the file is missing or a line lacks a column or number, naming the line.
-    """
-    lines = read_lines(path, "the concreteness file")
-    header = lines[0].split("\t") if lines else []
-    try:
-        word_column, bigram_column, mean_column = map(header.index, ("Word", "Bigram", "Conc.M"))
-    except ValueError:
+    """Read the ratings (1..5) of single words, lower case; where a word stands twice, the first."""
+    header, *lines = read_lines(path, "the concreteness file")
+    names = header.split("\t")
+    if not {"Word", "Bigram", "Conc.M"} <= set(names):
         raise UserError(
             f"{path}, line 1: no tab-separated header with Word, Bigram and Conc.M; use the file "
             "as published"
-        ) from None
+        )
     ratings: dict[str, float] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        columns = line.split("\t")
-        rating = _number(columns[mean_column]) if len(columns) > mean_column else None
-        if rating is None or len(columns) <= max(word_column, bigram_column):
-            raise UserError(f"{path}, line {number}: no word and rating; correct or remove it")
-        if columns[bigram_column].strip() == "0":
-            ratings.setdefault(columns[word_column].strip().lower(), rating)
+    with reading(path, "correct or remove the line"):
+        for number, line in enumerate(lines, start=2):
+            if not line.strip():
+                continue
+            row = dict(zip(names, line.split("\t"), strict=False))
+            if not {"Word", "Bigram", "Conc.M"} <= set(row):
+                raise ValueError(f"line {number} has no word and rating")
+            rating = _number(row["Conc.M"], f"line {number}: the rating")
+            if row["Bigram"].strip() == "0":
+                ratings.setdefault(row["Word"].strip().lower(), rating)
     return ratings
 
 
@@ -216,37 +172,30 @@ def load_associations(path: Path, words: Sequence[str]) -> tuple[np.ndarray, np.
 
     Returns:
         (P, 2) int64 indices i < j into ``words``, each pair once, and (P,) float64 strengths.
-
-    Raises:
-        UserError: the file is missing or a line lacks a column or number, naming the line.
     """
     index = {word: position for position, word in enumerate(words)}
     strengths: dict[tuple[int, int], float] = {}
-    for number, line in enumerate(read_lines(path, "the association file"), start=1):
-        if not line.strip():
-            continue
-        columns = line.split("\t")
-        count = _number(columns[3]) if len(columns) == 4 else None
-        if count is None or count < 0:
-            raise UserError(
-                f"{path}, line {number}: not 'relation, word, word, count' with tabs between; "
-                "correct or remove it"
-            )
-        first, second = index.get(columns[1]), index.get(columns[2])
-        if first is None or second is None or first == second:
-            continue
-        pair = (min(first, second), max(first, second))
-        strengths[pair] = strengths.get(pair, 0.0) + count
+    with reading(path, "each line should be 'relation, word, word, count' with tabs between"):
+        for number, line in enumerate(read_lines(path, "the association file"), start=1):
+            if not line.strip():
+                continue
+            columns = line.split("\t")
+            if len(columns) != 4:
+                raise ValueError(f"line {number} has not four columns")
+            count = _number(columns[3], f"line {number}: the count")
+            if count < 0:
+                raise ValueError(f"line {number}: the count is negative")
+            first, second = index.get(columns[1]), index.get(columns[2])
+            if first is None or second is None or first == second:
+                continue
+            pair = (min(first, second), max(first, second))
+            strengths[pair] = strengths.get(pair, 0.0) + count
     pairs = np.array(list(strengths), dtype=np.int64).reshape(-1, 2)
     return pairs, np.array(list(strengths.values()), dtype=np.float64)
 
 
 def load_word_list(path: Path) -> frozenset[str]:
-    """Read one word a line, lower case.
-
-    Raises:
-        UserError: the file is missing or holds no word.
-    """
+    """Read one word a line, lower case."""
     lines = read_lines(path, "the word list")
     words = frozenset(line.strip().lower() for line in lines) - {""}
     if not words:
@@ -254,10 +203,21 @@ def load_word_list(path: Path) -> frozenset[str]:
     return words
 
 
-def _number(text: object) -> float | None:
-    """Return a finite number, or None for anything else."""
+def _word(node: yaml.Node) -> str:
+    """Return the text of a key in the category file."""
+    line = node.start_mark.line + 1
+    if not isinstance(node.value, str):
+        raise ValueError(f"line {line}: a list or mapping stands for a word")
+    node.value.encode()  # which refuses half of a character
+    return node.value
+
+
+def _number(text: object, what: str) -> float:
+    """Return a finite number; ValueError for anything else."""
     try:
-        value = float(text) if isinstance(text, str) else float("nan")
+        value = float(text) if isinstance(text, str) else math.nan
     except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{what} is no number")
+    return value

