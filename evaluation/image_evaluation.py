@@ -88,7 +88,7 @@ def pixel_batches(
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     loading = load_images(source.images(model.image_size), batches, model.workers, left_out, out_of)
     for pixels in with_bar(loading, "looking at images", "batch", len(batches)):
-        yield normalise(pixels.to(model.device))
+        yield normalise(pixels.to(model.device), model.encoder.pixel_statistics)
 
 
 @torch.inference_mode()

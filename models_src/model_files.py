@@ -17,6 +17,7 @@ import yaml
 
 from datasets_src.captions import Vocabulary
 from models_src.published_models import (
+    PRETRAINED,
     PublishedSettings,
     is_published,
     read_safely,
@@ -292,6 +293,8 @@ def load_visual_model(
         encoder.network.load_state_dict(state)
     except (RuntimeError, TypeError):
         raise _unfit(path) from None
+    if settings.pretrained_visual == PRETRAINED:  # the published program had one kind
+        encoder.pixel_statistics = "clip"
     if not is_published(config):
         _require_own_weights(config, path)
     return encoder.placed_on(device).eval(), settings, origin

@@ -607,7 +607,7 @@ def take_step(
         visual,
         run.optimizer,
         run.text,
-        normalise(to_device(pixels, device)),
+        normalise(to_device(pixels, device), run.visual.pixel_statistics),
         to_device(torch.from_numpy(share.image_of_caption), device),
         torch.from_numpy(tokens),
         settings.visual_threshold,

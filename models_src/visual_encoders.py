@@ -46,6 +46,8 @@ class VisualEncoder(nn.Module):
         self.parts = parts
         self.name = name
         self.cluster_num = cluster_num
+        # of ``datasets_src.images``: the inputs that trained weights expect, or the published ones
+        self.pixel_statistics = "imagenet" if pretrained else "clip"
         self.network: Any = _torchvision_network(name, cluster_num, pretrained)
         self.frozen = freeze
         if freeze:

@@ -343,7 +343,9 @@ def test_a_googlenet_that_began_with_trained_weights_rescales_its_input(tmp_path
     with torch.inference_mode():
         logits = expected.eval()(images)
         for name in ("old", "new"):
-            assert torch.allclose(load_visual_model(tmp_path, name)[0](images), logits), name
+            encoder = load_visual_model(tmp_path, name)[0]
+            assert torch.allclose(encoder(images), logits), name
+            assert encoder.pixel_statistics == "clip"  # the published program's for all networks
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from datasets_src.images import ImageFiles
+from evaluation.image_evaluation import VisualModel, pixel_batches
 from evaluation.localization import class_activation_maps
 from models_src.groups import group_log_ratios
 from models_src.settings import VISUAL_ENCODERS, TrainingSettings
@@ -90,6 +94,17 @@ def test_a_googlenet_rescales_its_input_for_trained_weights(tmp_path, pretrained
     with torch.inference_mode():
         encoder(images)
     torch.testing.assert_close(seen[0], 2 * pixels - 1 if pretrained else images)
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "white"), [(False, (1 - 0.48145466) / 0.26862954), (True, (1 - 0.485) / 0.229)]
+)
+def test_pixels_are_scaled_as_the_starting_weights_expect(tmp_path, pretrained, white):
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "white.png")
+    encoder = VisualEncoder("resnet18", C, pretrained=pretrained)
+    model = VisualModel(encoder, 0.0, 32, 4, 0, "cpu")
+    (pixels,) = pixel_batches(model, ImageFiles((tmp_path / "white.png",)), np.arange(1))
+    assert pixels[0, 0].mean().item() == pytest.approx(white, rel=1e-5)
 
 
 def test_bad_weight_files_are_refused_by_name(tmp_path):
