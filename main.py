@@ -227,10 +227,10 @@ _TRAINING = (
 
 # fmt: off
 UTILITIES: dict[str, Utility] = {
-    "train_joint_model": Utility("evaluation.utilities.training",
+    "train_joint_model": Utility("evaluation.joint_training",
         "train both encoders on image-caption pairs",
         f"{_TRAINING} resume seeds best_by evaluate_every evaluate_images words tensorboard"),
-    "tune_joint_model_parameters": Utility("evaluation.utilities.tuning",
+    "tune_joint_model_parameters": Utility("evaluation.tuning",
         "train on four fifths of the images, evaluate on the rest; --grid searches settings",
         f"{_TRAINING} grid rank_by"),
     "text_evaluation": Utility("evaluation.utilities.evaluations",

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datasets_src.captions import Vocabulary
 from datasets_src.norms import Norms
@@ -12,16 +11,13 @@ from evaluation.categorization import category_scores
 from evaluation.reports import Panel, draw_curves, flatten, metric_panels
 from evaluation.word_evaluation import (
     NO_CLUSTER,
-    WordPredictions,
     known_evaluated_words,
     predict_words,
     word_metrics,
 )
+from models_src.development import Moment, Values
+from models_src.text_encoders.interface import TextEncoder
 from utils.files import write_text
-
-if TYPE_CHECKING:
-    from models_src.development import Moment, Values
-    from models_src.text_encoders.interface import TextEncoder
 
 COLUMNS = ("step", "pairs", "tokens", "kind", "name", "metric", "value")
 SMALL_PANELS = 4  # beside each other
@@ -34,64 +30,46 @@ PLOTS = {  # kind of thing -> its plot
 
 
 def development_values(
-    text: "TextEncoder",
+    text: TextEncoder,
     vocabulary: Vocabulary,
     norms: Norms,
     watched: Sequence[str],
     text_threshold: float,
     seed: int,
-) -> "Values":
-    """Return what a text encoder knows: the word metrics, by category, and of watched words.
+) -> Values:
+    """Return what a text encoder, its p(c|w) up to date, knows.
 
     - ``model``: every word metric (see ``word_metrics``) under the name "".
     - ``category``: ``f1`` and ``word_count`` of each category of the known evaluated words (see
       ``category_scores``).
-    - ``word``: ``probability`` of the word's most probable cluster, which is its concreteness, and
-      that ``cluster``, None for a word that the encoder does not know yet.
-
-    Args:
-        text: Its p(c|w) is up to date.
-        vocabulary: Of the training captions.
-        norms: The human norms.
-        watched: Words of the vocabulary.
-        text_threshold: See ``word_metrics``.
-        seed: See ``word_metrics``.
+    - ``word``: of each watched word of the vocabulary the ``probability`` of its most probable
+      cluster, which is its concreteness, and that ``cluster``, None for one not known yet.
     """
     predictions = predict_words(text, vocabulary)
     values: Values = {
-        "model": {"": flatten(word_metrics(predictions, norms, text_threshold, seed))}
+        "model": {"": flatten(word_metrics(predictions, norms, text_threshold, seed))},
+        "word": {},
     }
     if norms.categories is not None:
-        values["category"] = _by_category(predictions, norms)
-    index = {word: position for position, word in enumerate(predictions.words)}
-    values["word"] = {
-        word: {
-            "probability": float(predictions.probabilities[index[word]]),
+        in_file, in_predictions = known_evaluated_words(predictions, norms)
+        found = category_scores(
+            norms.categories.category[in_file], predictions.clusters[in_predictions]
+        )
+        values["category"] = {
+            norms.categories.names[category]: dict(scores) for category, scores in found.items()
+        }
+    for word in watched:
+        place = predictions.words.index(word)
+        cluster = int(predictions.clusters[place])
+        values["word"][word] = {
+            "probability": float(predictions.probabilities[place]),
             "cluster": None if cluster == NO_CLUSTER else cluster,
         }
-        for word in watched
-        for cluster in [int(predictions.clusters[index[word]])]
-    }
     return values
 
 
-def _by_category(
-    predictions: WordPredictions, norms: Norms
-) -> dict[str, dict[str, float | int | None]]:
-    """Return the scores of each category that has known evaluated words, by its name."""
-    categories = norms.categories
-    assert categories is not None  # as the caller has seen
-    in_file, in_predictions = known_evaluated_words(predictions, norms)
-    scores = category_scores(categories.category[in_file], predictions.clusters[in_predictions])
-    return {categories.names[category]: dict(found) for category, found in scores.items()}
-
-
-def write_development(path: Path, moments: Sequence["Moment"]) -> None:
-    """Write the table: a line for each value (tidy data), empty where it is undefined.
-
-    Columns are those of ``COLUMNS``; ``kind`` is ``model``, ``category`` or ``word``, ``name``
-    which category or word.
-    """
+def write_development(path: Path, moments: Sequence[Moment]) -> None:
+    """Write the table: a line for each value (tidy data), empty where it is undefined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -104,12 +82,11 @@ def write_development(path: Path, moments: Sequence["Moment"]) -> None:
     write_text(path, text.getvalue())
 
 
-def draw_development(folder: Path, moments: Sequence["Moment"], title: str) -> None:
+def draw_development(folder: Path, moments: Sequence[Moment], title: str) -> None:
     """Draw the metrics, the categories' F1 and the watched words' probabilities over steps.
 
     A plot without anything to show is not there afterwards, whatever stood there.
     """
-    steps = [moment.step for moment in moments]
     clusters = _series(moments, "word", "cluster")
     panels = {
         "model": metric_panels([moment.values["model"][""] for moment in moments]),
@@ -133,7 +110,7 @@ def draw_development(folder: Path, moments: Sequence["Moment"], title: str) -> N
             continue
         draw_curves(
             folder / file,
-            steps,
+            [moment.step for moment in moments],
             panels[kind],
             titles[kind],
             "joint step",
@@ -143,7 +120,7 @@ def draw_development(folder: Path, moments: Sequence["Moment"], title: str) -> N
         )
 
 
-def _series(moments: Sequence["Moment"], kind: str, metric: str) -> dict[str, list[float | None]]:
+def _series(moments: Sequence[Moment], kind: str, metric: str) -> dict[str, list[float | None]]:
     """Return a metric over moments for each thing of a kind, in order of first appearance."""
     names = dict.fromkeys(name for moment in moments for name in moment.values.get(kind, {}))
     return {

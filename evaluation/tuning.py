@@ -1,28 +1,65 @@
-"""Search over training settings: the grid, its combinations, and their ranking.
+"""Tuning: train on four fifths of the training images, score on the rest, once or over a grid.
 
 A grid is a mapping of setting names to the values to try; a combination takes one value of each.
+The result of each combination is stored, so that the same command continues a search.
 """
 
+import argparse
+import contextlib
 import csv
+import difflib
 import io
-import itertools
-import math
+import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evaluation.reports import flatten, format_value
-from models_src.settings import SETTINGS, TrainingSettings, file_value, read_by_setting
+import torch
+import yaml
+from sklearn.model_selection import ParameterGrid
+
+from datasets_src.splits import Split
+from datasets_src.holdout import divide_training_data
+from datasets_src.norms import Norms, load_norms
+from datasets_src.pairs import TrainingPairs
+from evaluation.metrics_table import BY_PATH
+from evaluation.reports import flatten, format_value, write_results
+from evaluation.utilities.common import (
+    choose_device,
+    evaluate_images,
+    finish,
+    load_both_halves,
+    training_data,
+    training_split,
+    unmeasured_on_images,
+    word_list_settings,
+)
+from evaluation.word_evaluation import predict_words, word_metrics
+from models_src.model_files import model_exists, remove_model
+from models_src.settings import (
+    SETTINGS,
+    TrainingSettings,
+    file_value,
+    read_by_setting,
+    read_config,
+)
+from models_src.training import LossNotFiniteError, RunOptions, train
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets_src.norms import Norms
-    from datasets_src.splits import Split
+from utils.files import (
+    only_process,
+    reading,
+    require_writable_folder,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
+from utils.identity import digest
 
 MOST_COMBINATIONS = 10_000  # more is a slip: each is a training
 
-# shown beside the metric that ranks: name -> heading in the printed table
+# shown beside the metric that ranks: name -> heading; the first that is measured ranks by default
 MAIN_METRICS = {
     "class_name_classification.f1": "class f1",
     "sentence_image_matching.accuracy": "matching",
@@ -32,234 +69,392 @@ MAIN_METRICS = {
     "cluster_counts.active_clusters": "clusters",
     "activation.clusters_per_image": "per image",
 }
-
 LOWER_IS_BETTER = ("false_positives", "false_negatives", "mean_absolute_error", "pairs_not_found")
 
-
-@dataclass(frozen=True)
-class Combination:
-    """One point of a grid."""
-
-    chosen: dict[str, Any]  # the grid's settings
-    settings: TrainingSettings  # all settings
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TunedRun:
     """A combination that was trained and evaluated."""
 
-    combination: Combination
-    metrics: dict[str, Any] | None  # nested; None where training failed
-    failure: str | None  # why it failed
+    chosen: dict[str, Any]  # the grid's settings
+    settings: TrainingSettings  # all settings
+    metrics: dict[str, Any] | None = None  # nested; None where training failed
+    failure: str | None = None  # why it failed
 
     def value(self, name: str) -> float | None:
         """Return a metric by its dotted name; None where it is undefined."""
         return flatten(self.metrics or {}).get(name)
 
 
-def read_grid(path: Path) -> dict[str, list[Any]]:
-    """Read a grid from YAML; a single value counts as a list of one.
+@dataclass(frozen=True)
+class _Task:
+    """What all combinations of a tuning have in common."""
 
-    Raises:
-        UserError: the file is missing or malformed, names unknown settings or none, or a list is
-            empty or has a value that is not allowed or stands there twice.
-    """
+    pairs: TrainingPairs
+    held_out: Split
+    norms: Norms
+    seed: int  # of the draw of held-out images, and of the evaluation's random choices
+    identity: dict[str, Any]  # of the data
+    results: Path  # folder of stored results
+    models: Path  # folder of checkpoints, and of models until they are evaluated
+
+
+def tune_joint_model_parameters(options: argparse.Namespace) -> None:
+    """Train on four fifths of the training images and evaluate on the rest, once or over a grid."""
+    given = {name: value for name, value in options.given.items() if name in SETTINGS}
+    base = (read_config(options.config) if options.config is not None else {}) | given
+    grid = read_grid(options.grid) if options.grid is not None else {}
+    # --seed beside a grid of seeds is that of the held-out images
+    twice = [f"--{name}" for name in grid if name in given and name != "seed"]
+    if twice:
+        raise UserError(f"{', '.join(twice)} is given here and in {options.grid}; leave one out")
+    combinations = grid_combinations(grid, base, options.grid)
+    for path in {run.settings.pretrained_visual for run in combinations}:
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"no file {path} for --pretrained_visual; give the weights' path")
+    choose_device(options.device)
+    task = _prepare(options, base.get("seed", options.seed))
+    not_measured = task.norms.absent | unmeasured_on_images(task.held_out, options.datasets_dir)
+    rank_by = ranking_metric(options.rank_by, not_measured)
+    lock = options.models_dir / "tuning" / f"{options.model_name}.lock"
+    with only_process(lock, f"the tuning of '{options.model_name}'"):
+        if options.overwrite:
+            for folder in (task.results, task.models, task.models / "text", task.models / "visual"):
+                for path in folder.glob("[0-9a-f]" * 16 + ".*"):
+                    path.unlink()
+        runs = _run_all(options, task, combinations, rank_by)
+    for folder in (task.models / "text", task.models / "visual", task.models, task.models.parent):
+        with contextlib.suppress(OSError):  # other trainings are left there
+            folder.rmdir()
+    counts = {
+        **training_data(task.pairs, task.norms),
+        "held_out_images": len(task.held_out.image_ids),
+        "held_out_captions": len(task.held_out.captions),
+        "held_out_fingerprint": task.held_out.fingerprint(),
+    }
+    seeds = {"held_out_seed": task.seed, "evaluation_seed": task.seed}
+    if options.grid is None:
+        finish(
+            options, runs[0].metrics or {}, runs[0].settings.as_dict() | seeds, counts, not_measured
+        )
+    else:
+        varied = {"grid": grid, **seeds}
+        _report_ranking(options, ranked(runs, rank_by), rank_by, varied, counts, not_measured)
+
+
+def read_grid(path: Path) -> dict[str, list[Any]]:
+    """Read a grid from YAML; a single value counts as a list of one."""
     grid = {
-        name: [file_value(SETTINGS[name], value, path) for value in _as_list(values)]
+        name: [
+            file_value(SETTINGS[name], value, path)
+            for value in (values if isinstance(values, list) else [values])
+        ]
         for name, values in read_by_setting(path).items()
     }
     if not grid:
         raise UserError(f"{path} names no setting to search; write lines 'setting: [value, value]'")
     for name, values in grid.items():
-        if not values:
-            raise UserError(f"{name} in {path} has an empty list; give it values or remove it")
-        repeated = next((value for i, value in enumerate(values) if value in values[:i]), None)
-        if repeated is not None or values.count(None) > 1:
-            raise UserError(
-                f"{name} in {path} has the value {written(repeated)} twice; keep one of them"
-            )
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{name} in {path} needs one or more values, each once; correct it")
     return grid
-
-
-def _as_list(values: Any) -> list[Any]:
-    """Return a list as it is, and anything else as a list of one."""
-    return values if isinstance(values, list) else [values]
 
 
 def grid_combinations(
     grid: Mapping[str, Sequence[Any]], base: Mapping[str, Any], source: Path | None = None
-) -> list[Combination]:
-    """Return all combinations of a grid's values; the first setting changes slowest.
+) -> list[TunedRun]:
+    """Return all combinations of a grid's values, not yet trained.
 
     Args:
         grid: Setting -> values; an empty grid has one combination, that of ``base``.
         base: The values of other settings, where they are not the defaults.
         source: The grid's file, for error messages.
-
-    Raises:
-        UserError: there are too many, or the values of a combination do not go together.
     """
-    count = math.prod(len(values) for values in grid.values())
-    if count > MOST_COMBINATIONS:
+    points = ParameterGrid(dict(grid))
+    if len(points) > MOST_COMBINATIONS:
         raise UserError(
-            f"{source} has {count} combinations, and {MOST_COMBINATIONS} are the most; give fewer "
-            "values"
+            f"{source} has {len(points)} combinations, and {MOST_COMBINATIONS} are the most; give "
+            "fewer values"
         )
     combinations = []
-    for values in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, values, strict=True))
+    for point in points:
+        chosen = {name: point[name] for name in grid}  # in the file's order
         try:
-            combinations.append(Combination(chosen, TrainingSettings(**{**base, **chosen})))
+            combinations.append(TunedRun(chosen, TrainingSettings(**{**base, **chosen})))
         except UserError as error:
-            where = f" (in {source}: {described(chosen)})" if chosen else ""
-            raise UserError(f"{error}{where}") from None
+            raise UserError(f"{error} (in {source}: {described(chosen)})") from None
     return combinations
 
 
-def measured_metrics(norms: "Norms", held_out: "Split") -> list[str]:
-    """Return the dotted names of all metrics that norms and images allow, before any training.
-
-    They are those of a model that predicts nothing for no word and no image.
-    """
-    import numpy as np
-
-    from datasets_src.captions import Vocabulary
-    from evaluation.image_evaluation import COUNTED_METRICS, image_metrics
-    from evaluation.sentence_image_matching import matching_scores
-    from evaluation.word_evaluation import WordPredictions, word_metrics
-
-    no_words = Vocabulary((), np.zeros(0, dtype=np.int64))
-    no_image = held_out.keep(np.zeros(len(held_out.image_ids), dtype=bool))
-    nothing = np.zeros(0, dtype=np.int64)
-    counts = None
-    if held_out.instances is not None:
-        counts = dict.fromkeys(COUNTED_METRICS, np.zeros((0, 3), dtype=np.int64))
-    metrics = image_metrics(counts, no_image, seed=0)
-    metrics["sentence_image_matching"] = matching_scores(np.zeros((0, 2), dtype=np.int8))
-    metrics["activation"] = {"clusters_per_image": None, "clusters_per_caption": None}
-    metrics |= word_metrics(
-        WordPredictions(no_words.words, no_words.counts, nothing, np.zeros(0)), norms, 0, seed=0
-    )
-    return [
-        name
-        for section, values in metrics.items()
-        if values is not None
-        for name in flatten({section: values})
-    ]
-
-
-def ranking_metric(
-    wanted: str | None, measured: Sequence[str], not_measured: Mapping[str, str]
-) -> str:
-    """Return the metric that ranks: the wanted one, else the first main metric that is measured.
+def ranking_metric(wanted: str | None, not_measured: Mapping[str, str]) -> str:
+    """Return the metric that ranks: the wanted one, else the first main one that is measured.
 
     Args:
         wanted: A dotted name, or None.
-        measured: All names there are, see ``measured_metrics``.
         not_measured: Section -> the reason why its metrics are not measured.
-
-    Raises:
-        UserError: there is no such metric, or it cannot be measured on this data.
     """
     if wanted is None:
-        return next(name for name in MAIN_METRICS if name in measured)
-    if wanted in measured and wanted.split(".")[-1] in LOWER_IS_BETTER:
-        raise UserError(
-            f"--rank_by {wanted} is lower for better models; give a metric that rises with quality"
-        )
-    if wanted in measured:
-        return wanted
-    section = wanted.split(".")[0]
+        return next(name for name in MAIN_METRICS if name.split(".")[0] not in not_measured)
+    section, last = wanted.split(".")[0], wanted.split(".")[-1]
     if section in not_measured:
         raise UserError(
             f"--rank_by {wanted} is not measured: {not_measured[section]}; give another metric"
         )
-    of_section = [name for name in measured if name.split(".")[0] == section]
-    known = of_section or [name for name in MAIN_METRICS if name in measured]
-    raise UserError(
-        f"--rank_by {wanted} is no metric; {'its names are' if of_section else 'there are'} "
-        f"{', '.join(known)}{'' if of_section else ', and those of the evaluations'}"
+    if last in LOWER_IS_BETTER:
+        raise UserError(
+            f"--rank_by {wanted} is lower for better models; give a metric that rises with quality"
+        )
+    if section == wanted:  # no metric is a section
+        raise UserError(f"--rank_by {wanted} is no metric; there are {', '.join(BY_PATH)}")
+    return wanted
+
+
+def _prepare(options: argparse.Namespace, seed: int) -> _Task:
+    """Load and divide the data, and see that results can be written."""
+    results = options.results_dir / options.model_name / "tuning"
+    models = options.models_dir / "tuning" / options.model_name
+    for place in (models, results):
+        require_writable_folder(place)
+    pairs, held_out = divide_training_data(*training_split(options), seed)
+    norms = load_norms(options.datasets_dir, options.word_list)
+    logger.info(
+        "%d pairs of %d images to train on; %d images with %d captions held out (seed %d)",
+        len(pairs),
+        len(pairs.split.image_ids),
+        len(held_out.image_ids),
+        len(held_out.captions),
+        seed,
     )
+    identity = {
+        "captions": pairs.fingerprint(),
+        "test": held_out.fingerprint(),
+        "norms": norms.fingerprint(),
+        "word_list": word_list_settings(options).get("word_list_sha256"),
+        "held_out_seed": seed,
+    }
+    return _Task(pairs, held_out, norms, seed, identity, results, models)
+
+
+def _run_all(
+    options: argparse.Namespace, task: _Task, combinations: Sequence[TunedRun], rank_by: str
+) -> list[TunedRun]:
+    """Train and evaluate every combination that no stored result is there for.
+
+    Raises:
+        KeyboardInterrupt: what is finished is stored, the current training has a checkpoint.
+    """
+    runs: list[TunedRun] = []
+    try:
+        for number, run in enumerate(combinations, start=1):
+            weights = run.settings.pretrained_visual
+            settings = {  # files may give 0 where the command line gives 0.0
+                name: float(value) if SETTINGS[name].type == "float" else value
+                for name, value in run.settings.as_dict().items()
+            }
+            identity = task.identity | {
+                "settings": settings,
+                "pretrained_weights": None if weights is None else sha256_of_file(Path(weights)),
+            }
+            key = digest(identity)[:16]
+            path = task.results / f"{key}.json"
+            is_stored = path.exists()
+            logger.info(
+                "combination %d of %d: %s%s",
+                number,
+                len(combinations),
+                described(run.chosen or run.settings.as_dict()),
+                " (stored)" if is_stored else "",
+            )
+            if is_stored:
+                with reading(path, "remove it to train its combination anew"):
+                    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+                    metrics, failure = stored["metrics"], stored["failure"]
+            else:
+                metrics, failure, is_lasting = _train_and_evaluate(options, task, run, key)
+                if is_lasting:
+                    outcome = {"metrics": metrics, "failure": failure}
+                    write_json(path, {"identity": identity} | outcome)
+            _remove_training(task.models, key)
+            runs.append(TunedRun(run.chosen, run.settings, metrics, failure))
+            known = flatten(metrics or {})
+            if known and rank_by not in known:
+                near = difflib.get_close_matches(rank_by, known, n=5, cutoff=0.3)
+                raise UserError(
+                    f"--rank_by {rank_by} is no metric; did you mean {', '.join(near)}? The same "
+                    "command with another --rank_by trains nothing again"
+                )
+    except KeyboardInterrupt:
+        logger.info(
+            "%d of %d results are stored; the same command (without --overwrite) continues",
+            len(runs),
+            len(combinations),
+        )
+        raise
+    return runs
+
+
+def _train_and_evaluate(
+    options: argparse.Namespace, task: _Task, run: TunedRun, name: str
+) -> tuple[dict[str, Any] | None, str | None, bool]:
+    """Train a combination, or continue its training, and evaluate it.
+
+    That a grid's settings fail is a result, too; but a lack of memory may pass.
+
+    Returns:
+        The metrics or why there are none, and whether that lasts.
+    """
+    run_options = RunOptions(
+        name=name,
+        models_dir=task.models,
+        device=choose_device(options.device),
+        workers=options.workers,
+        resume=True,
+        checkpoint_minutes=options.checkpoint_minutes,
+        compile=options.compile,
+        continue_with="the same command",
+    )
+    try:
+        stopped = train(run.settings, task.pairs, run_options, None, lambda _history: None)
+    except (LossNotFiniteError, torch.OutOfMemoryError) as error:
+        _remove_training(task.models, name)
+        if options.grid is None:
+            raise
+        reason = str(error).split("\n")[0]
+        logger.warning("%s", reason)
+        return None, reason, isinstance(error, LossNotFiniteError)
+    if stopped:
+        raise KeyboardInterrupt
+    # thresholds and the like are those of the training
+    given = {"workers": options.workers} if "workers" in options.given else {}
+    found = {"models_dir": task.models, "model_name": name, "given": given}
+    model = load_both_halves(argparse.Namespace(**(vars(options) | found)))
+    words = predict_words(model.text, task.pairs.vocabulary)
+    metrics = {
+        **evaluate_images(model, task.held_out, task.seed).metrics,
+        **word_metrics(words, task.norms, run.settings.text_threshold, task.seed),
+    }
+    return metrics, None, True
+
+
+def _remove_training(models_dir: Path, name: str) -> None:
+    """Remove a combination's models and checkpoint, as far as they exist."""
+    remove_model(models_dir, name)
+    remove_model(models_dir, f"{name}_best")
+    RunOptions(name, models_dir).checkpoint_file.unlink(missing_ok=True)
 
 
 def ranked(runs: Sequence[TunedRun], name: str) -> list[TunedRun]:
     """Return runs by falling metric; equal values in their order, undefined ones last."""
-
-    def key(run: TunedRun) -> tuple[bool, float]:
-        value = run.value(name)
-        return value is None, 0 if value is None else -value
-
-    return sorted(runs, key=key)
+    values = [run.value(name) for run in runs]
+    order = sorted(range(len(runs)), key=lambda i: (values[i] is None, -(values[i] or 0)))  # stable
+    return [runs[i] for i in order]
 
 
-def table_columns(runs: Sequence[TunedRun], rank_by: str) -> list[str]:
-    """Return the metrics of a table: the one that ranks, then the main ones that are measured."""
+def ranking_rows(runs: Sequence[TunedRun], rank_by: str) -> list[dict[str, Any]]:
+    """Return a row for each ranked run: rank, the grid's settings, the main metrics, failures."""
     measured = {name for run in runs for name in flatten(run.metrics or {})}
-    return [rank_by, *(name for name in MAIN_METRICS if name in measured and name != rank_by)]
-
-
-def ranking_csv(runs: Sequence[TunedRun], rank_by: str) -> str:
-    """Return ranked runs as CSV: rank, the grid's settings, metrics; empty where undefined."""
-    columns = table_columns(runs, rank_by)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    names = [rank_by, *(name for name in MAIN_METRICS if name in measured and name != rank_by)]
     has_failures = any(run.failure is not None for run in runs)
-    reason = ["failure"] if has_failures else []
-    writer.writerow(["rank", *runs[0].combination.chosen, *columns, *reason])
-    for rank, run in enumerate(runs, start=1):
-        values = [run.value(name) for name in columns]
-        writer.writerow(
-            [
-                rank,
-                *map(written, run.combination.chosen.values()),
-                *("" if value is None else value for value in values),
-                *([run.failure or ""] if has_failures else []),
-            ]
-        )
-    return text.getvalue()
-
-
-def ranking_table(runs: Sequence[TunedRun], rank_by: str) -> str:
-    """Return ranked runs as a table for people."""
-    columns = table_columns(runs, rank_by)
-    head = ["rank", *runs[0].combination.chosen]
-    head += [rank_by, *(MAIN_METRICS[name] for name in columns[1:])]
-    rows = [
-        [
-            str(rank),
-            *map(written, run.combination.chosen.values()),
-            *(format_value(run.value(name)) for name in columns),
-        ]
+    return [
+        {"rank": rank}
+        | {name: _written(value) for name, value in run.chosen.items()}
+        | {name: run.value(name) for name in names}
+        | ({"failure": run.failure} if has_failures else {})
         for rank, run in enumerate(runs, start=1)
     ]
-    widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [head, *rows]
+
+
+def _report_ranking(
+    options: argparse.Namespace,
+    runs: Sequence[TunedRun],
+    rank_by: str,
+    varied: Mapping[str, Any],
+    counts: Mapping[str, Any],
+    not_measured: Mapping[str, str],
+) -> None:
+    """Show the ranked runs of a grid as a table, and write them as CSV and JSON."""
+    best = runs[0]
+    rows = ranking_rows(runs, rank_by)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)  # None is written as nothing
+    table = options.results_dir / options.model_name / "tuning.csv"
+    write_text(table, text.getvalue())
+    common = best.settings.as_dict().items()
+    path = write_results(
+        options.results_dir,
+        options.utility,
+        options.model_name,
+        metrics={
+            "rank_by": rank_by,
+            "runs": [
+                {
+                    "rank": rank,
+                    "settings": run.settings.as_dict(),
+                    "metrics": run.metrics,
+                    "failure": run.failure,
+                }
+                for rank, run in enumerate(runs, start=1)
+            ],
+        },
+        settings={
+            **{name: value for name, value in common if name not in best.chosen},
+            **varied,
+            "dataset": options.dataset,
+        },
+        data=counts,
+        not_measured=not_measured,
     )
+    names = [name for name in rows[0] if name != "failure"]
+    cells = [[name if name == rank_by else MAIN_METRICS.get(name, name) for name in names]]
+    cells += [[format_value(row[name]) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    logger.info("%d combinations by falling %s:", len(runs), rank_by)
+    for line in cells:
+        logger.info("%s", "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)))
+    value = best.value(rank_by)
+    if value is None:
+        logger.info("there is no best: %s is undefined for every combination", rank_by)
+    else:
+        equals = sum(run.value(rank_by) == value for run in runs)
+        if equals > 1:
+            logger.info("%d combinations share the best value, and stand in their order", equals)
+        words = ["python", "main.py", *_given_places(options), *command_line(best.settings)]
+        logger.info("to train the best on all images: %s", shlex.join(words))
+    logger.info("results: %s and %s", table, path)
+
+
+def _given_places(options: argparse.Namespace) -> list[str]:
+    """Return the options that a training of the best shares with its tuning, and a free name."""
+    name = options.model_name
+    if model_exists(options.models_dir, name):
+        name += "_tuned"
+    places = ("datasets_dir", "dataset", "models_dir", "results_dir", "word_list",
+              "device", "workers", "image_cache")  # fmt: skip
+    words = [f"--model_name={name}"]
+    words += [f"--{place}={options.given[place]}" for place in places if place in options.given]
+    return words + (["--use_all_images"] if options.use_all_images else [])
 
 
 def command_line(settings: TrainingSettings) -> list[str]:
     """Return the options that give these settings without any file."""
-    options = []
+    words = []
     for name, value in settings.as_dict().items():
-        if value == SETTINGS[name].default:
-            continue
-        if isinstance(value, bool):
-            options.append(f"--{name}" if value else f"--no-{name}")
-        else:
+        if value != SETTINGS[name].default:
+            flag = f"--{name}" if value else f"--no-{name}"
             # with '=', since a value may begin with '-'
-            options.append(f"--{name}={value}")
-    return options
+            words.append(flag if isinstance(value, bool) else f"--{name}={value}")
+    return words
 
 
 def described(chosen: Mapping[str, Any]) -> str:
     """Return the values of a combination in a line."""
-    return ", ".join(f"{name} {written(value)}" for name, value in chosen.items())
+    return ", ".join(f"{name} {_written(value)}" for name, value in chosen.items())
 
 
-def written(value: Any) -> str:
+def _written(value: Any) -> str:
     """Return a setting's value as a YAML file has it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

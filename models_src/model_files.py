@@ -16,6 +16,9 @@ import torch
 import yaml
 
 from datasets_src.captions import Vocabulary
+from models_src.model_types import MODEL_TYPES
+from models_src.model_types import SUPERVISED as SUPERVISED_CONCRETENESS
+from models_src.model_types import TEXT_ONLY as TEXT_ONLY
 from models_src.published_models import (
     PRETRAINED,
     PublishedSettings,
@@ -29,13 +32,14 @@ from models_src.text_encoders import build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder
 from utils.errors import UserError
-from utils.files import read_text, sha256_of_file, write_atomically, write_text
+from utils.files import reading, sha256_of_file, write_atomically, write_text
+
+__all__ = ["SUPERVISED_CONCRETENESS", "TEXT_ONLY"]
 
 FORMAT_VERSION = 1
 HALVES = ("text", "visual")
-TEXT_ONLY, SUPERVISED_CONCRETENESS = "text_only", "supervised_concreteness"
-BASELINE_KINDS = (TEXT_ONLY, SUPERVISED_CONCRETENESS)  # their folders, and their --model_type
 PUBLISHED_RUN = "published"  # in place of a run's id
+ADVICE = "train the model again or restore the file"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,17 @@ class Origin:
     cluster_num: int | None = None  # of a loaded half; all that tells published models apart
     commit: str | None = None  # of the program, see ``git_commit``; that of the last session
     training_seconds: float | None = None  # over all sessions; earlier files have neither
+
+    def __str__(self) -> str:
+        """Return an origin in a few words."""
+        if self.run == PUBLISHED_RUN:
+            return f"published with {self.cluster_num} clusters"
+        return f"run {self.run[:8]} step {self.step}"
+
+
+def published_origin(cluster_num: int) -> Origin:
+    """Return the origin of a half of a published model: next to nothing is known."""
+    return Origin(PUBLISHED_RUN, None, None, None, cluster_num)
 
 
 def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
@@ -77,29 +92,6 @@ def remove_half(models_dir: Path, half: str, name: str) -> None:
         model_path(models_dir, half, name, suffix).unlink(missing_ok=True)
 
 
-def save_model(
-    models_dir: Path,
-    name: str,
-    settings: TrainingSettings,
-    origin: Origin,
-    visual: VisualEncoder,
-    text: TextEncoder,
-    word_counts: np.ndarray,
-) -> None:
-    """Write both halves of a model; each file is replaced whole.
-
-    ``word_counts`` (V,) are those of the text encoder's words in the training captions.
-    """
-    # the larger first: where one fails, it is this
-    save_halves(
-        models_dir,
-        name,
-        origin,
-        {"visual": (settings, visual), "text": (settings, text)},
-        word_counts,
-    )
-
-
 def save_halves(
     models_dir: Path,
     name: str,
@@ -107,7 +99,10 @@ def save_halves(
     halves: Mapping[str, tuple[TrainingSettings, VisualEncoder | TextEncoder]],
     word_counts: np.ndarray | None = None,
 ) -> None:
-    """Write the halves of a model that are given, each with its settings, in the given order."""
+    """Write the halves of a model that are given, each with its settings, in the given order.
+
+    ``word_counts`` (V,) are those of the text encoder's words in the training captions.
+    """
     for half, (_, encoder) in halves.items():
         if isinstance(encoder, VisualEncoder):
             content = encoder.network.state_dict()
@@ -139,11 +134,7 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_tensors(path: Path, what: str) -> dict[str, Any]:
-    """Read what ``save_tensors`` wrote, running nothing that the file may hold.
-
-    Raises:
-        UserError: the file is missing or no such file.
-    """
+    """Read what ``save_tensors`` wrote, running nothing that the file may hold."""
     content = read_safely(path, what)
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} is no file of this project; train it again")
@@ -157,82 +148,58 @@ def find_config(models_dir: Path, half: str, name: str) -> Path:
         UserError: there is no such model.
     """
     path = model_path(models_dir, half, name, "cfg")
-    if not path.is_file():
-        known = sorted(file.stem for file in (models_dir / half).glob("*.cfg"))
-        where = f"no {half} model '{name}' in {models_dir / half}"
-        for kind in BASELINE_KINDS:
-            if model_path(models_dir, kind, name, "cfg").is_file():
-                raise UserError(
-                    f"{where}, but a baseline of that name; give --model_type {kind} to an "
-                    "evaluation of words, or another --model_name"
-                )
-        raise UserError(
-            f"{where} ({'there are ' + ', '.join(known) if known else 'there is none'}); train it "
-            f"with --utility train_joint_model --model_name {name}"
-            + (", or give the --model_type of a baseline" if half == "text" else "")
-        )
-    return path
+    if path.is_file():
+        return path
+    known = sorted(file.stem for file in (models_dir / half).glob("*.cfg"))
+    where = f"no {half} model '{name}' in {models_dir / half}"
+    for kind, model_type in MODEL_TYPES.items():
+        if model_type.trained and model_path(models_dir, kind, name, "cfg").is_file():
+            raise UserError(
+                f"{where}, but a baseline of that name; give --model_type {kind} to an "
+                "evaluation of words, or another --model_name"
+            )
+    raise UserError(
+        f"{where} ({'there are ' + ', '.join(known) if known else 'there is none'}); train it "
+        f"with --utility train_joint_model --model_name {name}"
+        + (", or give the --model_type of a baseline" if half == "text" else "")
+    )
 
 
 def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
-    """Read one half's ``.cfg`` of this project.
-
-    Raises:
-        UserError: the file is malformed.
-    """
-    try:
-        header = yaml.safe_load(read_text(path, "the model's settings"))
-        if header["format_version"] != FORMAT_VERSION or header["half"] != half:
-            raise KeyError("format_version")
+    """Read one half's ``.cfg`` of this project, and see that its ``.mdl`` belongs to it."""
+    with reading(path, ADVICE):
+        header = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if (header["format_version"], header["half"]) != (FORMAT_VERSION, half):
+            raise ValueError(f"no {half} model's settings of this version")
         values = dict(header["settings"])
         origin = Origin(**header["origin"], cluster_num=values["cluster_num"])
-        if origin == published_origin(values["cluster_num"]):  # converted: some are not known
+        is_converted = origin == published_origin(values["cluster_num"])
+        kinds = type(origin.run), type(origin.step), type(origin.seed)
+        if not is_converted and kinds != (str, int, int):
+            raise ValueError("its origin is damaged")
+        if is_converted:  # some settings are not known
             known = {key: value for key, value in values.items() if value is not None}
-            return PublishedSettings(**known), origin
-        settings = TrainingSettings(**values)
-        *required, commit, seconds = vars(origin).values()
-        if [type(value) for value in required] != [str, int, int, str, int]:
-            raise KeyError("origin")
-        if not isinstance(commit, str | None) or not isinstance(seconds, float | None):
-            raise KeyError("origin")
-        return settings, origin
-    except UserError as error:
-        raise UserError(f"{error} (in {path})") from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            settings: TrainingSettings = PublishedSettings(**known)
+        else:
+            settings = TrainingSettings(**values)
+        told = header.get("weights_sha256")  # older files do not tell
+    weights = path.with_suffix(".mdl")
+    if told is not None and weights.is_file() and told != sha256_of_file(weights):
         raise UserError(
-            f"{path} holds no {half} model's settings of this version; train the model again or "
-            "restore the file"
-        ) from None
-
-
-def _require_own_weights(config: Path, path: Path) -> None:
-    """See that a ``.mdl`` is the one that its ``.cfg`` was written with; older ones do not tell.
-
-    It is not when a save was interrupted, or the file replaced.
-
-    Raises:
-        UserError: it is another one.
-    """
-    told = yaml.safe_load(read_text(config, "the model's settings")).get("weights_sha256")
-    if told is not None and told != sha256_of_file(path):
-        raise UserError(
-            f"{path} is not what {config} was written with; restore the file, or continue the "
+            f"{weights} is not what {path} was written with; restore the file, or continue the "
             "training with --resume where it has a checkpoint"
         )
+    return settings, origin
 
 
 def load_text_model(
     models_dir: Path, name: str, device: str = "cpu"
 ) -> tuple[TextEncoder, TrainingSettings, Origin]:
-    """Load the text half of a trained model, of this project or published.
-
-    Raises:
-        UserError: there is no such model, or a file is malformed.
-    """
+    """Load the text half of a trained model, of this project or published."""
     config = find_config(models_dir, "text", name)
-    path = model_path(models_dir, "text", name, "mdl")
+    path = config.with_suffix(".mdl")
     settings: TrainingSettings
-    try:
+    with reading(path, ADVICE):
         if is_published(config):
             settings, words, counts = read_text_half(config, path)
             state, origin = {"word_cluster_counts": counts}, published_origin(settings.cluster_num)
@@ -240,14 +207,8 @@ def load_text_model(
             settings, origin = read_header(config, "text")
             content = load_tensors(path, f"the text model '{name}'")
             words, state = tuple(content["words"]), content["state"]
-            if not all(type(word) is str for word in words):
-                raise TypeError("words")
         encoder = build_text_encoder(settings, words, device)
         encoder.load_state(state)
-    except (KeyError, RuntimeError, TypeError):
-        raise _unfit(path) from None
-    if not is_published(config):
-        _require_own_weights(config, path)
     return encoder, settings, origin
 
 
@@ -256,10 +217,10 @@ def load_vocabulary(models_dir: Path, name: str) -> Vocabulary | None:
 
     None for published models and those of earlier versions, which do not store counts.
     """
-    if is_published(find_config(models_dir, "text", name)):
+    config = find_config(models_dir, "text", name)
+    if is_published(config):
         return None
-    path = model_path(models_dir, "text", name, "mdl")
-    content = load_tensors(path, f"the text model '{name}'")
+    content = load_tensors(config.with_suffix(".mdl"), f"the text model '{name}'")
     if "word_counts" not in content:
         return None
     return Vocabulary(tuple(content["words"]), content["word_counts"].numpy())
@@ -268,54 +229,27 @@ def load_vocabulary(models_dir: Path, name: str) -> Vocabulary | None:
 def load_visual_model(
     models_dir: Path, name: str, device: str = "cpu"
 ) -> tuple[VisualEncoder, TrainingSettings, Origin]:
-    """Load the visual half of a trained model, of this project or published, for evaluation.
-
-    Raises:
-        UserError: there is no such model, or a file is malformed.
-    """
+    """Load the visual half of a trained model, of this project or published, for evaluation."""
     config = find_config(models_dir, "visual", name)
-    path = model_path(models_dir, "visual", name, "mdl")
+    path = config.with_suffix(".mdl")
     settings: TrainingSettings
-    if is_published(config):
-        settings, state = read_visual_half(config, path)
-        origin = published_origin(settings.cluster_num)
-    else:
-        settings, origin = read_header(config, "visual")
-        state = load_tensors(path, f"the visual model '{name}'")
-    pretrained = settings.pretrained_visual is not None
-    try:
+    with reading(path, ADVICE):
+        if is_published(config):
+            settings, state = read_visual_half(config, path)
+            origin = published_origin(settings.cluster_num)
+        else:
+            settings, origin = read_header(config, "visual")
+            state = load_tensors(path, f"the visual model '{name}'")
         encoder = VisualEncoder(
             settings.visual_encoder,
             settings.cluster_num,
-            pretrained=pretrained,
+            pretrained=settings.pretrained_visual is not None,
             group_size=settings.cluster_group_size,
         )
         encoder.network.load_state_dict(state)
-    except (RuntimeError, TypeError):
-        raise _unfit(path) from None
     if settings.pretrained_visual == PRETRAINED:  # the published program had one kind
         encoder.pixel_statistics = "clip"
-    if not is_published(config):
-        _require_own_weights(config, path)
     return encoder.placed_on(device).eval(), settings, origin
-
-
-def require_whole_model(models_dir: Path, name: str) -> None:
-    """Raise a UserError unless both halves of a model can be loaded, and belong together."""
-    try:
-        _, _, text = load_text_model(models_dir, name)
-        _, _, visual = load_visual_model(models_dir, name)
-        require_same_origin(text, visual, name)
-    except UserError as error:
-        raise UserError(
-            f"'{name}' is no whole model ({error}), and has no checkpoint to continue from; "
-            "restore it, or give --overwrite (without --resume) to train anew"
-        ) from None
-
-
-def published_origin(cluster_num: int) -> Origin:
-    """Return the origin of a half of a published model: next to nothing is known."""
-    return Origin(PUBLISHED_RUN, None, None, None, cluster_num)
 
 
 def require_same_origin(text: Origin, visual: Origin, name: str) -> None:
@@ -326,20 +260,5 @@ def require_same_origin(text: Origin, visual: Origin, name: str) -> None:
     if text != visual:
         raise UserError(
             f"the text and visual halves of '{name}' come from different trainings "
-            f"({_shown(text)}, {_shown(visual)}); restore the half that belongs to the other"
+            f"({text}, {visual}); restore the half that belongs to the other"
         )
-
-
-def _shown(origin: Origin) -> str:
-    """Return an origin in a few words."""
-    if origin.run == PUBLISHED_RUN:
-        return f"published with {origin.cluster_num} clusters"
-    return f"run {origin.run[:8]} step {origin.step}"
-
-
-def _unfit(path: Path) -> UserError:
-    """Return the error for weights that do not fit their settings."""
-    return UserError(
-        f"{path} does not fit the settings in {path.with_suffix('.cfg').name}; train the model "
-        "again or restore both files"
-    )

@@ -12,8 +12,11 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from models_src.text_encoders import TEXT_ENCODERS
 from utils.errors import UserError
+from utils.files import reading
 
 VISUAL_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "googlenet", "simclr")
 
@@ -220,27 +223,13 @@ def setting_type(setting: Field[Any]) -> tuple[type, bool]:
 
 
 def settings_from_sources(config_file: Path | None, options: Mapping[str, Any]) -> TrainingSettings:
-    """Merge settings: an option wins over the file, the file over the defaults.
-
-    Args:
-        config_file: A YAML file with setting names as keys, or None.
-        options: Settings given on the command line, by name.
-
-    Raises:
-        UserError: the file is missing or malformed, has unknown keys (all are named), or a value
-            is not allowed.
-    """
+    """Merge settings: an option wins over the file, the file over the defaults."""
     values = read_config(config_file) if config_file is not None else {}
     return TrainingSettings(**(values | dict(options)))
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings.
-
-    Raises:
-        UserError: the file is missing, no YAML mapping, has unknown keys, or a value is not
-            allowed.
-    """
+    """Read a YAML file of settings."""
     return {
         name: file_value(SETTINGS[name], value, path)
         for name, value in read_by_setting(path).items()
@@ -248,49 +237,23 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_by_setting(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping whose keys are settings; its values are not looked at.
-
-    Raises:
-        UserError: the file is missing, no YAML mapping, or has unknown or repeated keys.
-    """
-    import yaml
-
-    from utils.files import read_text
-
-    text = read_text(path, "the settings file")
-    try:
-        values = yaml.safe_load(text)
-    # besides, an impossible date or character, and brackets that nest too deeply
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise UserError(f"{path} is not valid YAML{where}; correct it") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no 'setting: value' lines; see models_src/configs/")
+    """Read a YAML mapping whose keys are settings; its values are not looked at."""
+    with reading(path, "give lines 'setting: value', see models_src/configs/"):
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise ValueError("no settings")
     unknown = [str(key) for key in values if key not in SETTINGS]
     if unknown:
         raise UserError(
             f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(SETTINGS)}"
         )
-    document = yaml.compose(text)
-    assert document is not None  # there are values
-    keys = [key.value for key, _ in document.value]
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
-    if repeated:  # YAML would silently take the last
-        raise UserError(f"{path} gives {', '.join(repeated)} more than once; keep one of them")
     return values
 
 
 def file_value(setting: Field[Any], value: Any, path: Path) -> Any:
-    """Return a value that a YAML file gives a setting, as the setting takes it.
-
-    Raises:
-        UserError: the value is not allowed, naming setting and file.
-    """
-    plain, _ = setting_type(setting)
-    if plain is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+    """Return a value that a YAML file gives a setting, as the setting takes it."""
+    if setting_type(setting)[0] is float and isinstance(value, str):  # YAML reads 1e-4 as text
         with contextlib.suppress(ValueError):  # the check below names the setting
             value = float(value)
     try:
@@ -307,7 +270,7 @@ def check_setting(setting: Field[Any], value: Any) -> None:
         return
     accepted = (int, float) if plain is float else (plain,)
     is_right = isinstance(value, accepted) and (plain is bool or not isinstance(value, bool))
-    if not is_right or value != value or value in (float("inf"), float("-inf")):
+    if not is_right or (plain is float and not math.isfinite(value)):
         kind = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[plain]
         raise UserError(f"--{setting.name} must be {kind}, not {value!r}; correct it")
     choices = setting.metadata["choices"]

@@ -53,7 +53,7 @@ from models_src.model_files import (
     model_path,
     read_header,
     remove_model,
-    save_model,
+    save_halves,
     save_tensors,
 )
 from models_src.settings import TrainingSettings
@@ -351,6 +351,7 @@ def _train_run(
             save_checkpoint(run, settings, identity, options.checkpoint_file)
 
     def save(name: str) -> None:
+        halves: dict[str, Any]
         seconds = round(time.monotonic() - run.began, 1)
         origin = Origin(
             run.run_id,
@@ -360,15 +361,9 @@ def _train_run(
             commit=commit,
             training_seconds=seconds,
         )
-        save_model(
-            options.models_dir,
-            name,
-            settings,
-            origin,
-            run.visual,
-            run.text,
-            pairs.vocabulary.counts,
-        )
+        # the larger first: where one fails, it is this
+        halves = {"visual": (settings, run.visual), "text": (settings, run.text)}
+        save_halves(options.models_dir, name, origin, halves, pairs.vocabulary.counts)
 
     if checkpoint is not None:
         if settings.epochs <= run.epoch:

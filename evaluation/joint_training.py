@@ -1,14 +1,27 @@
-"""Training of the joint model."""
+"""Training of the joint model from the command line: what it writes beside the model."""
 
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from datasets_src.captions import Vocabulary
+from datasets_src.splits import Split
+from datasets_src.norms import load_norms
+from evaluation.development import (
+    TABLE,
+    development_values,
+    draw_development,
+    remove_development,
+    write_development,
+)
+from evaluation.image_evaluation import VisualModel
+from evaluation.reports import draw_learning_curves, flatten, format_value, write_history
+from evaluation.tensorboard import event_files
 from evaluation.utilities.common import (
     Model,
     choose_device,
@@ -18,17 +31,24 @@ from evaluation.utilities.common import (
     unmeasured_on_images,
     word_list_settings,
 )
-from models_src.settings import TrainingSettings, settings_from_sources
+from evaluation.word_evaluation import predict_words, word_metrics
+from models_src.development import Moment, Plan
+from models_src.distributed import joined_ranks
+from models_src.model_files import model_exists
+from models_src.settings import SETTINGS, TrainingSettings, settings_from_sources
+from models_src.text_encoders.interface import TextEncoder
+from models_src.training import Metrics, RunOptions, require_free_name, train
+from models_src.visual_encoders import VisualEncoder
 from utils.errors import UserError
 from utils.files import require_writable_folder
-from utils.processes import process_count
 
-if TYPE_CHECKING:
-    from datasets_src.captions import Vocabulary
-    from datasets_src.splits import Split
-    from models_src.development import Moment
-    from models_src.text_encoders.interface import TextEncoder
-    from models_src.visual_encoders import VisualEncoder
+EPOCH_LINE = {  # name in the log -> metric
+    "v_measure": "categorization.known_words.v_measure",
+    "adjusted_mutual_info": "categorization.known_words.adjusted_mutual_info",
+    "all-words f_score": "categorization.all_words.f_score",
+    "concreteness r": "concreteness.pearson_by_min_count.0.r",
+    "active clusters": "cluster_counts.active_clusters",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -39,56 +59,26 @@ def train_joint_model(options: argparse.Namespace) -> None:
     With ``--seeds``, one model after another is trained, each under a name that ends in its seed.
     Started by torchrun, several processes train together.
     """
-    with ExitStack() as stack:
-        if process_count() > 1:
-            from models_src.distributed import joined_ranks
-
-            stack.enter_context(joined_ranks(choose_device(options.device)))
-        _train_all(options)
-
-
-def _train_all(options: argparse.Namespace) -> None:
-    """Train one model, or one for each of ``--seeds``."""
-    if options.seeds is None:
-        _train_one(options)
-        return
-    if "seed" in options.given:
-        raise UserError("--seed and --seeds are both given; leave one out")
-    if len(set(options.seeds)) < len(options.seeds):
-        raise UserError(f"--seeds {' '.join(map(str, options.seeds))} names a seed twice")
-    for seed in options.seeds:
-        logger.info("seed %d", seed)
-        given = options.given | {"seed": seed}
-        name = f"{options.model_name}_{seed}"
-        if _train_one(
-            argparse.Namespace(**vars(options) | {"model_name": name, "seed": seed, "given": given})
-        ):
-            raise KeyboardInterrupt  # the signal came when this seed had no step left
+    with joined_ranks(choose_device(options.device)):
+        if options.seeds is None:
+            _train_one(options)
+            return
+        if "seed" in options.given or len(set(options.seeds)) < len(options.seeds):
+            raise UserError("--seeds needs each seed once, and no --seed beside it; correct that")
+        for seed in options.seeds:
+            logger.info("seed %d", seed)
+            name = f"{options.model_name}_{seed}"
+            own = {"model_name": name, "seed": seed, "given": options.given | {"seed": seed}}
+            if _train_one(argparse.Namespace(**vars(options) | own)):
+                raise KeyboardInterrupt  # the signal came when this seed had no step left
 
 
 def _train_one(options: argparse.Namespace) -> bool:
     """Train one model; return whether a signal asked to stop when there was no step left."""
-    settings = chosen_settings(options)
-    if options.evaluate_every is None:
-        for name in ("words", "evaluate_images"):
-            if name in options.given:
-                raise UserError(f"--{name} has no effect without --evaluate_every; give that, too")
-
-    from datasets_src.norms import load_norms
-    from evaluation.development import (
-        TABLE,
-        development_values,
-        draw_development,
-        remove_development,
-        write_development,
-    )
-    from evaluation.reports import draw_learning_curves, flatten, write_history
-    from evaluation.tensorboard import event_files
-    from evaluation.word_evaluation import predict_words, word_metrics
-    from models_src.development import Plan
-    from models_src.model_files import model_exists
-    from models_src.training import RunOptions, require_free_name, train
-
+    chosen = {name: value for name, value in options.given.items() if name in SETTINGS}
+    settings = settings_from_sources(options.config, chosen)
+    if options.evaluate_every is None and {"words", "evaluate_images"} & options.given.keys():
+        raise UserError("--words and --evaluate_images need --evaluate_every; give that, too")
     folder = options.results_dir / options.model_name
     for place in (options.models_dir, folder):
         require_writable_folder(place)
@@ -120,16 +110,20 @@ def _train_one(options: argparse.Namespace) -> bool:
         len(pairs),
         len(pairs.split.image_ids),
         len(pairs.vocabulary.words),
-        ", ".join(f"{name} {_short(value)}" for name, value in settings.as_dict().items()),
+        ", ".join(
+            # the model's files have all digits
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in settings.as_dict().items()
+        ),
     )
 
-    def evaluate(text: Any) -> dict[str, float | None]:
+    def evaluate(text: TextEncoder) -> Metrics:
         predictions = predict_words(text, pairs.vocabulary)
         return flatten(word_metrics(predictions, norms, settings.text_threshold, settings.seed))
 
     moments: list[Moment] = []  # all rows by step so far, where they are asked for
 
-    def report_moments(found: Sequence["Moment"]) -> None:
+    def report_moments(found: Sequence[Moment]) -> None:
         moments[:] = found
         write_development(folder / TABLE, moments)
 
@@ -140,7 +134,8 @@ def _train_one(options: argparse.Namespace) -> bool:
             draw_development(folder, moments, options.model_name)
         else:
             remove_development(folder)  # of an earlier training of this name
-        logger.info("epoch %d: %s", len(history), _epoch_line(history[-1]))
+        shown = [f"{name} {format_value(history[-1].get(key))}" for name, key in EPOCH_LINE.items()]
+        logger.info("epoch %d: %s", len(history), ", ".join(shown))
 
     plan = None
     if options.evaluate_every is not None:
@@ -156,10 +151,8 @@ def _train_one(options: argparse.Namespace) -> bool:
             split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
             unmeasured_on_images(split, options.datasets_dir)
             identity["test images"] = split.fingerprint()
-            plan = replace(
-                plan,
-                evaluate_images=_image_evaluation(options, split, settings, run.device),
-            )
+            measure = _image_evaluation(options, split, settings, run.device)
+            plan = replace(plan, evaluate_images=measure)
     run = replace(run, identity=identity)
     with ExitStack() as files:
         if options.tensorboard:
@@ -170,19 +163,12 @@ def _train_one(options: argparse.Namespace) -> bool:
     return stopped
 
 
-def _short(value: Any) -> str:
-    """Return a setting for people; the model's files have all digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _image_evaluation(
-    options: argparse.Namespace, split: "Split", settings: TrainingSettings, device: str
-) -> "Callable[[VisualEncoder, TextEncoder], dict[str, float | None]]":
+    options: argparse.Namespace, split: Split, settings: TrainingSettings, device: str
+) -> Callable[[VisualEncoder, TextEncoder], Metrics]:
     """Return what scores both encoders on the images of a split."""
-    from evaluation.image_evaluation import VisualModel
-    from evaluation.reports import flatten
 
-    def evaluate(visual: "VisualEncoder", text: "TextEncoder") -> dict[str, float | None]:
+    def evaluate(visual: VisualEncoder, text: TextEncoder) -> Metrics:
         images = VisualModel(
             visual,
             settings.visual_threshold,
@@ -197,12 +183,8 @@ def _image_evaluation(
     return evaluate
 
 
-def _watched_words(options: argparse.Namespace, vocabulary: "Vocabulary") -> tuple[str, ...]:
-    """Return the words of --words, each once, in lower case as captions are read.
-
-    Raises:
-        UserError: one of them stands in no training caption.
-    """
+def _watched_words(options: argparse.Namespace, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Return the words of --words, each once, in lower case as captions are read."""
     words = tuple(dict.fromkeys(word.lower() for word in options.words or ()))
     unknown = sorted(set(words) - set(vocabulary.words))
     if unknown:
@@ -211,24 +193,3 @@ def _watched_words(options: argparse.Namespace, vocabulary: "Vocabulary") -> tup
             "never say"
         )
     return words
-
-
-def chosen_settings(options: argparse.Namespace) -> TrainingSettings:
-    """Return the settings of a training: the given options, then --config, then the defaults."""
-    names = {setting.name for setting in fields(TrainingSettings)}
-    chosen = {name: value for name, value in options.given.items() if name in names}
-    return settings_from_sources(options.config, chosen)
-
-
-def _epoch_line(row: Mapping[str, float | None]) -> str:
-    """Return an epoch's main figures in a line."""
-    from evaluation.reports import format_value
-
-    shown = {
-        "v_measure": "categorization.known_words.v_measure",
-        "adjusted_mutual_info": "categorization.known_words.adjusted_mutual_info",
-        "all-words f_score": "categorization.all_words.f_score",
-        "concreteness r": "concreteness.pearson_by_min_count.0.r",
-        "active clusters": "cluster_counts.active_clusters",
-    }
-    return ", ".join(f"{name} {format_value(row.get(key))}" for name, key in shown.items())
