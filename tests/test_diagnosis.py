@@ -1,18 +1,13 @@
 """What training says of its own health: alive clusters, empty inputs, agreement, the warning."""
 
-import csv
-import logging
-
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
-from main import main
-from models_src.diagnosis import activity, bit_agreement, empty_sums, step_sums, trouble
+from models_src.diagnosis import batch_statistics as means
+from models_src.diagnosis import bit_agreement, empty_sums, step_sums, trouble
 from models_src.joint import StepResult
-from tests.conftest import TINY
-from tests.test_tensorboard import scalars
 
 
 def result(images: np.ndarray, captions: np.ndarray, losses=(0.0, 0.0)) -> StepResult:
@@ -37,7 +32,7 @@ def test_sums_over_steps_are_means_over_all_pairs():
     sums = empty_sums(6)
     for part, losses in ((slice(0, 100), (1.0, 2.0)), (slice(100, 400), (5.0, 6.0))):
         sums += step_sums(result(images[part], captions[part], losses))
-    seen = activity(sums)
+    seen = means(sums)
     assert seen.visual_loss == pytest.approx((1 * 100 + 5 * 300) / 400)
     assert seen.text_loss == pytest.approx((2 * 100 + 6 * 300) / 400)
     assert seen.clusters_per_image == pytest.approx(images.sum() / 400)
@@ -49,18 +44,18 @@ def test_sums_over_steps_are_means_over_all_pairs():
 def test_text_loss_is_that_of_the_steps_in_which_the_text_encoder_learned():
     images, captions = random_bits(0)
     before = step_sums(result(images, captions, (1.0, None)))
-    assert activity(before).visual_loss == 1
-    assert activity(before).text_loss is None
-    assert activity(empty_sums(6)).text_loss is None
+    assert means(before).visual_loss == 1
+    assert means(before).text_loss is None
+    assert means(empty_sums(6)).text_loss is None
     learned = step_sums(result(images[:40], captions[:40], (4.0, 0.25)))
     learned += step_sums(result(images[:10], captions[:10], (4.0, 0.5)))
-    assert activity(before + learned).text_loss == pytest.approx((0.25 * 40 + 0.5 * 10) / 50)
-    assert activity(before + learned).visual_loss == pytest.approx((1 * 400 + 4 * 50) / 450)
+    assert means(before + learned).text_loss == pytest.approx((0.25 * 40 + 0.5 * 10) / 50)
+    assert means(before + learned).visual_loss == pytest.approx((1 * 400 + 4 * 50) / 450)
 
 
 def test_a_loss_of_zero_is_no_missing_loss():
     images, captions = random_bits(0)
-    assert activity(step_sums(result(images, captions))).text_loss == 0
+    assert means(step_sums(result(images, captions))).text_loss == 0
 
 
 def test_alive_clusters_fire_neither_hardly_ever_nor_always():
@@ -69,7 +64,7 @@ def test_alive_clusters_fire_neither_hardly_ever_nor_always():
     images[:1, 2] = True  # once in 2,000
     images[:2, 3] = True  # once in 1,000
     images[:1800, 4] = True
-    seen = activity(step_sums(result(images, ~images)))
+    seen = means(step_sums(result(images, ~images)))
     assert seen.alive_image_clusters == 2
     assert seen.alive_caption_clusters == 1  # cluster 4; the others fire for nearly all
 
@@ -78,22 +73,22 @@ def test_agreement_of_one_cluster_is_cohens_kappa():
     for seed in range(5):
         images, captions = random_bits(seed, clusters=1)
         expected = cohen_kappa_score(images[:, 0], captions[:, 0])
-        assert activity(step_sums(result(images, captions))).agreement == pytest.approx(expected)
+        assert means(step_sums(result(images, captions))).agreement == pytest.approx(expected)
 
 
 def test_agreement_is_one_when_equal_and_none_when_constant():
     images, _ = random_bits(3)
-    assert activity(step_sums(result(images, images))).agreement == pytest.approx(1)
+    assert means(step_sums(result(images, images))).agreement == pytest.approx(1)
     constant = np.tile([True, False], (10, 1))
-    assert activity(step_sums(result(constant, constant))).agreement is None
-    assert activity(empty_sums(4)).agreement is None
+    assert means(step_sums(result(constant, constant))).agreement is None
+    assert means(empty_sums(4)).agreement is None
 
 
 def test_agreement_of_independent_bits_is_zero_though_their_frequencies_agree():
     rng = np.random.default_rng(0)
     frequency = np.array([0.05, 0.5, 0.95])
     images, captions = (rng.random((50_000, 3)) < frequency for _ in range(2))
-    assert abs(activity(step_sums(result(images, captions))).agreement) < 0.02
+    assert abs(means(step_sums(result(images, captions))).agreement) < 0.02
     assert (images == captions).mean() > 0.7  # what plain agreement would praise
 
 
@@ -113,7 +108,7 @@ def test_opposite_bits_agree_less_than_chance():
     ],
 )
 def test_trouble_is_named(images_without, captions_without, alive, mentions):
-    seen = activity(empty_sums(100))
+    seen = means(empty_sums(100))
     values = vars(seen) | {
         "images_without_cluster": images_without,
         "captions_without_cluster": captions_without,
@@ -123,72 +118,3 @@ def test_trouble_is_named(images_without, captions_without, alive, mentions):
     found = trouble(type(seen)(**values), 100)
     assert (found is None) == (mentions is None)
     assert mentions is None or mentions in found
-
-
-def train(demo_data, tmp_path, *more: str) -> None:
-    places = [f"--datasets_dir={demo_data}", f"--models_dir={tmp_path / 'm'}"]
-    assert main([*TINY, *places, f"--results_dir={tmp_path / 'r'}", *more]) == 0
-
-
-def warnings_in(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-
-
-def test_a_starving_training_warns_once_with_what_to_try(demo_data, tmp_path, caplog):
-    train(demo_data, tmp_path, "--visual_threshold=50")
-    (warning,) = warnings_in(caplog)
-    assert "starving: 100% of the images" in warning
-    assert "--visual_threshold" in warning
-
-
-def test_one_pattern_for_everything_is_a_collapse(demo_data, tmp_path, caplog):
-    train(demo_data, tmp_path, "--text_threshold=0", "--epochs=1", "--random_start_steps=0",
-          "--visual_threshold=-50")  # fmt: skip
-    (warning,) = warnings_in(caplog)
-    assert "collapsed: only 0 of 20 clusters" in warning
-
-
-def test_every_epoch_and_report_tell_what_is_alive(demo_data, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    train(demo_data, tmp_path)
-    rows = (tmp_path / "r" / "model1" / "evaluation_by_epoch.csv").read_text().splitlines()
-    names = [row.split(",")[0] for row in rows]
-    assert {"alive_image_clusters", "alive_caption_clusters", "agreement",
-            "images_without_cluster", "captions_without_cluster"} <= set(names)  # fmt: skip
-    reports = [record.getMessage() for record in caplog.records if "alive" in record.getMessage()]
-    assert len(reports) == 2
-    assert all("of 20 clusters" in report for report in reports)
-
-
-def test_while_the_text_encoder_learns_nothing_its_loss_is_empty(demo_data, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    # six steps an epoch, of which a third of the 24 is the text encoder's wait
-    train(demo_data, tmp_path, "--random_start_steps=24", "--tensorboard")
-    with (tmp_path / "r" / "model1" / "evaluation_by_epoch.csv").open(newline="") as file:
-        rows = {name: values for name, *values in csv.reader(file)}
-    first, second = rows["text_loss"]
-    assert first == ""
-    assert float(second) > 0
-    assert all(float(loss) > 0 for loss in rows["visual_loss"])
-    lines = [record.getMessage() for record in caplog.records if "alive" in record.getMessage()]
-    assert "text_loss -, " in lines[0]
-    assert f"text_loss {float(second):.4f}, " in lines[1]
-    points = scalars(tmp_path / "r" / "model1" / "tensorboard")
-    for group in ("steps", "epochs"):
-        assert len(points[f"{group}/visual_loss"]) == 2
-        assert [step for step, _ in points[f"{group}/text_loss"]] == [12]
-
-
-def test_the_log_shows_settings_in_short_and_the_model_keeps_all_digits(
-    demo_data, tmp_path, caplog
-):
-    caplog.set_level(logging.INFO)
-    train(demo_data, tmp_path, "--epochs=1", "--text_threshold=0.01648721270700128")
-    assert "text_threshold 0.01649, " in caplog.text
-    assert "cluster_num 20, " in caplog.text
-    assert "0.01648721270700128" in (tmp_path / "m" / "text" / "model1.cfg").read_text()
-
-
-def test_a_run_too_short_for_its_random_start_is_told_at_once(demo_data, tmp_path, caplog):
-    train(demo_data, tmp_path, "--epochs=1", "--random_start_steps=450")
-    assert "learns nothing in this run: it has 6 steps" in warnings_in(caplog)[0]

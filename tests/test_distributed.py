@@ -23,25 +23,27 @@ from models_src import training, visual_encoders
 from models_src.distributed import (
     any_rank,
     average_gradients,
-    by_first_rank,
-    gather_objects,
     gather_rows,
     joined_ranks,
     on_all_rows,
     own_images,
+    pad_to_two,
     rank,
     share_of_rows,
     sum_over_ranks,
-    two_at_least,
     world_size,
 )
 from models_src.groups import balanced_winners
 from models_src.settings import TrainingSettings
-from models_src.training import BEST_METRIC, RunOptions, train
+from models_src.training import BEST_BY, RunOptions, train
 from tests.conftest import TINY
-from tests.test_accumulation import with_norm, without_norm
-from tests.test_training import SMALL, assert_same, damaged_copy
-from utils.errors import UserError
+from tests.test_training import (
+    SMALL,
+    assert_same,
+    damaged_copy,
+    with_norm,
+    without_norm,
+)
 
 ROOT = Path(__file__).parent.parent
 RANKS = 2
@@ -85,7 +87,7 @@ def train_here(
             TrainingSettings(**SMALL | {"epochs": 1, "batch_size": 40} | settings),
             pairs,
             RunOptions(name, folder, **options),
-            lambda text: {BEST_METRIC: float(text.word_posteriors().max()), "rank": rank()},
+            lambda text: {BEST_BY["f_score"]: float(text.word_posteriors().max()), "rank": rank()},
             lambda history: reports.append(len(history)),
         )
     except KeyboardInterrupt:
@@ -93,11 +95,12 @@ def train_here(
     finally:
         training.new_run, training.joint_step = plain_new, plain_step
         visual_encoders._torchvision_network = plain_network
-    state = runs[-1].state()
-    for own in ("random", "run_id", "seconds"):  # of each process
+    state = runs[-1].state_dict()
+    for own in ("random", "run_id", "seconds", "history"):  # of each process
         del state[own]
     return {
         "state": state,
+        "history": runs[-1].history,
         "posteriors": runs[-1].text.word_posteriors(),
         "reports": reports,
         "steps": len(losses),
@@ -187,7 +190,7 @@ def test_both_ranks_end_with_the_same(outcomes, name):
 def test_they_learn_what_one_process_learns(outcomes, name):
     alone, both = outcomes[0][name], outcomes[1][0][name]
     assert alone["steps"] == both["steps"] > 2
-    rows = zip(alone["state"]["history"], both["state"]["history"], strict=True)
+    rows = zip(alone["history"], both["history"], strict=True)
     reduced = TRAININGS[name][1].get("precision") == "bf16"
     for row, other in rows:
         assert row.keys() == other.keys()
@@ -195,7 +198,7 @@ def test_they_learn_what_one_process_learns(outcomes, name):
             if "loss" in key:
                 assert other[key] == pytest.approx(value, rel=1e-2 if reduced else 1e-5), key
             elif not reduced:  # means and counts of bits, exactly
-                assert other[key] == value or key == BEST_METRIC, key
+                assert other[key] == value or key == BEST_BY["f_score"], key
     assert alone["files"] == both["files"]
     assert alone["state"]["bad_images"] == both["state"]["bad_images"]
     if TRAININGS[name][1]["text_encoder"] == "generative":
@@ -216,8 +219,7 @@ def test_the_counts_are_of_something(outcomes):
 def test_the_first_rank_alone_evaluates_and_reports(outcomes, name):
     alone = outcomes[0][name]
     assert [of_rank[name]["reports"] for of_rank in outcomes[1]] == [alone["reports"], []]
-    for of_rank in outcomes[1]:
-        assert all(row["rank"] == 0 for row in of_rank[name]["state"]["history"])
+    assert all(row["rank"] == 0 for row in outcomes[1][0][name]["history"])
 
 
 def stopped_and_resumed(folder: Path, pairs: TrainingPairs) -> list[dict]:
@@ -277,14 +279,6 @@ def exchanges() -> dict:
     network = torch.nn.Linear(2, 1)
     network.weight.grad = torch.tensor([[1.0, 2.0]]) * (rank() + 1)
     average_gradients(network)
-    calls = []
-
-    def refuse():
-        calls.append(rank())
-        raise UserError("not so")
-
-    with pytest.raises(UserError, match="not so"):
-        by_first_rank(refuse)()
     return {
         "world": (rank(), world_size()),
         "gathered": gather_rows(own),
@@ -293,13 +287,10 @@ def exchanges() -> dict:
         "winners": on_all_rows(partial(balanced_winners, size=3), own),
         "share": share_of_rows(len(own)),
         "any": any_rank(rank() == 1, False, True),
-        "objects": gather_objects({"rank": rank()}),
         "sum": sum_over_ranks(torch.tensor([1.0 + rank()])),
-        "first": by_first_rank(lambda: ("from", rank()))(),
         "gradient": network.weight.grad,
-        "calls": calls,
         "images": [own_images(count) for count in range(8)],
-        "filled": [len(two_at_least(torch.ones(count, 3, 2, 2))) for count in range(4)],
+        "filled": [len(pad_to_two(torch.ones(count, 3, 2, 2))) for count in range(4)],
     }
 
 
@@ -312,15 +303,12 @@ def test_exchanges(tmp_path):
         assert torch.equal(result["bits"], rows > 0)
         assert torch.equal(result["none"], rows)
         assert result["any"] == [True, False, True]
-        assert result["objects"] == [{"rank": 0}, {"rank": 1}]
         assert result["sum"].tolist() == [3.0]
-        assert result["first"] == ("from", 0)
         assert result["gradient"].tolist() == [[1.5, 3.0]]
         assert result["filled"] == [2, 2, 2, 3]
     winners = torch.cat([first["winners"], second["winners"]])
     assert torch.equal(winners, balanced_winners(rows, 3))
     assert (first["share"], second["share"]) == (10 / 7, 4 / 7)
-    assert (first["calls"], second["calls"]) == ([0], [])
     for count, (own, other) in enumerate(zip(first["images"], second["images"], strict=True)):
         assert (own ^ other).all()  # each image once
         assert own.sum() >= other.sum()
@@ -332,7 +320,7 @@ def test_exchanges(tmp_path):
 def test_alone_nothing_is_exchanged():
     rows = torch.rand(3, 2)
     assert gather_rows(rows) is rows
-    assert two_at_least(rows[:1]).shape == (1, 2)
+    assert pad_to_two(rows[:1]).shape == (1, 2)
     assert own_images(3).all()
     assert share_of_rows(3) == 1
     assert any_rank(False, True) == [False, True]

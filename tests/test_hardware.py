@@ -18,8 +18,7 @@ from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS
 from models_src.training import new_run
 from tests.conftest import TINY
-from tests.test_killed_training import thin_network
-from tests.test_training import SMALL, assert_same, run, weights
+from tests.test_training import SMALL, assert_same, run, thin_network, weights
 from utils.errors import UserError
 
 
@@ -77,32 +76,10 @@ def test_bf16_learns_much_as_fp32_does_and_repeats_itself(pairs, tmp_path, monke
             report=lambda history, name=name: rows.update({name: history[-1]}))  # fmt: skip
     assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     reduced, full = (weights(tmp_path / name) for name in ("a", "c"))
-    assert not torch.equal(reduced[0]["conv1.weight"], full[0]["conv1.weight"])
+    assert not torch.equal(reduced[0]["conv.weight"], full[0]["conv.weight"])
     for ours, theirs in zip(reduced[0].values(), full[0].values(), strict=True):
         assert ours.dtype == theirs.dtype
     assert rows["a"]["visual_loss"] == pytest.approx(rows["c"]["visual_loss"], rel=0.05)
-
-
-def test_losses_and_posteriors_of_bf16_are_in_fp32(pairs):
-    settings = TrainingSettings(**SMALL | {"precision": "bf16"})
-    of_run = new_run(settings, pairs, "cpu")
-    seen = {}
-    of_run.visual.register_forward_hook(lambda _m, _i, logits: seen.update(logits=logits))
-    of_run.visual.network.register_forward_hook(lambda _m, _i, out: seen.update(network=out))
-    result = joint_step(
-        of_run.visual,
-        of_run.optimizer,
-        of_run.text,
-        torch.rand(4, 3, 32, 32),
-        torch.arange(4),
-        torch.from_numpy(pairs.captions.padded(np.arange(4))),
-        0.5,
-        0.1,
-        precision="bf16",
-    )
-    assert seen["network"].dtype == torch.bfloat16
-    assert seen["logits"].dtype == torch.float32
-    assert result.visual_loss.dtype == result.text_loss.dtype == torch.float32
 
 
 def test_fp16_on_a_cpu_is_refused_in_one_line(demo_data, tmp_path, capsys):
@@ -133,38 +110,10 @@ def test_the_gradient_scale_is_kept_in_checkpoints(pairs):
     first, second = (new_run(settings, pairs, "cpu") for _ in range(2))
     for scaler in (first.scaler, first.text.scaler):
         scaler.load_state_dict(scaler.state_dict() | {"scale": 12.0, "_growth_tracker": 7})
-    second.load_state(first.state(), "cpu")
+    second.load_state_dict(first.state_dict())
     for scaler in (second.scaler, second.text.scaler):
         assert scaler.state_dict()["scale"] == 12.0
         assert scaler.state_dict()["_growth_tracker"] == 7
-
-
-def test_compiled_training_writes_the_same_names_and_nearly_the_same_losses(
-    pairs, tmp_path, monkeypatch
-):
-    """Two steps of one size each, as every other size is compiled anew."""
-    try:
-        require_compiler("cpu")
-    except UserError as error:
-        pytest.skip(str(error))
-    monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
-    compiled = []
-    plain = nn.Module.compile
-
-    def noted(module, *arguments, **options):
-        compiled.append(module)
-        return plain(module, *arguments, **options)
-
-    monkeypatch.setattr(nn.Module, "compile", noted)
-    rows = {}
-    for name, compile_ in (("plain", False), ("compiled", True)):
-        run(pairs, tmp_path / name, settings={"epochs": 2, "batch_size": 500}, compile=compile_,
-            report=lambda history, name=name: rows.update({name: history[-1]}))  # fmt: skip
-    assert len(compiled) == 1
-    plain_weights, compiled_weights = (weights(tmp_path / name)[0] for name in rows)
-    assert list(plain_weights) == list(compiled_weights)
-    for loss in ("visual_loss", "text_loss"):
-        assert rows["compiled"][loss] == pytest.approx(rows["plain"][loss], rel=1e-3)
 
 
 def test_compiling_without_a_compiler_is_refused(pairs, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from models_src import training, visual_encoders
 from models_src.model_files import load_text_model, load_visual_model, load_vocabulary
 from models_src.settings import TrainingSettings
 from models_src.training import BEST_BY, RunOptions, best_epoch, random_start_steps, train
+from models_src.visual_encoders import VisualEncoder
 from tests.conftest import TINY
 from tests.test_cli import fails
 from utils.errors import UserError
@@ -42,24 +43,32 @@ SMALL = {
 }
 
 
-class ThinNetwork(nn.Module):
-    """A small CNN with batch normalisation and dropout."""
+class SmallNetwork(nn.Module):
+    """A CNN with what makes parts of a batch differ from a whole, or repetitions from the first."""
 
-    def __init__(self, cluster_num: int):
+    def __init__(self, cluster_num: int, norm: bool = True, dropout: float = 0.2):
         super().__init__()
         self.conv = nn.Conv2d(3, 16, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(16)
+        self.norm = nn.BatchNorm2d(16) if norm else nn.Identity()
+        self.second = nn.Conv2d(16, 16, 3, stride=2, padding=1)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(16, cluster_num)
 
     def forward(self, images):
-        features = torch.relu(self.norm(self.conv(images)))
+        features = torch.relu(self.second(torch.relu(self.norm(self.conv(images)))))
         return self.fc(self.dropout(self.avgpool(features).flatten(1)))
 
 
-def thin_network(_name: str, cluster_num: int, _pretrained: bool) -> nn.Module:
-    return ThinNetwork(cluster_num)
+def without_norm(_name: str, cluster_num: int, _pretrained: bool) -> nn.Module:
+    return SmallNetwork(cluster_num, norm=False, dropout=0.0)
+
+
+def with_norm(_name: str, cluster_num: int, _pretrained: bool) -> nn.Module:
+    return SmallNetwork(cluster_num)
+
+
+thin_network = with_norm
 
 
 @pytest.fixture
@@ -590,6 +599,37 @@ def test_rows_of_an_epoch_are_means_over_its_pairs(pairs, tmp_path, thin, monkey
         assert rows[0][name] == pytest.approx(value, rel=1e-5), name
 
 
+@pytest.mark.parametrize("images", [7, 3])
+def test_gradients_and_statistics_are_those_of_parts_that_are_all_held(thin, images):
+    """What is computed again uses the same chance, and moves no running statistics again."""
+    torch.manual_seed(0)
+    encoder = VisualEncoder("resnet18", 4, parts=3)
+    twin = VisualEncoder("resnet18", 4)
+    twin.load_state_dict(encoder.state_dict())
+    pixels, weight = torch.rand(images, 3, 16, 16), torch.rand(images, 4)
+    torch.manual_seed(5)
+    logits = encoder(pixels)
+    (logits * weight).sum().backward()
+    torch.manual_seed(5)
+    expected = torch.cat([twin.network(part) for part in pixels.tensor_split(min(3, images // 2))])
+    (expected * weight).sum().backward()
+    assert torch.equal(logits, expected)
+    assert_same(dict(encoder.state_dict()), dict(twin.state_dict()))
+    for own, other in zip(encoder.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_training_in_parts_learns_what_whole_batches_do(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(visual_encoders, "_torchvision_network", without_norm)
+    for parts in (1, 3):
+        settings = {"accumulate": parts, "text_encoder": "generative", "epochs": 1}
+        run(pairs, tmp_path / str(parts), settings=settings)
+    (whole, counts), (parts, counts_of_parts) = (weights(tmp_path / name) for name in "13")
+    assert_same(counts, counts_of_parts)
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=1e-3, atol=1e-5)
+
+
 def warnings_in(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
@@ -709,8 +749,8 @@ OPTION_PAIRS = [
 
 @pytest.mark.parametrize("extra", OPTION_PAIRS, ids=lambda extra: extra[0])
 def test_options_that_meet(demo_data, tmp_path, thin, extra, monkeypatch):
-    plain = ThinNetwork.compile
-    monkeypatch.setattr(ThinNetwork, "compile", lambda network: plain(network, backend="eager"))
+    plain = SmallNetwork.compile
+    monkeypatch.setattr(SmallNetwork, "compile", lambda network: plain(network, backend="eager"))
     monkeypatch.setattr(training, "require_compiler", lambda _device: None)
     places = [
         f"--datasets_dir={demo_data}",
