@@ -255,17 +255,17 @@ def continued(folder: Path, pairs: TrainingPairs) -> dict:
 
 def test_what_one_process_began_two_continue_and_the_other_way_round(pairs, outcomes, tmp_path):
     network, settings, _ = TRAININGS["generative"]
-    straight = outcomes[0]["generative"]["state"]
+    straight = outcomes[0]["generative"]
     begun = train_here("m", tmp_path / "one", pairs, network, settings, stop_at=1)
     both = together(tmp_path / "one", continued, tmp_path / "one", pairs)[0]
     stop = partial(train_here, "m", tmp_path / "two", pairs, network, settings)
     assert together(tmp_path / "two", partial(stop, stop_at=1))[0]["interrupted"]
     alone = continued(tmp_path / "two", pairs)
     assert begun["interrupted"]
-    for ended in (both["state"], alone["state"]):
-        counts = [state["text"]["word_cluster_counts"] for state in (straight, ended)]
-        assert torch.equal(*counts)
-        assert ended["step"] == straight["step"]
+    for ended in (both, alone):
+        states = straight["state"], ended["state"]
+        assert torch.equal(*(state["text"]["word_cluster_counts"] for state in states))
+        assert ended["state"]["step"] == straight["state"]["step"]
         for key in ("clusters_per_image", "clusters_per_caption", "agreement"):
             assert ended["history"][0][key] == straight["history"][0][key]
 
@@ -346,6 +346,8 @@ def test_torchrun_trains_one_model_and_one_process_writes(demo_data, tmp_path):
     ended = torchrun(
         *TINY,
         "--epochs=1",
+        "--evaluate_every=3",
+        "--evaluate_images=8",
         f"--datasets_dir={demo_data}",
         f"--models_dir={tmp_path / 'models'}",
         f"--results_dir={tmp_path / 'results'}",
@@ -356,6 +358,8 @@ def test_torchrun_trains_one_model_and_one_process_writes(demo_data, tmp_path):
     assert log.count("epoch 1: v_measure") == 1
     assert (tmp_path / "models" / "visual" / "model1.mdl").exists()
     assert not list((tmp_path / "models").glob("*.lock"))
+    rows = (tmp_path / "results" / "model1" / "development.csv").read_text()
+    assert "1,30,306,model,,visual_loss" in rows or rows.count("model,,visual_loss") == 4
 
 
 def test_other_utilities_are_refused_under_torchrun(monkeypatch, tmp_path, capsys):
