@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from datasets_src.captions import Vocabulary
-from datasets_src.splits import Split
 from datasets_src.norms import load_norms
+from datasets_src.splits import Split
 from evaluation.development import (
     TABLE,
     development_values,

@@ -20,10 +20,10 @@ import torch
 import yaml
 from sklearn.model_selection import ParameterGrid
 
-from datasets_src.splits import Split
 from datasets_src.holdout import divide_training_data
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs
+from datasets_src.splits import Split
 from evaluation.metrics_table import BY_PATH
 from evaluation.reports import flatten, format_value, write_results
 from evaluation.utilities.common import (

@@ -4,19 +4,14 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from datasets_src.captions import stored_vocabulary
 from datasets_src.filtering import FILTER_FILE, load_filtered_split
 from datasets_src.norms import load_word_list
 from datasets_src.pairs import load_training_pairs
-from datasets_src.wordnet import PARTS_OF_SPEECH, load_wordnet
-from evaluation.reports import write_results
+from datasets_src.wordnet import PARTS_OF_SPEECH, pos_shares
 from evaluation.tuning import grid_combinations, read_grid
 from models_src import visual_encoders
-from models_src.baselines.text_only import KIND, TextOnlyModel, load_text_only_model
-from models_src.baselines.text_only import save_text_only_model as save_text_only
 from models_src.baselines.word_vectors import load_word_vectors
 from models_src.model_files import load_text_model, load_visual_model, load_vocabulary
 from models_src.settings import TrainingSettings, settings_from_sources
@@ -56,12 +51,6 @@ def readers(demo_data, tmp_path_factory) -> dict[Path, Callable[[], object]]:
     for part in PARTS_OF_SPEECH:
         line = "  1 licence\ndog n 7 5 @ ~ #m #p %p 7 1 02084071 09886220\n"
         (folder / f"index.{part}").write_text(line)
-    model = TextOnlyModel(("dog", "cat"), np.array([0, 1]), np.array([0.5, 0.2]), {"seed": 0})
-    save_text_only(folder, "b", model)
-    stored_vocabulary(("a dog .", "two cats", ""), folder / "tokens.npz")
-    data = {"train_images": 5, "train_captions": 9, "filtered": False}
-    write_results(folder, "text_evaluation", "m", metrics={"categorization": {}},
-                  settings={"seed": 0}, data=data, not_measured={})  # fmt: skip
     return {
         folder / "text" / "m.cfg": lambda: load_text_model(folder, "m"),
         folder / "text" / "m.mdl": lambda: (
@@ -71,18 +60,13 @@ def readers(demo_data, tmp_path_factory) -> dict[Path, Callable[[], object]]:
         folder / "visual" / "m.cfg": lambda: load_visual_model(folder, "m"),
         folder / "visual" / "m.mdl": lambda: load_visual_model(folder, "m"),
         folder / "ended.checkpoint": resume,
-        folder / KIND / "b.cfg": lambda: load_text_only_model(folder, "b"),
-        folder / KIND / "b.mdl": lambda: load_text_only_model(folder, "b"),
         folder / "settings.yaml": lambda: settings_from_sources(folder / "settings.yaml", {}),
         folder / "grid.yaml": lambda: grid_combinations(read_grid(folder / "grid.yaml"), {}),
         folder / "words.txt": lambda: load_word_list(folder / "words.txt"),
         folder / "vectors.txt": lambda: load_word_vectors(
             folder / "vectors.txt", ["dog", "no"], "--w2v_file"
         ),
-        folder / "index.verb": lambda: load_wordnet(folder),
-        folder / "tokens.npz": lambda: stored_vocabulary(
-            ("a dog .", "two cats", ""), folder / "tokens.npz"
-        ),
+        folder / "index.verb": lambda: pos_shares(folder, ["dog"]),
         demo_data / FILTER_FILE: lambda: load_filtered_split(
             demo_data, "val2014", use_all_images=False
         ),

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets_src.splits import Instances, Split
 from datasets_src.holdout import divide_training_data, held_out_images
+from datasets_src.splits import Instances, Split
 from evaluation import tuning
 from evaluation.reports import flatten
 from evaluation.tuning import TunedRun, grid_combinations, ranked, ranking_rows, read_grid
