@@ -273,7 +273,7 @@ UTILITIES: dict[str, Utility] = {
     "describe_clusters": Utility("evaluation.utilities.questions",
         "describe every cluster by its words, size and example images",
         f"{_IMAGES} num_items other_captions"),
-    "compare_models": Utility("evaluation.utilities.comparison",
+    "compare_models": Utility("evaluation.comparison",
         "compare models over seeds in one table: text, CSV, Markdown and LaTeX",
         several_models=True),
     "report": Utility("evaluation.report",
