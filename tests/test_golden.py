@@ -19,7 +19,7 @@ from PIL import Image
 
 from datasets_src.demo_world import make_demo_world
 from datasets_src.filtering import filter_images
-from datasets_src.pairs import load_training_pairs
+from datasets_src.pairs import TrainingPairs, load_training_pairs
 from main import main
 from models_src.model_files import Origin, save_halves
 from models_src.settings import TrainingSettings
@@ -63,19 +63,21 @@ def seeded_counts(words: list[str], cluster_num: int) -> np.ndarray:
     counts = rng.poisson(0.4, (len(words), cluster_num))
     counts[np.arange(len(words)), rng.integers(0, cluster_num - 1, len(words))] += 3
     counts[::10] = 0
-    return counts
+    return counts[np.argsort(np.argsort(words))]  # a word has its counts whatever its place
 
 
-def write_own(models: Path, words: list[str], data: str) -> None:
+def write_own(models: Path, pairs: TrainingPairs) -> None:
+    words = pairs.vocabulary.words
     settings = TrainingSettings(
         visual_encoder="resnet18", text_encoder="generative", cluster_num=CLUSTERS, image_size=64,
         batch_size=5, **THRESHOLDS,
     )  # fmt: skip
     visual = seeded_network(CLUSTERS, models.parent / "datasets")
-    text = build_text_encoder(settings, tuple(words), "cpu")
-    text.load_state({"word_cluster_counts": torch.tensor(seeded_counts(words, CLUSTERS))})
-    origin = Origin("golden", 1, 0, data, CLUSTERS)
-    save_halves(models, "own", origin, {"visual": (settings, visual), "text": (settings, text)})
+    text = build_text_encoder(settings, words, "cpu")
+    text.load_state({"word_cluster_counts": torch.tensor(seeded_counts(list(words), CLUSTERS))})
+    origin = Origin("golden", 1, 0, pairs.fingerprint(), CLUSTERS)
+    halves = {"visual": (settings, visual), "text": (settings, text)}
+    save_halves(models, "own", origin, halves, pairs.vocabulary.counts)
 
 
 def write_published(models: Path, words: list[str]) -> None:
@@ -132,9 +134,8 @@ def evaluate_all(folder: Path) -> dict[str, object]:
     make_demo_world(datasets, images=100, seed=0)
     filter_images(datasets)
     pairs = load_training_pairs(datasets, use_all_images=False)
-    words = sorted(pairs.vocabulary.words)
-    write_own(models, words, pairs.fingerprint())
-    write_published(models, words)
+    write_own(models, pairs)
+    write_published(models, list(pairs.vocabulary.words))
     places = [f"--datasets_dir={datasets}", f"--models_dir={models}", f"--results_dir={results}"]
     found: dict[str, object] = {}
     for name in NAMES:

@@ -1,0 +1,111 @@
+"""Evaluation of a joint model with every metric of its words, or of its images."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datasets_src.captions import encode_captions
+from datasets_src.norms import load_norms
+from datasets_src.splits import Split
+from evaluation.image_evaluation import caption_bits, image_counts, image_metrics, predict_images
+from evaluation.loading import (
+    Model,
+    chance_seed,
+    choose_device,
+    image_data,
+    load_both_halves,
+    load_text_half,
+    test_split,
+    training_vocabulary,
+    unmeasured_on_images,
+)
+from evaluation.results import save_results
+from evaluation.sentence_image_matching import matching_outcomes, matching_scores
+from evaluation.word_evaluation import predict_words, word_metrics, words_to_clusters
+from models_src.distributed import joined_ranks, rank
+
+
+def text_evaluation(options: argparse.Namespace) -> None:
+    """Score a model's word clusters with every word metric."""
+    model = load_text_half(options)
+    norms = load_norms(options.datasets_dir, options.word_list)
+    vocabulary, data = training_vocabulary(options, model.recorded_settings, norms)
+    seed = chance_seed(options, model.recorded_settings)
+    predictions = predict_words(model.encoder, vocabulary)
+    save_results(
+        options,
+        word_metrics(predictions, norms, model.threshold, seed),
+        model.recorded_settings | {"evaluation_seed": seed},
+        data,
+        norms.absent,
+    )
+
+
+def visual_evaluation(options: argparse.Namespace) -> None:
+    """Score a model's image clusters with every image metric, on the test split.
+
+    Started by torchrun, several processes share the images, and the first one writes.
+    """
+    with joined_ranks(choose_device(options.device)):
+        model = load_both_halves(options)
+        split, filtered = test_split(options)
+        absent = unmeasured_on_images(split, options.datasets_dir)
+        seed = chance_seed(options, model.recorded_settings)
+        found = evaluate_images(model, split, seed)
+        if rank() == 0:
+            save_results(
+                options,
+                found.metrics,
+                model.recorded_settings | {"evaluation_seed": seed},
+                image_data(split, found.split, filtered),
+                absent,
+                by_image=found.by_image,
+            )
+
+
+@dataclass(frozen=True)
+class ImageEvaluation:
+    """What a model makes of the images of a split."""
+
+    split: Split  # without missing and unreadable images
+    metrics: dict[str, Any]
+    by_image: dict[str, np.ndarray]  # what metrics are sums of, see ``save_results``
+    logits: np.ndarray  # (N, C) float32
+
+
+def evaluate_images(model: Model, split: Split, seed: int) -> ImageEvaluation:
+    """Score a model on the images of a split, and on the first caption of each.
+
+    Args:
+        model: Both halves.
+        split: N images, at least one; without instances, the metrics of classes, boxes and
+            heatmaps are None.
+        seed: Of the random boxes and points.
+    """
+    predictions, split = predict_images(model.visual, split)
+    counts = None
+    if split.instances is not None:
+        cluster_of_class, _ = words_to_clusters(model.text, split.instances.class_names)
+        counts = image_counts(predictions, split, cluster_of_class)
+    metrics = image_metrics(counts, split, seed)
+
+    first = split.first_captions()
+    captioned = np.flatnonzero(first >= 0)
+    texts = [split.captions[caption] for caption in first[captioned]]
+    tokens = encode_captions(texts, model.text.words).padded(np.arange(len(texts)))
+    bits = caption_bits(model.text, tokens, model.text_threshold, model.visual.device)
+    outcomes = matching_outcomes(predictions.bits[captioned], bits)
+    metrics["sentence_image_matching"] = matching_scores(outcomes)
+    metrics["activation"] = {
+        "clusters_per_image": float(predictions.bits.sum(axis=1).mean()),
+        "clusters_per_caption": float(bits.sum(axis=1).mean()) if len(bits) else None,
+    }
+    by_image = {
+        "image_ids": split.image_ids,
+        **(counts or {}),
+        "matching_image_ids": split.image_ids[captioned][: outcomes.size].reshape(-1, 2),
+        "sentence_image_matching": outcomes,
+    }
+    return ImageEvaluation(split, metrics, by_image, predictions.logits)

@@ -1,0 +1,248 @@
+"""What a command reads: the data and the model that its options name.
+
+The data section of results holds fingerprints, by which results of other data are told apart.
+"""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets_src.captions import Vocabulary
+from datasets_src.filtering import load_filtered_split
+from datasets_src.image_cache import ImageCache
+from datasets_src.norms import Norms
+from datasets_src.pairs import TrainingPairs, load_training_pairs
+from datasets_src.splits import SPLITS, Split
+from evaluation.image_evaluation import VisualModel
+from evaluation.metrics_table import INSTANCE_SECTIONS
+from models_src.model_files import (
+    Origin,
+    load_text_model,
+    load_visual_model,
+    load_vocabulary,
+    require_same_origin,
+)
+from models_src.text_encoders.interface import TextEncoder
+from utils.errors import UserError
+from utils.processes import local_rank, process_count, spare_workers
+
+logger = logging.getLogger(__name__)
+
+
+def choose_device(name: str) -> str:
+    """Return the device to run on; each process of a machine takes a GPU of its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and process_count() > 1:
+        name = f"cuda:{local_rank()}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not usable here; give cpu or auto")
+    return str(device)
+
+
+# ---- data
+
+
+def training_pairs(options: argparse.Namespace) -> TrainingPairs:
+    """Load the pairs of the training split."""
+    pairs = load_training_pairs(
+        options.datasets_dir,
+        use_all_images=options.use_all_images,
+        dataset=options.dataset,
+        cache_dir=options.cache_dir,
+    )
+    return replace(pairs, split=_with_cache(pairs.split, options))
+
+
+def training_split(options: argparse.Namespace) -> tuple[Split, bool]:
+    """Load the training split, with its instances if any, and say whether it was filtered."""
+    return _load_split(options, SPLITS[0])
+
+
+def test_split(options: argparse.Namespace) -> tuple[Split, bool]:
+    """Load the test split, with its instances if any, and say whether it was filtered."""
+    split, filtered = _load_split(options, SPLITS[1])
+    if not len(split.image_ids):
+        raise UserError(
+            f"no test image of {split.name}; check {' and '.join(map(str, split.caption_files))} "
+            "and the filter"
+        )
+    return split, filtered
+
+
+def _load_split(options: argparse.Namespace, name: str) -> tuple[Split, bool]:
+    split, filtered = load_filtered_split(
+        options.datasets_dir,
+        name,
+        use_all_images=options.use_all_images,
+        with_instances=True,
+        dataset=options.dataset,
+        cache_dir=options.cache_dir,
+    )
+    return _with_cache(split, options), filtered
+
+
+def _with_cache(split: Split, options: argparse.Namespace) -> Split:
+    if options.image_cache is None:
+        return split
+    return replace(split, cache=ImageCache(options.image_cache, f"{options.dataset}_{split.name}"))
+
+
+def single_word_classes(split: Split) -> list[str]:
+    """Return the names of a split's single-word classes; none without instances."""
+    if split.instances is None:
+        return []
+    names, single = split.instances.class_names, split.instances.is_single_word()
+    return [name for name, is_single in zip(names, single, strict=True) if is_single]
+
+
+def unmeasured_on_images(split: Split, datasets_dir: Path) -> dict[str, str]:
+    """Return the metrics that a split has no data for, each with the reason, and log it."""
+    if split.instances is not None:
+        return {}
+    folders = [path.parent for path in split.instance_files] or [datasets_dir]
+    reason = f"no instances of {split.name} in {folders[0]}"
+    logger.info("classes, boxes and heatmaps are not measured: %s", reason)
+    return dict.fromkeys(INSTANCE_SECTIONS, reason)
+
+
+# ---- the data section of results
+
+
+def training_data(pairs: TrainingPairs, norms: Norms | None = None) -> dict[str, Any]:
+    """Return what results say of the training captions, and of the norms where they were read."""
+    counts = {
+        "train_images": len(pairs.split.image_ids),
+        "train_captions": len(pairs),
+        "filtered": pairs.filtered,
+    }
+    return words_data(pairs.fingerprint(), norms, counts)
+
+
+def words_data(
+    captions: str | None, norms: Norms | None, counts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what results say of training captions of this fingerprint, and of norms."""
+    data = {**(counts or {}), "train_fingerprint": captions}
+    return data if norms is None else data | {"norms_fingerprint": norms.fingerprint()}
+
+
+def image_data(asked: Split, used: Split, filtered: bool) -> dict[str, Any]:
+    """Return what results say of the test images: how many were used, and which could not be."""
+    data = {
+        "test_images": len(used.image_ids),
+        "test_fingerprint": asked.fingerprint(),
+        "filtered": filtered,
+    }
+    lost = sorted(set(asked.file_names.tolist()) - set(used.file_names.tolist()))
+    return data | ({"unreadable_images": lost} if lost else {})
+
+
+# ---- models
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """The text half of a model."""
+
+    encoder: TextEncoder
+    threshold: float
+    recorded_settings: dict[str, Any]  # as results hold them, with "origin"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Both halves of a model, ready for evaluation."""
+
+    visual: VisualModel
+    text: TextEncoder
+    text_threshold: float
+    recorded_settings: dict[str, Any]
+
+
+def load_text_half(options: argparse.Namespace) -> TextModel:
+    """Load the text half; its threshold may be given anew."""
+    encoder, settings, origin = load_text_model(
+        options.models_dir, options.model_name, choose_device(options.device)
+    )
+    threshold = options.given.get("text_threshold", settings.text_threshold)
+    recorded = settings.as_dict() | {"text_threshold": threshold, "origin": vars(origin)}
+    return TextModel(encoder, threshold, recorded)
+
+
+def load_visual_half(options: argparse.Namespace) -> tuple[VisualModel, dict[str, Any]]:
+    """Load the visual half; its threshold and batch size may be given anew."""
+    device = choose_device(options.device)
+    encoder, settings, origin = load_visual_model(options.models_dir, options.model_name, device)
+    anew = {
+        name: options.given[name]
+        for name in ("visual_threshold", "batch_size")
+        if name in options.given
+    }
+    used = settings.as_dict() | anew
+    workers = options.workers
+    if "workers" not in options.given and device == "cpu":
+        workers = spare_workers(workers)
+    threshold, size, batch = (used[x] for x in ("visual_threshold", "image_size", "batch_size"))
+    used["origin"] = vars(origin)
+    return VisualModel(encoder, threshold, size, batch, workers, device), used
+
+
+def load_both_halves(options: argparse.Namespace) -> Model:
+    """Load a model; thresholds and the batch size may be given anew."""
+    text = load_text_half(options)
+    visual, used = load_visual_half(options)
+    origins = [Origin(**half["origin"]) for half in (text.recorded_settings, used)]
+    require_same_origin(origins[0], origins[1], options.model_name)
+    # the two halves of a published model each have settings of their own
+    used |= {name: text.recorded_settings[name] for name in ("text_encoder", "text_threshold")}
+    return Model(visual, text.encoder, text.threshold, used)
+
+
+def training_vocabulary(
+    options: argparse.Namespace, settings: Mapping[str, Any], norms: Norms | None = None
+) -> tuple[Vocabulary, dict[str, Any]]:
+    """Return a joint model's training words with their counts, and the data section for them.
+
+    The model has them itself. Those of published models and of earlier versions are counted in the
+    captions that the options name.
+    """
+    trained_on = settings["origin"]["data_fingerprint"]
+    vocabulary = load_vocabulary(options.models_dir, options.model_name)
+    if vocabulary is not None:
+        return vocabulary, words_data(trained_on, norms)
+    pairs = training_pairs(options)
+    warn_of_other_captions(options, trained_on, pairs)
+    return pairs.vocabulary, training_data(pairs, norms)
+
+
+def warn_of_other_captions(
+    options: argparse.Namespace, trained_on: str | None, pairs: TrainingPairs
+) -> None:
+    """Say so where words are counted in other captions than a model was trained on."""
+    if trained_on not in (None, pairs.fingerprint()):
+        logger.warning(
+            "'%s' was trained on other captions than those of %s, in which words are counted here",
+            options.model_name,
+            options.datasets_dir,
+        )
+
+
+def chance_seed(options: argparse.Namespace, settings: Mapping[str, Any]) -> int:
+    """Return the seed of a model's chance levels: as given, else that of its training.
+
+    So a model has one chance level in all tables, those during training included.
+    """
+    of_training = settings.get("seed")  # of a published model there is none
+    seed: int = options.seed if "seed" in options.given or of_training is None else of_training
+    return seed

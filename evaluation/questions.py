@@ -1,0 +1,125 @@
+"""Answers to a user's own questions: what a model makes of clusters, images and captions."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets_src.captions import LONGEST_CAPTION, encode_captions, tokenize
+from datasets_src.images import ImageFiles
+from evaluation.cluster_tables import (
+    class_names_by_cluster,
+    cluster_rows,
+    format_cluster_rows,
+    living_clusters,
+)
+from evaluation.image_evaluation import caption_bits, image_logits
+from evaluation.loading import (
+    choose_device,
+    image_data,
+    load_both_halves,
+    load_text_half,
+    load_visual_half,
+    single_word_classes,
+    test_split,
+    training_vocabulary,
+)
+from evaluation.results import save_results
+from evaluation.word_evaluation import NO_CLUSTER, predict_words, words_to_clusters
+from models_src.text_encoders.interface import TextEncoder
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def describe_clusters(options: argparse.Namespace) -> None:
+    """Describe every cluster by its words, class names and example images, as a table and JSON."""
+    model = load_both_halves(options)
+    vocabulary, data = training_vocabulary(options, model.recorded_settings)
+    split, filtered = test_split(options)
+    not_measured = {}
+    if split.instances is None:
+        not_measured["class_names"] = f"no instances of {split.name}"
+        logger.info("clusters have no class names: there are no instances of %s", split.name)
+    left_out: list[int] = []
+    logits = image_logits(model.visual, split, len(split.image_ids), left_out)
+    used = split.without(left_out)
+    names = single_word_classes(split)
+    cluster_num = model.visual.encoder.cluster_num
+    rows = cluster_rows(
+        predict_words(model.text, vocabulary),
+        class_names_by_cluster(names, words_to_clusters(model.text, names)[0], cluster_num),
+        logits,
+        [used.path(image) for image in range(len(used.image_ids))],
+        text_threshold=model.text_threshold,
+        visual_threshold=model.visual.threshold,
+        image_count=options.num_items,
+    )
+    alive = living_clusters(rows)
+    logger.info("%s", format_cluster_rows(alive))
+    save_results(
+        options,
+        {
+            "clusters": len(rows),
+            "clusters_with_words": sum(row["word_count"] > 0 for row in rows),
+            "clusters_with_test_images": sum(row["test_image_count"] > 0 for row in rows),
+            "clusters_with_either": len(alive),
+        },
+        model.recorded_settings,
+        data | image_data(split, used, filtered),
+        not_measured,
+        extra={"clusters": rows},
+    )
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Print which clusters given images and captions activate, one JSON object a line.
+
+    All are predicted before the first line, so that a mistake leaves no half answer.
+    """
+    images, captions = options.images, options.captions
+    if images is None and captions is None:
+        raise UserError("predict needs --images FILE ... or --captions TEXT ...; give one or both")
+    if images is not None and captions is not None:
+        load_both_halves(options)  # sees that they belong together
+    answers = []
+    if images is not None:
+        model, _ = load_visual_half(options)
+        source = ImageFiles(tuple(map(Path, images)))
+        bits = image_logits(model, source, len(images)) >= model.threshold  # (B, C)
+        answers += [
+            {"image": image, **_activated(row)} for image, row in zip(images, bits, strict=True)
+        ]
+    if captions is not None:
+        text = load_text_half(options)
+        answers += _caption_answers(text.encoder, text.threshold, captions, options.device)
+    for answer in answers:
+        logger.info("%s", json.dumps(answer))  # in ASCII: any terminal and pipe can take it
+
+
+def _caption_answers(
+    encoder: TextEncoder, threshold: float, captions: list[str], device: str
+) -> list[dict[str, Any]]:
+    """Return what to print for each caption, with its words that the encoder does not know."""
+    longest = max(map(len, captions))
+    if longest > LONGEST_CAPTION:
+        raise UserError(
+            f"a caption has {longest} characters; give captions of at most {LONGEST_CAPTION}"
+        )
+    tokens = encode_captions(captions, encoder.words).padded(np.arange(len(captions)))
+    bits = caption_bits(encoder, tokens, threshold, choose_device(device))  # (B, C)
+    answers = []
+    for caption, words, row in zip(captions, tokenize(captions), bits, strict=True):
+        distinct = list(dict.fromkeys(words))
+        clusters, _ = words_to_clusters(encoder, distinct)
+        unknown = [w for w, at in zip(distinct, clusters, strict=True) if at == NO_CLUSTER]
+        answers.append({"caption": caption, **_activated(row), "unknown_words": unknown})
+    return answers
+
+
+def _activated(bits: np.ndarray) -> dict[str, list[int]]:
+    """Return one input's bits (C,), and the clusters that are on."""
+    return {"clusters": bits.nonzero()[0].tolist(), "bits": bits.astype(int).tolist()}

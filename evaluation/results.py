@@ -1,0 +1,69 @@
+"""Results on disk."""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.reports import format_metrics
+from utils.files import sha256_of_file, write_atomically, write_json
+from utils.provenance import provenance
+
+logger = logging.getLogger(__name__)
+
+
+def results_file(results_dir: Path, utility: str, model_name: str, ending: str = "json") -> Path:
+    """Return where a utility's results of a model stand; ``npz`` are those of each image."""
+    return results_dir / f"{utility}_{model_name}.{ending}"
+
+
+def save_results(
+    options: argparse.Namespace,
+    metrics: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    not_measured: Mapping[str, str] | None = None,
+    *,
+    by_image: Mapping[str, np.ndarray] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Show an evaluation's results as a table and write them as JSON.
+
+    Args:
+        options: Utility, names and places.
+        metrics: Nested scores; None for what is undefined or not measured.
+        settings: What the results depend on; ``origin`` among them is that of the model.
+        data: What was read, see ``loading.py``.
+        not_measured: Metric -> reason, for metrics whose data is absent.
+        by_image: What image metrics are sums of, for a compressed ``.npz`` beside the JSON:
+            ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives
+            and false negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
+        extra: More top-level entries.
+    """
+    place = options.results_dir, options.utility, options.model_name
+    if by_image is not None:
+        # first: where a crash lets the two files be of different runs, the sums tell
+        arrays: dict[str, Any] = dict(by_image)
+        write_atomically(
+            results_file(*place, "npz"), lambda file: np.savez_compressed(file, **arrays)
+        )
+    words = options.word_list
+    if words is not None:
+        settings = {**settings, "word_list": str(words), "word_list_sha256": sha256_of_file(words)}
+    path = results_file(*place)
+    content = {
+        "utility": options.utility,
+        "model_name": options.model_name,
+        "metrics": metrics,
+        "settings": {**settings, "dataset": options.dataset},
+        "data": data,
+        "not_measured": not_measured or {},
+        "provenance": provenance() | {"model": settings.get("origin")},
+        **(extra or {}),
+    }
+    write_json(path, content)
+    logger.info("%s", format_metrics(metrics))
+    logger.info("results: %s", path)
