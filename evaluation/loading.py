@@ -217,6 +217,8 @@ def training_vocabulary(
     The model has them itself. Those of published models and of earlier versions are counted in the
     captions that the options name.
     """
+    if not options.datasets_dir.is_dir():
+        raise UserError(f"no folder {options.datasets_dir}; give --datasets_dir, with the norms")
     trained_on = settings["origin"]["data_fingerprint"]
     vocabulary = load_vocabulary(options.models_dir, options.model_name)
     if vocabulary is not None:

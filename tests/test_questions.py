@@ -380,7 +380,6 @@ def test_mistakes_of_predict_print_no_half_answer(trained, tmp_path, capsys):
         assert str(bad) in done.err
         assert done.err.count("\n") == 1
     fails(capsys, *call, "--images", "--captions", "a", mentions="--images")
-    fails(capsys, *call, "--captions", "a", "--results_dir=x", mentions="--results_dir")
 
 
 def test_predict_does_not_touch_a_datasets_or_results_folder(

@@ -263,7 +263,7 @@ def test_baselines_and_the_control_of_the_same_data_stand_beside_the_model(place
     assert "best baseline" in shown["tables"] and "(random)" in shown["tables"]
 
     for stored in (baseline, control):  # of other data
-        stored["data"]["train_captions"] += 1
+        stored["data"]["train_fingerprint"] += "x"
     path.write_text(json.dumps(baseline))
     (tmp_path / "text_evaluation_all_random.json").write_text(json.dumps(control))
     shown = Page(write_report(places)).sections

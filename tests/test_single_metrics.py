@@ -103,8 +103,6 @@ def test_w2v_clusters_the_words_it_has(places, tmp_path):
         (["concreteness_evaluation", "--model_type=w2v"], "choose from multimodal_clustering"),
         (["categorization_evaluation", "--model_type=supervised_concreteness"], "choose from"),
         (["categorization_evaluation", "--model_type=nonsense"], "invalid choice"),
-        (["categorization_evaluation", "--model_type=random", "--bert_dir=x"], "--bert_dir has no"),
-        (["categorization_evaluation", "--baseline_cluster_num=5"], "--baseline_cluster_num has"),
         (["categorization_evaluation", "--model_type=w2v"], "--w2v_file"),
         (["categorization_evaluation", "--model_type=text_only"], "train_text_only_baseline"),
         (
@@ -201,26 +199,34 @@ def test_a_word_list_stands_in_the_settings(places, tmp_path):
     assert "word_list" not in settings
 
 
-@pytest.mark.parametrize(
-    "utility",
-    [
-        "text_evaluation",
-        "categorization_evaluation",
-        "report",
-        "word_clusters",
-        "describe_clusters",
-    ],
-)
-def test_a_model_is_asked_about_other_captions_only_where_told_so(
-    places, tmp_path, capsys, utility
+@pytest.mark.parametrize("utility", ["text_evaluation", "concreteness_evaluation", "word_clusters"])
+def test_a_model_answers_for_its_own_captions_without_them(
+    demo_data, places, tmp_path, capsys, utility
 ):
-    arguments = [f"--utility={utility}", "--model_name=lstm", *places]
-    fails(capsys, *arguments, "--use_all_images", mentions="--other_captions")
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".json", ".html", ".csv")]
-    assert main(arguments) == 0
-    assert "trained on other captions" not in capsys.readouterr().out
-    assert main([*arguments, "--use_all_images", "--other_captions"]) == 0
-    assert "trained on other captions" in capsys.readouterr().out
+    """The norms are enough; figures are those beside the captions."""
+    norms_only = tmp_path / "norms"
+    norms_only.mkdir()
+    for path in demo_data.iterdir():
+        if path.is_file() and not path.name.startswith("tokens"):
+            shutil.copy(path, norms_only)
+    found = []
+    for extra in ([], ["--use_all_images"], [f"--datasets_dir={norms_only}"]):
+        assert main([f"--utility={utility}", "--model_name=lstm", *places, *extra]) == 0
+        ending = "csv" if utility == "word_clusters" else "json"
+        text = (tmp_path / f"{utility}_lstm.{ending}").read_text()
+        found.append(text if ending == "csv" else json.loads(text)["metrics"])
+    assert found[0] == found[1] == found[2]
+    assert "other captions" not in capsys.readouterr().out
+
+
+def test_a_baseline_asked_about_other_captions_says_so(places, tmp_path, capsys):
+    models = [*places, f"--models_dir={tmp_path / 'models'}"]
+    assert main(["--utility=train_text_only_baseline", *models]) == 0
+    call = ["--utility=categorization_evaluation", "--model_type=text_only", *models]
+    assert main(call) == 0
+    assert "other captions" not in capsys.readouterr().out
+    assert main([*call, "--use_all_images"]) == 0
+    assert "was trained on other captions" in capsys.readouterr().out
 
 
 def test_a_baseline_does_not_take_a_joint_models_name(places, tmp_path, capsys):
