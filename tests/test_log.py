@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.utilities import training
 from main import main
 from utils import log
 from utils.log import start_logging, stop_logging
@@ -63,7 +62,7 @@ def test_the_log_tells_why_a_training_ended(tmp_path, monkeypatch, capsys):
     def fail(_options):
         raise ZeroDivisionError("as a mistake in the program does")
 
-    monkeypatch.setattr(training, "train_joint_model", fail)
+    monkeypatch.setattr("evaluation.joint_training.train_joint_model", fail)
     assert main(call) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
