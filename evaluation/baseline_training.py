@@ -8,7 +8,8 @@ import numpy as np
 
 from datasets_src.norms import load_norms
 from datasets_src.wordnet import pos_shares
-from evaluation.utilities.common import finish, training_data, training_pairs
+from evaluation.loading import training_data, training_pairs
+from evaluation.results import save_results
 from evaluation.word_evaluation import (
     WordPredictions,
     concreteness_metrics,
@@ -50,7 +51,7 @@ def train_text_only_baseline(options: argparse.Namespace) -> None:
         metrics |= text_only_concreteness_metrics(
             model.words, counts, model.concreteness, model.settings["reference_words"], norms
         )
-    finish(options, metrics, model.settings, training_data(pairs, norms), norms.absent)
+    save_results(options, metrics, model.settings, training_data(pairs, norms), norms.absent)
     logger.info("model: %s", options.models_dir / model.kind)
 
 
@@ -108,7 +109,7 @@ def train_concreteness_supervised_model(options: argparse.Namespace) -> None:
         name: concreteness_metrics(words, vocabulary.counts[rated], predicted, norms)
         for name, predicted in predictions.items()
     }
-    finish(options, metrics, model.settings, training_data(pairs, norms), {})
+    save_results(options, metrics, model.settings, training_data(pairs, norms), {})
     logger.info(
         "concreteness is cross-validated; the published figure is that on training words, which "
         "the model has seen"

@@ -3,7 +3,8 @@
 import argparse
 
 from evaluation.image_evaluation import random_scores, split_gold_boxes
-from evaluation.utilities.common import finish, image_data, test_split
+from evaluation.loading import image_data, test_split
+from evaluation.results import save_results
 from utils.errors import UserError
 
 
@@ -24,7 +25,7 @@ def _score(options: argparse.Namespace, metric: str) -> None:
             f"there are no boxes of {split.name} in {options.datasets_dir}; add its instances"
         )
     golds = split_gold_boxes(split)
-    finish(
+    save_results(
         options,
         {metric: random_scores(metric, golds, [len(gold) for gold in golds], options.seed)},
         {"evaluation_seed": options.seed},

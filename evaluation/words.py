@@ -42,8 +42,12 @@ from evaluation.word_evaluation import (
     predict_words,
     text_only_concreteness_metrics,
 )
-from models_src.baselines.bert import BERT, bert_word_vectors
-from models_src.baselines.clip import CLIP_TEXT, clip_word_vectors
+from models_src.baselines.bert_and_clip import (
+    BERT,
+    CLIP,
+    bert_word_vectors,
+    clip_word_vectors,
+)
 from models_src.baselines.supervised_concreteness import SupervisedConcreteness
 from models_src.baselines.text_only import TextOnlyModel
 from models_src.baselines.word_vectors import cluster_vectors, load_word_vectors
@@ -238,7 +242,7 @@ def _bert(options: argparse.Namespace, words: list[str]) -> Clustered:
 
 
 def _clip(options: argparse.Namespace, words: list[str]) -> Clustered:
-    folder = CLIP_TEXT.folder(options.clip_dir, options.datasets_dir)
+    folder = CLIP.folder(options.clip_dir, options.datasets_dir)
     vectors = clip_word_vectors(folder, words, choose_device(options.device))  # (W, D)
     return _clustered(options, words, vectors, clip_dir=str(folder))
 
