@@ -6,15 +6,13 @@ C clusters.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
-from models_src.distributed import on_all_rows, share_of_rows, two_at_least
-from models_src.groups import balanced_winners, group_cross_entropy
+from models_src.distributed import gather_rows, pad_to_two, share_of_rows
 from models_src.hardware import autocast, descend, gradient_scaler, to_device
 from models_src.text_encoders.interface import TextEncoder, random_start_scores
 
@@ -29,6 +27,31 @@ class StepResult:
     caption_bits: Tensor  # (B, C) bool
 
 
+class ShareThresholds:
+    """The logit of each cluster from which a set share of the images activates it.
+
+    With one threshold for all, what two untrained encoders agree on is that a cluster is on for
+    everything or for nothing. With a share of its own each cluster keeps telling images apart,
+    however weakly. The thresholds follow the logits from step to step.
+    """
+
+    RATE = 0.5  # logits a threshold moves at a step, times by how much its cluster missed the share
+
+    def __init__(self, share: float, cluster_num: int, device: str | torch.device):
+        self.share = share
+        self.values = torch.full((cluster_num,), torch.nan, device=device)  # before the first step
+
+    def bits(self, logits: Tensor) -> Tensor:
+        """Return which images pass, (I, C) bool, then move the thresholds."""
+        every = gather_rows(logits)
+        if bool(self.values.isnan().any()):
+            self.values = torch.quantile(every, 1 - self.share, dim=0)
+        bits = logits >= self.values
+        passed = (every >= self.values).float().mean(dim=0)  # (C,)
+        self.values = self.values + self.RATE * (passed - self.share)
+        return bits
+
+
 def joint_step(
     visual: Callable[[Tensor], Tensor],
     visual_optimizer: torch.optim.Optimizer,
@@ -39,6 +62,7 @@ def joint_step(
     visual_threshold: float,
     text_threshold: float,
     *,
+    shares: ShareThresholds | None = None,
     random_votes: bool = False,
     teach_text: bool = True,
     precision: str = "fp32",
@@ -46,54 +70,37 @@ def joint_step(
 ) -> StepResult:
     """Let both encoders predict, take both bit matrices, and only then teach each the other's.
 
-    Where clusters stand in groups (``text.group_size`` above 1), the encoders are taught not the
-    bits that pass the thresholds but the batch's balanced winners (see ``groups.py``), and the
-    visual loss is a cross-entropy within groups. The result holds the bits in either case.
-
     Where several processes train together (see ``distributed.py``), each calls this with its part
-    of the batch; winners are balanced, counts added up and gradients averaged over the whole batch.
+    of the batch; counts are added up and gradients averaged over the whole batch.
 
     Args:
         visual: The visual encoder, its gradients averaged over processes where there are several.
         images: (I, 3, H, W) normalised.
         image_of_caption: (B,) position in ``images`` of each caption's image.
-        tokens: (B, L) token ids, padded, on the CPU (see ``TextEncoder.read``).
+        tokens: (B, L) token ids, padded, on the CPU (see ``TextEncoder.score``).
         visual_threshold: bound on the raw logits.
         text_threshold: bound on the captions' scores in 0..1.
+        shares: The image bits that the text encoder learns; as published (None) those of
+            ``visual_threshold``.
         random_votes: whether the captions' bits come from ``random_start_scores`` and not from
             the text encoder, as at the start of training.
         teach_text: whether the text encoder learns.
         precision: in which both encoders predict (see ``hardware.py``).
         scaler: of the visual encoder's gradients; needed for fp16.
     """
-    size = text.group_size
     with autocast(precision, images.device):
-        image_logits = visual(two_at_least(images))[: len(images)]  # (I, C)
-        reading = text.read(tokens)
+        image_logits = visual(pad_to_two(images))[: len(images)].float()  # (I, C)
     logits = image_logits[image_of_caption]  # (B, C)
     image_bits = logits.detach() >= visual_threshold
-    scores = reading.scores
-    if random_votes:
-        scores = to_device(random_start_scores(tokens, text.cluster_num), images.device)
-    caption_bits = scores >= text_threshold  # (B, C)
-    image_targets, caption_targets = image_bits, caption_bits
-    if size > 1:
-        winners = on_all_rows(partial(balanced_winners, size=size), image_logits.detach())
-        image_targets = winners[image_of_caption]
-        if not random_votes:
-            assert reading.raw_scores is not None  # encoders with groups learn by gradient
-            has_words = (tokens >= 0).any(dim=1, keepdim=True)  # (B, 1)
-            raw = reading.raw_scores.detach()
-            winners = on_all_rows(partial(balanced_winners, size=size), raw)
-            caption_targets = winners & to_device(has_words, images.device)
+    image_targets = image_bits
+    if shares is not None:
+        image_targets = (shares.bits(image_logits.detach()) & text.voted)[image_of_caption]
+    scores = text.score(tokens)  # (B, C)
+    votes = random_start_scores(tokens, text.cluster_num) if random_votes else scores
+    caption_bits = to_device(votes, images.device) >= text_threshold  # (B, C)
 
-    text_loss = text.learn(reading, image_targets).detach() if teach_text else None
-    if size > 1:
-        visual_loss = group_cross_entropy(logits, caption_targets, size)
-    else:
-        visual_loss = functional.binary_cross_entropy_with_logits(
-            logits, caption_targets.to(logits)
-        )
+    text_loss = text.update(tokens, scores, image_targets) if teach_text else None
+    visual_loss = functional.binary_cross_entropy_with_logits(logits, caption_bits.to(logits))
     descend(
         visual_loss * share_of_rows(len(tokens)),
         visual_optimizer,

@@ -15,7 +15,7 @@ class TextEncoderKind(NamedTuple):
     """A row of the table of text encoders."""
 
     module: str  # whose build(settings, words, device) makes the encoder
-    # learns by gradient, from groups of competing clusters (models_src/groups.py); others count
+    # learns by gradient; others count
     by_gradient: bool = False
 
 

@@ -6,21 +6,10 @@ vocabulary and ``PADDING`` the positions after a caption's end.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What an encoder made of a batch of captions, before it learns from it."""
-
-    tokens: Tensor  # (B, L) int64
-    scores: Tensor  # (B, C) in 0..1, without gradient; bits are scores >= text_threshold
-    # (B, C) of encoders that learn by gradient: what the scores are computed from, with gradient
-    raw_scores: Tensor | None = None
 
 
 class TextEncoder(Protocol):
@@ -28,26 +17,39 @@ class TextEncoder(Protocol):
 
     words: tuple[str, ...]
     cluster_num: int
-    group_size: int  # clusters that compete with each other (see ``groups.py``), 1 where none do
-    starts_at_random: bool  # whether training begins with random votes unless told otherwise
+    voted: Tensor  # (C,) bool: clusters that some word votes for; the others are not learned
 
-    def read(self, tokens: Tensor) -> Reading:
-        """Return the scores of captions ``tokens`` (B, L); nothing in the encoder changes.
+    def score(self, tokens: Tensor) -> Tensor:
+        """Return the captions' scores, (B, C) in 0..1; bits are scores >= text_threshold.
 
-        Tokens best stay on the CPU: where they stand is then found there, and what follows from
-        that is queued on the encoder's device without waiting for it.
+        Args:
+            tokens: (B, L), best on the CPU: where they stand is found there, and what follows
+                is queued on the encoder's device without waiting for it.
         """
 
-    def learn(self, reading: Reading, targets: Tensor) -> Tensor:
-        """Learn the clusters (B, C) bool of the images that ``reading``'s captions describe.
+    def update(self, tokens: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Learn the clusters of the images that captions describe.
 
         Where several processes train together, each gives its part of the batch, captions padded
         to the same length, and all learn the same from the whole (``models_src/distributed.py``).
 
-        Returns the loss of the reading against these bits, a scalar without gradient.
+        Args:
+            tokens: (B, L).
+            scores: (B, C) what ``score`` returned for them.
+            targets: (B, C) bool.
+
+        Returns:
+            The loss before this step, a scalar without gradient.
         """
 
-    def summarise(self, batches: Iterable[Tensor]) -> None:
+    def revise_votes(self, *, revote: bool) -> None:
+        """Let each word choose its cluster anew by what was learned since the last revision.
+
+        Args:
+            revote: False only begins a new memory, as during the random start.
+        """
+
+    def refresh_word_table(self, batches: Iterable[Tensor]) -> None:
         """Bring p(c|w) up to date from all training captions, given as batches (B, L).
 
         Called whenever training pauses for an evaluation or ends. Where several processes train
@@ -61,39 +63,32 @@ class TextEncoder(Protocol):
         probable cluster is its row's argmax and its concreteness the row's maximum.
         """
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the trained model as tensors and plain values."""
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``state()`` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
-    def training_state(self) -> dict[str, Any]:
-        """Return all that an exact continuation of training needs: ``state()`` and more."""
+    def training_state_dict(self) -> dict[str, Any]:
+        """Return all that an exact continuation of training needs: ``state_dict()`` and more."""
 
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``training_state()`` returned."""
+    def load_training_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def caption_scores(token_posteriors: Tensor, captions: Tensor, caption_count: int) -> Tensor:
-    """Let each token vote for its most probable cluster (ties: the lowest index).
-
-    A caption's score for a cluster is the largest vote it got, 0 without any; a row of zeros (an
-    unknown word) casts no vote.
+def caption_scores(votes: Tensor, clusters: Tensor, captions: Tensor, shape: torch.Size) -> Tensor:
+    """Let each token vote for one cluster; a caption's score is the largest vote it got.
 
     Args:
-        token_posteriors: (T, C) p(c|token).
-        captions: (T,) the caption each token stands in.
-        caption_count: B.
+        votes: (T,) in 0..1, how sure each token is of its cluster; 0 is no vote.
+        clusters: (T,) the cluster that each token votes for.
+        captions: (T,) the caption that each token stands in.
+        shape: (B, C).
 
     Returns:
-        (B, C) scores in 0..1, of the posteriors' type.
+        (B, C) scores in 0..1, of the votes' type; 0 without any vote.
     """
-    cluster_num = token_posteriors.shape[1]
-    scores = token_posteriors.new_zeros(caption_count * cluster_num)
-    if len(captions):
-        votes, clusters = token_posteriors.max(dim=1)  # (T,), (T,); max takes the first of equals
-        scores.scatter_reduce_(0, captions * cluster_num + clusters, votes, reduce="amax")
-    return scores.view(caption_count, cluster_num)
+    scores = votes.new_zeros(shape.numel())
+    scores.scatter_reduce_(0, captions * shape[1] + clusters, votes, reduce="amax")
+    return scores.view(shape)
 
 
 def random_start_scores(tokens: Tensor, cluster_num: int) -> Tensor:
@@ -110,9 +105,9 @@ def random_start_scores(tokens: Tensor, cluster_num: int) -> Tensor:
         (B, C) float64, each 0 or 1.
     """
     captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
-    scores = torch.zeros(len(tokens), cluster_num, dtype=torch.float64, device=tokens.device)
-    scores[captions, tokens[captions, positions] % cluster_num] = 1
-    return scores
+    clusters = tokens[captions, positions] % cluster_num  # (T,)
+    votes = torch.ones(len(captions), dtype=torch.float64, device=tokens.device)
+    return caption_scores(votes, clusters, captions, torch.Size((len(tokens), cluster_num)))
 
 
 def uniform_posteriors(word_cluster_counts: Tensor, cluster_totals: Tensor) -> Tensor:
@@ -128,5 +123,7 @@ def uniform_posteriors(word_cluster_counts: Tensor, cluster_totals: Tensor) -> T
     Returns:
         (W, C) float64.
     """
-    likelihood = word_cluster_counts.double() / cluster_totals.clamp(min=1)  # (W, C) p(w|c)
+    totals = cluster_totals.double()
+    totals = totals.masked_fill(totals == 0, 1)
+    likelihood = word_cluster_counts.double() / totals  # (W, C) p(w|c)
     return likelihood / likelihood.sum(dim=1, keepdim=True).clamp(min=torch.finfo().tiny)

@@ -1,8 +1,8 @@
 """Recurrent text encoders: LSTM and GRU, trained by gradient on the image's clusters.
 
-With plain binary cross-entropy such encoders collapse, for a cluster that never fires teaches
-nothing, and one that always fires is never wrong. Here the clusters stand in groups of competing
-ones (see ``models_src/groups.py``).
+The network gives each token a posterior over the clusters. Words do not vote by what the network
+says at the moment, with which two fresh encoders would agree on anything: they vote by a memory of
+its posteriors, which is revised a few times in a training (see ``word_votes.py``).
 
 Axes as in ``interface.py``; E embedding size, H state size.
 """
@@ -15,17 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from models_src.distributed import average_gradients, share_of_rows, sum_over_ranks
-from models_src.groups import group_cross_entropy, group_posteriors
-from models_src.hardware import adam, descend, gradient_scaler, to_device
+from models_src.hardware import adam, autocast, descend, gradient_scaler, to_device
 from models_src.settings import TrainingSettings
-from models_src.text_encoders.interface import Reading
+from models_src.text_encoders.interface import caption_scores, uniform_posteriors
+from models_src.text_encoders.word_votes import Votes, choose_votes, smoothed_posteriors
 
-# with an even share of every cluster, added to those of each word, so that rare words are not sure
-EVEN_OCCURRENCES = 5
+MEMORY_DECAY = 0.3  # what a revision leaves of the memory before it
+FOUNDINGS = 2  # revisions at which clusters are founded anew; in later ones words only move
+ROW_LEARNING_RATE = 10  # of a word's own row, in learning rates of the network
 
 
 class _TokenClassifier(nn.Module):
-    """Embedding, recurrent layers and a linear cluster head, read left to right."""
+    """Embedding, recurrent layers and a linear cluster head, and a row of logits for each word.
+
+    The row is a direct path from a word to its clusters. Without it context leaks into words that
+    say nothing of the image, and rare words are learned slowly.
+    """
 
     def __init__(self, settings: TrainingSettings, vocabulary_size: int):
         super().__init__()
@@ -41,65 +46,88 @@ class _TokenClassifier(nn.Module):
             batch_first=True,
         )
         self.head = nn.Linear(settings.hidden_dim, settings.cluster_num)
+        self.word_rows = nn.Parameter(torch.zeros(vocabulary_size, settings.cluster_num))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return a score for each known token and cluster: (B, L) -> (T, C), row by row.
+        """Return logits of each known token: (B, L) -> (T, C), row by row.
 
         Padding stands at the end and the reading runs left to right, so it touches no token.
         """
         device = self.head.weight.device
         captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
+        words = to_device(tokens[captions, positions], device)  # (T,)
         filled = tokens.masked_fill(tokens < 0, self.embedding.num_embeddings - 1)
         embedded = self.embedding(to_device(filled, device))  # (B, L, E)
         states, _ = self.recurrent(embedded)  # (B, L, H)
-        tokens_states = states[to_device(captions, device), to_device(positions, device)]  # (T, H)
-        scores: Tensor = self.head(tokens_states)
-        return scores
+        token_states = states[to_device(captions, device), to_device(positions, device)]  # (T, H)
+        logits: Tensor = self.head(token_states) + self.word_rows[words]
+        return logits
 
 
 class RecurrentTextEncoder:
-    """An LSTM or GRU that scores every cluster at every token.
-
-    A caption's posterior within a group of clusters is the softmax of its tokens' mean scores, so
-    that each token adds evidence. (With the maximum over tokens instead, a token that says nothing
-    of the image may be as sure of a cluster as one that does, and words lose their concreteness.)
+    """An LSTM or GRU whose token posteriors decide, word by word, which cluster a word votes for.
 
     Words are answered for by a table kept with the model: the mean of the token posteriors over a
-    word's training occurrences and ``EVEN_OCCURRENCES`` more that say nothing. (A word read once is
-    as sure of a cluster as its only caption; and an LSTM trained on captions has never seen a word
-    alone. Both measured worse, see BENCHMARKS.md.)
+    word's training occurrences, and some more that say nothing, under a uniform cluster prior.
     """
-
-    starts_at_random = True
 
     def __init__(self, settings: TrainingSettings, words: tuple[str, ...], device: str):
         self.words = words
         self.cluster_num = settings.cluster_num
-        self.group_size = settings.cluster_group_size
+        self.settings = settings
         self.device = device
         self.network = _TokenClassifier(settings, len(words)).to(device)
-        self.optimizer = adam(self.network, settings.text_learning_rate)
+        rate = settings.text_learning_rate
+        self.optimizer = adam(self.network, rate)
+        rows = self.network.word_rows
+        group = self.optimizer.param_groups[0]
+        group["params"] = [parameter for parameter in group["params"] if parameter is not rows]
+        self.optimizer.add_param_group({"params": [rows], "lr": ROW_LEARNING_RATE * rate})
         self.scaler = gradient_scaler(settings.precision, device)
-        self.word_table = torch.zeros(len(words), self.cluster_num, dtype=torch.float64)
+        size = (len(words), self.cluster_num)
+        self.memory = torch.zeros(size, device=device)  # (V, C) posteriors added up
+        self.occurrences = torch.zeros(len(words), device=device)  # (V,)
+        self.word_table = torch.zeros(size, dtype=torch.float64)
+        self.revisions = 0
+        # before the first revision words vote as in ``random_start_scores``
+        self.vote_clusters = torch.arange(len(words), device=device) % self.cluster_num  # (V,)
+        self.vote_probabilities = torch.ones(len(words), device=device)  # (V,), 0 for no vote
+        self.voted = torch.ones(self.cluster_num, dtype=torch.bool, device=device)  # (C,)
 
-    def read(self, tokens: Tensor) -> Reading:
-        """Score captions; a caption without a known word scores 0 everywhere."""
-        captions, _ = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,)
-        lengths = torch.bincount(captions, minlength=len(tokens))[:, None]  # (B, 1)
-        captions, lengths = (to_device(part, self.device) for part in (captions, lengths))
-        token_scores = self.network(tokens).float()  # (T, C); training may compute in less
-        raw = token_scores.new_zeros(len(tokens), self.cluster_num)
-        raw = raw.index_add(0, captions, token_scores) / lengths.clamp(min=1)  # (B, C)
-        scores = group_posteriors(raw.detach(), self.group_size) * (lengths > 0)
-        return Reading(tokens, scores, raw)
+    def score(self, tokens: Tensor) -> Tensor:
+        """Let each word cast the vote of its last revision with its probability."""
+        captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
+        words = to_device(tokens[captions, positions], self.device)  # (T,)
+        return caption_scores(
+            self.vote_probabilities[words],
+            self.vote_clusters[words],
+            to_device(captions, self.device),
+            torch.Size((len(tokens), self.cluster_num)),
+        )
 
-    def learn(self, reading: Reading, targets: Tensor) -> Tensor:
-        """Take one Adam step on the cross-entropy within groups; empty captions teach nothing."""
-        assert reading.raw_scores is not None  # as ``read`` gives them
-        has_words = to_device((reading.tokens >= 0).any(dim=1, keepdim=True), self.device)  # (B, 1)
-        loss = group_cross_entropy(reading.raw_scores, targets & has_words, self.group_size)
+    def update(self, tokens: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Take one Adam step on the tokens' cross-entropy with their image's clusters.
+
+        A token's target is an even share of each cluster of its image; tokens of images without
+        any teach nothing. The loss is the mean over captions of their tokens' mean.
+        """
+        captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
+        lengths = torch.bincount(captions, minlength=len(tokens))  # (B,)
+        words = to_device(tokens[captions, positions], self.device)
+        captions, lengths = to_device(captions, self.device), to_device(lengths, self.device)
+        shares = targets.float() / targets.sum(dim=1, keepdim=True).clamp(min=1)  # (B, C)
+        with autocast(self.settings.precision, self.device):
+            logits = self.network(tokens)
+        log_posteriors = torch.log_softmax(logits.float(), dim=1)  # (T, C)
+        token_losses = -(shares[captions] * log_posteriors).sum(dim=1)  # (T,)
+        loss = (token_losses / lengths[captions]).sum() / max(1, len(tokens))
+        with torch.no_grad():
+            added = torch.zeros_like(self.memory).index_add_(0, words, log_posteriors.exp())
+            seen = torch.bincount(words, minlength=len(self.words)).to(self.occurrences)
+            self.memory += sum_over_ranks(added)
+            self.occurrences += sum_over_ranks(seen)
         descend(
-            loss * share_of_rows(len(reading.tokens)),
+            loss * share_of_rows(len(tokens)),
             self.optimizer,
             self.scaler,
             partial(average_gradients, self.network),
@@ -107,8 +135,40 @@ class RecurrentTextEncoder:
         return loss.detach()
 
     @torch.no_grad()
-    def summarise(self, batches: Iterable[Tensor]) -> None:
-        """Fill the word table with the mean posterior of each word's occurrences, and even ones.
+    def revise_votes(self, *, revote: bool) -> None:
+        if revote and bool(self.occurrences.any()):
+            sums, occurrences = self.memory.double().cpu(), self.occurrences.double().cpu()
+            votes = choose_votes(
+                sums.numpy(),
+                occurrences.numpy(),
+                Votes(
+                    self.vote_clusters.cpu().numpy(),
+                    (self.vote_probabilities > 0).cpu().numpy(),
+                    self.voted.cpu().numpy(),
+                ),
+                self.settings.voting_share,
+                self.settings.vote_distance,
+                found=self.revisions < FOUNDINGS,
+            )
+            self.revisions += 1
+            clusters = torch.from_numpy(votes.clusters)
+            rows = self._table(sums, occurrences)
+            chances = rows[torch.arange(len(clusters)), clusters].float()  # (V,)
+            self.vote_clusters = clusters.to(self.device)
+            self.vote_probabilities = (chances * torch.from_numpy(votes.voting)).to(self.device)
+            self.voted = torch.from_numpy(votes.voted).to(self.device)
+        self.memory *= MEMORY_DECAY
+        self.occurrences *= MEMORY_DECAY
+
+    def _table(self, sums: Tensor, occurrences: Tensor) -> Tensor:
+        """Return p(c|w) of words seen, under a uniform prior over the clusters with votes."""
+        posteriors, prior = smoothed_posteriors(sums.numpy(), occurrences.numpy())
+        posteriors = torch.from_numpy(posteriors) * (occurrences > 0)[:, None]
+        return uniform_posteriors(posteriors * self.voted.cpu(), torch.from_numpy(prior))
+
+    @torch.no_grad()
+    def refresh_word_table(self, batches: Iterable[Tensor]) -> None:
+        """Average the network's posteriors over each word's occurrences.
 
         A word that does not occur keeps a row of zeros: it is not known.
         """
@@ -116,39 +176,48 @@ class RecurrentTextEncoder:
         occurrences = torch.zeros(len(self.words), dtype=torch.float64)
         for tokens in batches:
             words = tokens[tokens >= 0].cpu()  # (T,)
-            posteriors = group_posteriors(self.network(tokens), self.group_size)  # (T, C)
+            posteriors = torch.softmax(self.network(tokens), dim=1)  # (T, C)
             sums.index_add_(0, words, posteriors.double().cpu())
             occurrences.index_add_(0, words, torch.ones(len(words), dtype=torch.float64))
-        sums, occurrences = sum_over_ranks(sums), sum_over_ranks(occurrences)
-        added = EVEN_OCCURRENCES * (occurrences > 0)  # (V,)
-        sums += added[:, None] / self.cluster_num
-        self.word_table = sums / (occurrences + added).clamp(min=1)[:, None]
+        self.word_table = self._table(sum_over_ranks(sums), sum_over_ranks(occurrences))
 
     def word_posteriors(self) -> Tensor:
-        """Return the word table, (V, C) float64; zero rows before the first ``summarise``."""
+        """Return the word table, (V, C) float64; zero rows before the first refresh."""
         return self.word_table
 
-    def state(self) -> dict[str, Any]:
-        """Return what answers: the network's weights and the word table."""
-        return {"network": self.network.state_dict(), "word_table": self.word_table.float()}
+    _TENSORS = ("vote_clusters", "vote_probabilities", "voted")
+    _LEARNING = ("memory", "occurrences")
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``state()`` returned."""
-        self.network.load_state_dict(state["network"])
-        self.word_table = state["word_table"].double()
-
-    def training_state(self) -> dict[str, Any]:
-        """Return ``state()`` and what learns: the optimizer and fp16's gradient scale."""
-        return self.state() | {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+    def state_dict(self) -> dict[str, Any]:
+        """Return what answers: the network's weights, the word table and the votes."""
+        return {
+            "network": self.network.state_dict(),
+            "word_table": self.word_table.float(),
+            **{name: getattr(self, name) for name in self._TENSORS},
         }
 
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``training_state()`` returned."""
-        self.load_state(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.word_table = state["word_table"].double()
+        for name in self._TENSORS:
+            getattr(self, name).copy_(state[name])
+
+    def training_state_dict(self) -> dict[str, Any]:
+        """Return ``state_dict()`` and what learns."""
+        return self.state_dict() | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "revisions": self.revisions,
+            **{name: getattr(self, name) for name in self._LEARNING},
+        }
+
+    def load_training_state_dict(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state.get("scaler", {}))  # older checkpoints are of fp32
+        self.scaler.load_state_dict(state["scaler"])
+        self.revisions = state["revisions"]
+        for name in self._LEARNING:
+            getattr(self, name).copy_(state[name])
 
 
 def build(settings: TrainingSettings, words: tuple[str, ...], device: str) -> RecurrentTextEncoder:

@@ -1,0 +1,119 @@
+"""Which cluster each word votes for: words whose profiles over the image clusters are alike share one.
+
+The image clusters that start from random votes hold synonyms apart ("dog", "puppy") and throw
+strangers together. A word's profile (how much more often than at large do images of its captions
+activate each cluster) tells both: profiles of synonyms point the same way. So the words that say
+most of their images are clustered by the direction of their profiles, and each cluster keeps the
+number under which most of its tokens voted before. Clustering and learning by turns follows
+DeepCluster (Caron et al. 2018), here across two encoders.
+
+Axes: V words, C clusters.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import AgglomerativeClustering
+
+# occurrences of an average word, added to each word's own, so that rare words have no sure profile
+EVEN_OCCURRENCES = 20
+FLOOR = -1.0  # log lifts below it say no more than that a word's images lack a cluster
+FEWEST_OCCURRENCES = 10  # of a word whose profile may found a cluster; rarer words join one
+MOST_FOUNDERS = 3000  # the most frequent; clustering takes their squared number in memory
+STICKINESS = 0.05  # by which a cosine must be better for a word to leave its cluster
+FEWEST_VOTES = 2e-4  # share of all tokens below which a cluster's votes teach nothing
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the words of a vocabulary vote for."""
+
+    clusters: np.ndarray  # (V,) int64
+    voting: np.ndarray  # (V,) bool; the others say too little of their images
+    voted: np.ndarray  # (C,) bool: clusters with a share of the votes worth learning
+
+
+def smoothed_posteriors(sums: np.ndarray, occurrences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return p(c|w) with ``EVEN_OCCURRENCES`` added, and p(c) of all tokens.
+
+    Args:
+        sums: (V, C) posteriors added up over each word's occurrences.
+        occurrences: (V,).
+
+    Returns:
+        (V, C) and (C,) float64; a word without occurrences has the row p(c).
+    """
+    prior = sums.sum(axis=0) / max(sums.sum(), 1e-12) + 1e-4  # (C,)
+    prior /= prior.sum()
+    posteriors = sums + EVEN_OCCURRENCES * prior
+    return posteriors / (occurrences + EVEN_OCCURRENCES)[:, None], prior
+
+
+def choose_votes(
+    sums: np.ndarray,
+    occurrences: np.ndarray,
+    before: Votes,
+    voting_share: float,
+    distance: float,
+    *,
+    found: bool,
+) -> Votes:
+    """Let the words vote anew.
+
+    Args:
+        sums: (V, C) posteriors added up over each word's occurrences.
+        occurrences: (V,), some of them above 0.
+        before: What the words voted for until now.
+        voting_share: Share of the tokens, 0..1, that vote: those of the words whose profiles are
+            furthest from the average (Kullback-Leibler), so that "the" is silent and "dog" is not.
+        distance: Largest mean cosine distance, 0..2, between words of a cluster that is founded;
+            it grows until there are no more than C clusters.
+        found: Whether clusters are founded anew (average linkage); otherwise each word moves to
+            the cluster whose mean profile is nearest.
+    """
+    posteriors, prior = smoothed_posteriors(sums, occurrences)
+    lifts = np.log(posteriors / prior)  # (V, C)
+    evidence = (posteriors * lifts).sum(axis=1)  # (V,)
+    order = np.argsort(-evidence, kind="stable")
+    voting = np.zeros(len(sums), dtype=bool)
+    voting[order[np.cumsum(occurrences[order]) <= voting_share * occurrences.sum()]] = True
+
+    profiles = lifts[:, before.voted].clip(min=FLOOR)
+    profiles -= profiles.mean(axis=1, keepdims=True)
+    profiles /= np.linalg.norm(profiles, axis=1, keepdims=True).clip(min=1e-12)
+    founders = np.flatnonzero(voting & (occurrences >= FEWEST_OCCURRENCES))
+    founders = founders[np.argsort(-occurrences[founders], kind="stable")][:MOST_FOUNDERS]
+    weights = occurrences[founders]
+    clusters = before.clusters.copy()
+    if found and len(founders) > 1:
+        labels = _founded(profiles[founders], distance, sums.shape[1])
+        # (K, C) tokens of each new cluster that voted for each old one: it keeps the commonest
+        shared = np.zeros((labels.max() + 1, sums.shape[1]))
+        np.add.at(shared, (labels, clusters[founders]), weights)
+        labels = linear_sum_assignment(-shared)[1][labels]
+        clusters[founders] = labels
+    centres = np.zeros((sums.shape[1], profiles.shape[1]))
+    np.add.at(centres, clusters[founders], profiles[founders] * weights[:, None])
+    lengths = np.linalg.norm(centres, axis=1)  # (C,)
+    cosines = profiles @ (centres / lengths.clip(min=1e-12)[:, None]).T  # (V, C)
+    cosines[:, lengths == 0] = -np.inf
+    joining = np.ones(len(sums), dtype=bool)
+    if found:
+        joining[founders] = False
+    else:
+        cosines[np.arange(len(sums)), clusters] += STICKINESS
+    clusters[joining] = cosines[joining].argmax(axis=1)
+    tokens = np.bincount(clusters[voting], occurrences[voting], minlength=sums.shape[1])
+    return Votes(clusters, voting, tokens >= FEWEST_VOTES * occurrences.sum())
+
+
+def _founded(profiles: np.ndarray, distance: float, most: int) -> np.ndarray:
+    """Cluster the rows by average linkage at a distance, into ``most`` at most: (W,) labels."""
+    options = {"metric": "cosine", "linkage": "average"}
+    labels = AgglomerativeClustering(None, distance_threshold=distance, **options).fit_predict(
+        profiles
+    )
+    if labels.max() >= most:
+        labels = AgglomerativeClustering(most, **options).fit_predict(profiles)
+    return labels
