@@ -186,7 +186,7 @@ def caption_bits(
     bits = np.zeros((len(tokens), text.cluster_num), dtype=bool)
     for start in range(0, len(tokens), CAPTION_BATCH):
         chunk = torch.from_numpy(tokens[start : start + CAPTION_BATCH]).to(device)
-        scores = text.read(chunk).scores
+        scores = text.score(chunk)
         bits[start : start + len(chunk)] = (scores >= text_threshold).cpu().numpy()
     return bits
 

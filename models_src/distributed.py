@@ -85,9 +85,6 @@ def pad_to_two(images: Tensor) -> Tensor:
     return torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
 
 
-two_at_least = pad_to_two
-
-
 def row_counts(count: int) -> list[int]:
     """Return the numbers of all ranks, in their order. GPUs are not waited for."""
     if world_size() == 1:

@@ -107,7 +107,7 @@ def save_halves(
         if isinstance(encoder, VisualEncoder):
             content = encoder.network.state_dict()
         else:
-            content = {"words": list(encoder.words), "state": encoder.state()}
+            content = {"words": list(encoder.words), "state": encoder.state_dict()}
             if word_counts is not None:
                 content["word_counts"] = torch.from_numpy(word_counts)
         save_tensors(model_path(models_dir, half, name, "mdl"), content)
@@ -208,7 +208,7 @@ def load_text_model(
             content = load_tensors(path, f"the text model '{name}'")
             words, state = tuple(content["words"]), content["state"]
         encoder = build_text_encoder(settings, words, device)
-        encoder.load_state(state)
+        encoder.load_state_dict(state)
     return encoder, settings, origin
 
 
@@ -244,7 +244,6 @@ def load_visual_model(
             settings.visual_encoder,
             settings.cluster_num,
             pretrained=settings.pretrained_visual is not None,
-            group_size=settings.cluster_group_size,
         )
         encoder.network.load_state_dict(state)
     if settings.pretrained_visual == PRETRAINED:  # the published program had one kind

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models_src.settings import COUNT_THRESHOLD, TrainingSettings
+from models_src.settings import TrainingSettings, defaults_by_encoder
 from utils.errors import UserError
 from utils.files import reading
 
@@ -46,13 +46,13 @@ class PublishedSettings(TrainingSettings):
     """Settings of a published model, whose files tell only some of them.
 
     ``pretrained_visual`` cannot name a file: it is ``PRETRAINED`` or None, and nothing is loaded
-    from it. Its clusters are independent, whatever the text encoder.
+    from it.
     """
 
     def _fill_in(self) -> None:
-        object.__setattr__(self, "cluster_group_size", 1)
-        if self.text_threshold is None:
-            object.__setattr__(self, "text_threshold", COUNT_THRESHOLD)
+        for name, value in defaults_by_encoder(False, self.cluster_num).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values by name; None for what is not known."""

@@ -143,9 +143,9 @@ class TrainingSettings:
         None,
         "text encoder",
         "joint steps at the start in which each word votes for a fixed cluster of its own, so that "
-        "clusters begin as words; then the text encoder takes over. 0 starts as published; a number "
-        "above the run's length means the whole run, a control without mutual teaching. None is "
-        "half the run for lstm and gru, and 0 for generative and discriminative",
+        "clusters begin as words; then the text encoder takes over. 0 starts as published; a "
+        "number above the run's length is the whole run, the control without mutual teaching. None "
+        "is half the run for lstm and gru, and 0 for generative and discriminative",
         minimum=0,
     )
     vote_revisions: int = _setting(
@@ -165,8 +165,8 @@ class TrainingSettings:
     vote_distance: float = _setting(
         0.3,
         "text encoder",
-        "cosine distance between profiles up to which words of lstm and gru share a cluster; larger "
-        "for fewer and broader clusters",
+        "cosine distance between profiles up to which words of lstm and gru share a cluster; "
+        "larger for fewer and broader clusters",
         minimum=0,
         maximum=2,
     )

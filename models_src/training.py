@@ -4,6 +4,7 @@ Axes: I images of a batch, B pairs of a batch, C clusters.
 """
 
 import logging
+import math
 import signal
 import time
 import uuid
@@ -45,7 +46,7 @@ from models_src.hardware import (
     require_precision,
     to_device,
 )
-from models_src.joint import joint_step
+from models_src.joint import ShareThresholds, joint_step
 from models_src.model_files import (
     Origin,
     load_tensors,
@@ -57,7 +58,7 @@ from models_src.model_files import (
     save_tensors,
 )
 from models_src.settings import TrainingSettings
-from models_src.text_encoders import build_text_encoder
+from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
@@ -70,7 +71,8 @@ SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
 FEWEST_STEPS = 50  # of which it can be said that training starves or has collapsed
-RANDOM_START_STEPS = 450  # by default, for encoders that learn by gradient
+TEACH_TEXT_FROM = 0.5  # of the random start: before it, image bits mean nothing yet
+LOWEST_RATE = 0.03  # at the end of --cosine_decay, of the CNN's learning rate
 BEST_BY = {"agreement": "agreement", "f_score": "categorization.all_words.f_score"}
 
 logger = logging.getLogger(__name__)
@@ -117,6 +119,8 @@ class TrainingRun:
     scaler: GradScaler
     totals: Tensor  # sums over the current epoch, see diagnosis.step_sums
     random_start: int  # joint steps with random votes
+    steps: int  # joint steps of the whole run
+    shares: ShareThresholds | None = None  # image bits for the text encoder, see ``image_share``
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the current epoch finished
@@ -131,7 +135,8 @@ class TrainingRun:
         """Return the run as tensors and plain values."""
         return {
             "visual": self.visual.state_dict(),
-            "text": self.text.training_state(),
+            "text": self.text.training_state_dict(),
+            "share_thresholds": self.shares.values if self.shares else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
@@ -148,7 +153,9 @@ class TrainingRun:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` returned."""
         self.visual.load_state_dict(state["visual"])
-        self.text.load_training_state(state["text"])
+        self.text.load_training_state_dict(state["text"])
+        if self.shares is not None:
+            self.shares.values = state["share_thresholds"].to(self.totals.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
@@ -171,21 +178,26 @@ def new_run(
     visual = build_visual_encoder(settings, device, with_pretrained=with_pretrained)
     text = build_text_encoder(settings, pairs.vocabulary.words, device)
     steps = settings.epochs * len(epoch_batches(settings, pairs, epoch=0))
+    shares = None
+    if settings.image_share:
+        shares = ShareThresholds(settings.image_share, settings.cluster_num, device)
     return TrainingRun(
         visual,
         text,
         adam(visual, settings.visual_learning_rate),
         gradient_scaler(settings.precision, device),
         empty_sums(settings.cluster_num, device),
-        random_start_steps(settings, text.starts_at_random, steps),
+        random_start_steps(settings, steps),
+        steps,
+        shares,
     )
 
 
-def random_start_steps(settings: TrainingSettings, starts_at_random: bool, steps: int) -> int:
+def random_start_steps(settings: TrainingSettings, steps: int) -> int:
     """Return how many of a run's steps have random votes; a setting above ``steps`` means all."""
     if settings.random_start_steps is not None:
         return min(settings.random_start_steps, steps)
-    return min(RANDOM_START_STEPS, steps // 3) if starts_at_random else 0
+    return steps // 2 if TEXT_ENCODERS[settings.text_encoder].by_gradient else 0
 
 
 def save_checkpoint(
@@ -389,7 +401,7 @@ def _train_run(
     with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
         while run.epoch < settings.epochs:
             train_one_epoch(run, visual, settings, pairs, options, keep, stop, progress)
-            run.text.summarise(caption_batches(pairs, settings.batch_size))
+            run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
             seen = batch_statistics(run.totals)
             _require_finite(seen, run.step)
             row: Metrics = dict(vars(seen))
@@ -529,7 +541,7 @@ def train_one_epoch(
             if run.development is not None:
                 run.development.add(sums, pairs.captions, batch.captions)
                 if run.development.is_due(run.step):
-                    run.text.summarise(caption_batches(pairs, settings.batch_size))
+                    run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
                     run.development.measure(run.step, run.visual, run.text)
                     if rank() == 0:
                         row = run.development.moments[-1].flat()
@@ -593,6 +605,17 @@ def take_step(
     """
     device = run.totals.device
     share = batch.only(own)
+    # steps since the encoders began to teach each other, negative before
+    since, span = run.step - run.random_start, max(1, run.steps - run.random_start)
+    teach_text = run.step >= TEACH_TEXT_FROM * run.random_start
+    pause = max(1, int(0.8 * span / settings.vote_revisions))  # between revisions
+    if teach_text and since % pause == 0 and since < pause * settings.vote_revisions:
+        run.text.revise_votes(revote=since >= 0)
+    if settings.cosine_decay:
+        decay = (1 + math.cos(math.pi * max(0, since) / span)) / 2
+        rate = settings.visual_learning_rate * max(LOWEST_RATE, decay)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
     # padded as the whole batch is
     tokens = pairs.captions.padded(batch.captions)[own[batch.image_of_caption]]
     if rank() > 0:  # dropout must differ between ranks; the first goes on as if alone
@@ -607,9 +630,9 @@ def take_step(
         torch.from_numpy(tokens),
         settings.visual_threshold,
         settings.text_threshold,
-        random_votes=run.step < run.random_start,
-        # at first the image bits mean nothing yet
-        teach_text=run.step >= run.random_start // 3,
+        shares=run.shares,
+        random_votes=since < 0,
+        teach_text=teach_text,
         precision=settings.precision,
         scaler=run.scaler,
     )

@@ -12,16 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models_src.groups import group_log_ratios
 from models_src.settings import TrainingSettings
 from utils.errors import UserError
 
 
 class VisualEncoder(nn.Module):
     """A CNN that ends in global average pooling and one linear layer (D -> C).
-
-    Where clusters stand in groups (``group_size`` above 1), a logit is the logarithm of how many
-    times an even share of its group the cluster has (see ``groups.py``).
 
     ``network`` has torchvision's parameter names; ``pretrained`` tells whether it began with
     trained weights.
@@ -38,11 +34,9 @@ class VisualEncoder(nn.Module):
         cluster_num: int,
         freeze: bool = False,
         pretrained: bool = False,
-        group_size: int = 1,
         parts: int = 1,
     ):
         super().__init__()
-        self.group_size = group_size
         self.parts = parts
         self.name = name
         self.cluster_num = cluster_num
@@ -82,8 +76,8 @@ class VisualEncoder(nn.Module):
             )
             for part in parts
         ]
-        logits = torch.cat([*outputs, self.network(last)]).float()
-        return group_log_ratios(logits, self.group_size)
+        logits: Tensor = torch.cat([*outputs, self.network(last)]).float()
+        return logits
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and the last convolution's activation (B, D, h, w)."""
@@ -154,7 +148,6 @@ def build_visual_encoder(
         settings.cluster_num,
         settings.freeze_visual,
         settings.pretrained_visual is not None,
-        settings.cluster_group_size,
         settings.accumulate,
     )
     if settings.pretrained_visual is not None and with_pretrained:

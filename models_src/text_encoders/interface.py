@@ -66,12 +66,14 @@ class TextEncoder(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return the trained model as tensors and plain values."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
 
     def training_state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation of training needs: ``state_dict()`` and more."""
 
-    def load_training_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_training_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``training_state_dict`` returned."""
 
 
 def caption_scores(votes: Tensor, clusters: Tensor, captions: Tensor, shape: torch.Size) -> Tensor:

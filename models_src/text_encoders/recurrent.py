@@ -136,6 +136,7 @@ class RecurrentTextEncoder:
 
     @torch.no_grad()
     def revise_votes(self, *, revote: bool) -> None:
+        """Choose votes by the memory (see ``word_votes.choose_votes``), and let it fade."""
         if revote and bool(self.occurrences.any()):
             sums, occurrences = self.memory.double().cpu(), self.occurrences.double().cpu()
             votes = choose_votes(
@@ -162,9 +163,11 @@ class RecurrentTextEncoder:
 
     def _table(self, sums: Tensor, occurrences: Tensor) -> Tensor:
         """Return p(c|w) of words seen, under a uniform prior over the clusters with votes."""
-        posteriors, prior = smoothed_posteriors(sums.numpy(), occurrences.numpy())
-        posteriors = torch.from_numpy(posteriors) * (occurrences > 0)[:, None]
-        return uniform_posteriors(posteriors * self.voted.cpu(), torch.from_numpy(prior))
+        posteriors, prior = map(
+            torch.from_numpy, smoothed_posteriors(sums.numpy(), occurrences.numpy())
+        )
+        known = (occurrences > 0)[:, None]  # (V, 1)
+        return uniform_posteriors(posteriors * known * self.voted.cpu(), prior)
 
     @torch.no_grad()
     def refresh_word_table(self, batches: Iterable[Tensor]) -> None:
@@ -196,7 +199,7 @@ class RecurrentTextEncoder:
             **{name: getattr(self, name) for name in self._TENSORS},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.network.load_state_dict(state["network"])
         self.word_table = state["word_table"].double()
         for name in self._TENSORS:
@@ -211,7 +214,7 @@ class RecurrentTextEncoder:
             **{name: getattr(self, name) for name in self._LEARNING},
         }
 
-    def load_training_state_dict(self, state: dict[str, Any]) -> None:
+    def load_training_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -1,4 +1,4 @@
-"""Which cluster each word votes for: words whose profiles over the image clusters are alike share one.
+"""Which cluster each word votes for: words that go with like images share one.
 
 The image clusters that start from random votes hold synonyms apart ("dog", "puppy") and throw
 strangers together. A word's profile (how much more often than at large do images of its captions
@@ -11,6 +11,7 @@ Axes: V words, C clusters.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -108,7 +109,7 @@ def choose_votes(
     return Votes(clusters, voting, tokens >= FEWEST_VOTES * occurrences.sum())
 
 
-def _founded(profiles: np.ndarray, distance: float, most: int) -> np.ndarray:
+def _founded(profiles: np.ndarray, distance: float, most: int) -> Any:
     """Cluster the rows by average linkage at a distance, into ``most`` at most: (W,) labels."""
     options = {"metric": "cosine", "linkage": "average"}
     labels = AgglomerativeClustering(None, distance_threshold=distance, **options).fit_predict(
