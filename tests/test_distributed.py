@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models_src.groups import balanced_winners
 
 from datasets_src.filtering import load_filtered_split
 from datasets_src.pairs import TrainingPairs, load_training_pairs
@@ -33,7 +34,6 @@ from models_src.distributed import (
     sum_over_ranks,
     world_size,
 )
-from models_src.groups import balanced_winners
 from models_src.settings import TrainingSettings
 from models_src.training import BEST_BY, RunOptions, train
 from tests.conftest import TINY

@@ -4,10 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models_src.groups import balanced_winners, group_cross_entropy
-from models_src.joint import joint_step
+from models_src.joint import ShareThresholds, joint_step
 from models_src.text_encoders.count import CountTextEncoder
-from models_src.text_encoders.interface import Reading
 
 C, B = 4, 6
 
@@ -27,16 +25,16 @@ class RecordingText:
     """A text encoder that changes its scores when it learns, and records what it was taught."""
 
     cluster_num = C
-    group_size = 1
 
     def __init__(self, scores):
         self.scores = scores
+        self.voted = torch.ones(C, dtype=torch.bool)
         self.taught = None
 
-    def read(self, tokens):
-        return Reading(tokens, self.scores)
+    def score(self, tokens):
+        return self.scores.clone()
 
-    def learn(self, reading, image_bits):
+    def update(self, tokens, scores, image_bits):
         self.taught = image_bits.clone()
         self.scores.fill_(0)  # what the visual encoder learns must be from before
         return torch.tensor(0.25)
@@ -131,37 +129,42 @@ def test_random_start_teaches_random_votes_and_spares_the_text_encoder():
     assert text.taught is not None
 
 
-class GroupedText(RecordingText):
-    """The same with groups of two clusters; its scores before softmax are their logarithms."""
-
-    group_size = 2
-
-    def read(self, tokens):
-        return Reading(tokens, self.scores, self.scores.log())
-
-
-def test_groups_are_taught_the_balanced_winners_of_the_other_side():
+def test_with_shares_the_text_encoder_learns_each_clusters_share_of_the_images():
     torch.manual_seed(0)
-    visual, twin = LinearVisual(), LinearVisual()
-    twin.load_state_dict(visual.state_dict())
-    images, of_caption = torch.randn(3, 3, 2, 2), torch.tensor([0, 0, 1, 1, 2, 2])
-    tokens = torch.zeros(B, 1).long()
-    tokens[4] = -1  # a caption without known words teaches nothing
-    text = GroupedText(torch.rand(B, C) + 0.01)
-    image_winners = balanced_winners(visual(images), 2)[of_caption]
-    caption_winners = balanced_winners(text.scores.log(), 2)
-    caption_winners[4] = False
-    expected = group_cross_entropy(twin(images)[of_caption], caption_winners, 2)
-    optimizer, twin_optimizer = (
-        torch.optim.Adam(network.parameters(), lr=0.5) for network in (visual, twin)
+    visual, text = LinearVisual(), RecordingText(torch.rand(B, C))
+    text.voted[1] = False
+    images = torch.randn(B, 3, 2, 2)
+    logits = visual(images).detach()
+    result = joint_step(
+        visual,
+        torch.optim.Adam(visual.parameters()),
+        text,
+        images,
+        torch.arange(B),
+        torch.zeros(B, 1).long(),
+        0.1,
+        0.5,
+        shares=ShareThresholds(1 / 3, C, "cpu"),
     )
-    expected.backward()
-    twin_optimizer.step()
-    result = joint_step(visual, optimizer, text, images, of_caption, tokens, 0.1, 0.5)
-    assert torch.equal(text.taught, image_winners)
-    torch.testing.assert_close(result.visual_loss, expected.detach())
-    for own, other in zip(visual.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(own, other)
+    best_two = logits.topk(2, dim=0).indices
+    expected = torch.zeros(B, C, dtype=torch.bool).scatter_(0, best_two, True)
+    expected[:, 1] = False  # no word votes for it
+    assert torch.equal(text.taught, expected)
+    assert torch.equal(result.image_bits, logits >= 0.1)
+
+
+def test_share_thresholds_follow_the_logits():
+    generator = torch.Generator().manual_seed(0)
+    shares = ShareThresholds(0.1, C, "cpu")
+    passed = []
+    for step in range(2000):
+        logits = (
+            torch.randn(50, C, generator=generator) * torch.tensor([1, 2, 0.5, 1]) + 3e-3 * step
+        )
+        passed.append(shares.bits(logits).float().mean(dim=0))
+    torch.testing.assert_close(
+        torch.stack(passed[1000:]).mean(dim=0), torch.full((C,), 0.1), atol=0.02, rtol=0
+    )
 
 
 def test_two_untrained_encoders_agree_in_the_end():

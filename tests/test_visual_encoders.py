@@ -10,7 +10,6 @@ from PIL import Image
 from datasets_src.images import ImageFiles
 from evaluation.image_evaluation import VisualModel, pixel_batches
 from evaluation.localization import class_activation_maps
-from models_src.groups import group_log_ratios
 from models_src.settings import VISUAL_ENCODERS, TrainingSettings
 from models_src.visual_encoders import (
     VisualEncoder,
@@ -45,7 +44,7 @@ def test_seed_decides_the_weights():
     built = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        settings = TrainingSettings(visual_encoder="resnet18", cluster_num=C, cluster_group_size=C)
+        settings = TrainingSettings(visual_encoder="resnet18", cluster_num=C)
         built.append(build_visual_encoder(settings).state_dict())
     assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
     assert not torch.equal(built[0]["network.conv1.weight"], built[2]["network.conv1.weight"])
@@ -79,7 +78,6 @@ def test_a_googlenet_rescales_its_input_for_trained_weights(tmp_path, pretrained
     settings = TrainingSettings(
         visual_encoder="googlenet",
         cluster_num=C,
-        cluster_group_size=C,
         pretrained_visual=path,
         freeze_visual=pretrained,
     )
@@ -136,16 +134,3 @@ def test_frozen_trunk_neither_learns_nor_drifts():
 def test_simclr_without_weights_is_refused():
     with pytest.raises(UserError, match="--pretrained_visual"):
         TrainingSettings(visual_encoder="simclr")
-
-
-def test_logits_of_groups_are_log_ratios_of_the_networks_outputs():
-    torch.manual_seed(0)
-    plain = VisualEncoder("resnet18", 6).eval()
-    grouped = VisualEncoder("resnet18", 6, group_size=3).eval()
-    grouped.load_state_dict(plain.state_dict())
-    images = torch.randn(4, 3, 32, 32)
-    with torch.no_grad():
-        logits, _ = grouped.logits_and_features(images)
-        torch.testing.assert_close(logits, group_log_ratios(plain(images), 3))
-        torch.testing.assert_close(grouped(images), logits)
-    assert logits.max() < math.log(3)
