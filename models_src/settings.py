@@ -163,7 +163,7 @@ class TrainingSettings:
         maximum=1,
     )
     vote_distance: float = _setting(
-        0.3,
+        0.2,
         "text encoder",
         "cosine distance between profiles up to which words of lstm and gru share a cluster; "
         "larger for fewer and broader clusters",
