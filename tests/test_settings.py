@@ -1,4 +1,3 @@
-import math
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from models_src.settings import (
 )
 from models_src.text_encoders import TEXT_ENCODERS
 from tests.test_coco import refusal_of
-from utils.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "models_src" / "configs").glob("*.yaml"))
 
@@ -35,7 +33,6 @@ def test_defaults_are_those_of_the_published_program_but_for_the_text_encoder():
         "visual_encoder": "resnet50",
         "pretrained_visual": None,
         "freeze_visual": False,
-        "visual_threshold": 0.5,
         "visual_learning_rate": 1e-4,
         "text_encoder": "lstm",
         "cluster_num": 100,
@@ -56,34 +53,19 @@ def test_published_settings_file_gives_the_published_model():
 
 
 @pytest.mark.parametrize(
-    ("given", "size", "threshold"),
+    ("given", "text_threshold", "image_share"),
     [
-        ({}, 10, math.exp(0.5) / 100),
-        ({"text_encoder": "gru", "cluster_num": 40}, 10, math.exp(0.5) / 40),
-        ({"cluster_group_size": 5, "text_threshold": 0.5}, 5, 0.5),
-        ({"text_encoder": "generative", "cluster_num": 7}, 1, 0.03),
-        ({"text_encoder": "discriminative", "cluster_group_size": 1}, 1, 0.03),
+        ({}, 0.01, 0.06),
+        ({"text_encoder": "gru", "cluster_num": 150}, 1 / 150, 0.06),
+        ({"text_encoder": "generative"}, 0.03, 0),
+        ({"text_encoder": "generative", "image_share": 0.1, "text_threshold": 0.2}, 0.2, 0.1),
     ],
 )
-def test_group_size_and_text_threshold_follow_the_text_encoder(given, size, threshold):
+def test_some_defaults_follow_the_text_encoder(given, text_threshold, image_share):
     settings = TrainingSettings(**given)
-    assert settings.cluster_group_size == size
-    assert settings.text_threshold == pytest.approx(threshold)
+    assert settings.text_threshold == pytest.approx(text_threshold)
+    assert settings.image_share == image_share
     assert TrainingSettings(**settings.as_dict()) == settings
-
-
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        ({"cluster_num": 41}, r"41 is no multiple of --cluster_group_size 10; give 40 clusters"),
-        ({"cluster_num": 6}, r"6 is no multiple of --cluster_group_size 10; give 10 clusters"),
-        ({"cluster_group_size": 1}, "at least 2 for lstm and gru"),
-        ({"text_encoder": "generative", "cluster_group_size": 10}, "and 1 for the others"),
-    ],
-)
-def test_groups_that_do_not_fit_are_refused(given, complaint):
-    with pytest.raises(UserError, match=complaint):
-        TrainingSettings(**given)
 
 
 def test_option_wins_over_file_and_file_over_default(config):
