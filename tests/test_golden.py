@@ -74,7 +74,9 @@ def write_own(models: Path, pairs: TrainingPairs) -> None:
     )  # fmt: skip
     visual = seeded_network(CLUSTERS, models.parent / "datasets")
     text = build_text_encoder(settings, words, "cpu")
-    text.load_state_dict({"word_cluster_counts": torch.tensor(seeded_counts(list(words), CLUSTERS))})
+    text.load_state_dict(
+        {"word_cluster_counts": torch.tensor(seeded_counts(list(words), CLUSTERS))}
+    )
     origin = Origin("golden", 1, 0, pairs.fingerprint(), CLUSTERS)
     halves = {"visual": (settings, visual), "text": (settings, text)}
     save_halves(models, "own", origin, halves, pairs.vocabulary.counts)

@@ -1,7 +1,5 @@
 """Visual encoders: every network, its class activation maps, and starting weights."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
