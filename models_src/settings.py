@@ -4,6 +4,7 @@ Nothing heavy is imported here, since ``main.py --help`` reads these fields.
 """
 
 import contextlib
+import math
 import types
 import typing
 from collections.abc import Mapping

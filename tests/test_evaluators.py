@@ -211,6 +211,6 @@ def test_predictions_equal_one_image_at_a_time(test_split):
 def test_caption_bits_are_scores_above_the_threshold():
     encoder = CountTextEncoder("generative", ("a", "b"), 3)
     tokens = torch.tensor([[0], [1]])
-    encoder.learn(encoder.read(tokens), torch.eye(3, dtype=torch.bool)[:2])
+    encoder.update(tokens, encoder.score(tokens), torch.eye(3, dtype=torch.bool)[:2])
     bits = caption_bits(encoder, np.array([[0, 1], [1, -2], [-2, -2]]), 0.5, "cpu")
     assert bits.tolist() == [[True, True, False], [False, True, False], [False, False, False]]

@@ -639,7 +639,7 @@ def test_conversion_keeps_every_prediction(tmp_path, resnet_state, counts):
         assert origin_before == origin_after
     assert before[0][0].words == after[0][0].words
     assert torch.equal(before[0][0].word_posteriors(), after[0][0].word_posteriors())
-    assert torch.equal(before[0][0].read(tokens).scores, after[0][0].read(tokens).scores)
+    assert torch.equal(before[0][0].score(tokens), after[0][0].score(tokens))
     with torch.no_grad():
         assert torch.equal(before[1][0](images), after[1][0](images))
     require_same_origin(after[0][2], after[1][2], "new")

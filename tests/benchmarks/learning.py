@@ -33,7 +33,7 @@ COUNTS = ["--text_encoder=generative", "--text_threshold=0.08", "--random_start_
 # variant -> options beside the protocol's
 VARIANTS = {
     "lstm": [],
-    "lstm_groups_of_5": ["--cluster_group_size=5"],
+    "control": ["--random_start_steps=1000000"],
     "lstm_no_random_start": ["--random_start_steps=0"],
     "gru": ["--text_encoder=gru"],
     "generative": COUNTS,

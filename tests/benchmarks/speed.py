@@ -213,7 +213,7 @@ def text_step_ms(sizes: Sizes) -> list[float]:
         chosen = rng.integers(len(captions), size=sizes.step_captions)
         tokens = torch.from_numpy(captions.padded(chosen))
         bits = torch.from_numpy(rng.random((len(tokens), sizes.clusters)) < ACTIVATED_SHARE)
-        return 1000 * seconds(lambda: text.learn(text.read(tokens), bits))
+        return 1000 * seconds(lambda: text.update(tokens, text.score(tokens), bits))
 
     # the counts of 300 steps come first: an empty model has less to do
     return [step() for _ in range(300 + sizes.short_runs)][300:]
@@ -313,7 +313,7 @@ def text_evaluation_s(sizes: Sizes, folder: Path) -> list[float]:
     captions = token_captions(sizes, 10 * sizes.words // CAPTION_WORDS, rng)
     tokens = torch.from_numpy(captions.padded(np.arange(len(captions))))
     bits = torch.from_numpy(rng.random((len(tokens), sizes.clusters)) < ACTIVATED_SHARE)
-    text.learn(text.read(tokens), bits)
+    text.update(tokens, text.score(tokens), bits)
     origin = Origin(run="benchmark", step=1, seed=0, data_fingerprint="none")
     save_halves(folder / "models", "model", origin, {"text": (settings, text)})
     arguments = [
