@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets_src.norms import load_norms
 from datasets_src.wordnet import pos_shares
-from evaluation.loading import training_data, training_pairs
+from evaluation.inputs import training_data, training_pairs
 from evaluation.results import save_results
 from evaluation.word_evaluation import (
     WordPredictions,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.classification import classification_counts, classification_scores
-from evaluation.loading import (
+from evaluation.inputs import (
     choose_device,
     image_data,
     single_word_classes,

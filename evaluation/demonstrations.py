@@ -23,9 +23,9 @@ from datasets_src.images import ImageFiles, open_rgb
 from datasets_src.splits import Split
 from evaluation.cluster_tables import MIN_WORD_COUNT, class_names_by_cluster, top_words
 from evaluation.image_evaluation import MAP_SIZE, activated_maps
+from evaluation.inputs import load_both_halves, single_word_classes, test_split
 from evaluation.localization import box_iou, boxes_and_peaks, gold_boxes, points_in_boxes
 from evaluation.reports import format_word
-from evaluation.utilities.common import load_both_halves, single_word_classes, test_split
 from evaluation.word_evaluation import words_to_clusters
 from models_src.model_files import load_vocabulary
 from models_src.text_encoders.interface import TextEncoder

@@ -10,7 +10,7 @@ from datasets_src.captions import encode_captions
 from datasets_src.norms import load_norms
 from datasets_src.splits import Split
 from evaluation.image_evaluation import caption_bits, image_counts, image_metrics, predict_images
-from evaluation.loading import (
+from evaluation.inputs import (
     Model,
     chance_seed,
     choose_device,

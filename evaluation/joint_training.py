@@ -20,17 +20,17 @@ from evaluation.development import (
     write_development,
 )
 from evaluation.image_evaluation import VisualModel
-from evaluation.reports import draw_learning_curves, flatten, format_value, write_history
-from evaluation.tensorboard import event_files
-from evaluation.utilities.common import (
+from evaluation.inputs import (
     Model,
     choose_device,
-    evaluate_images,
     test_split,
     training_pairs,
     unmeasured_on_images,
     word_list_settings,
 )
+from evaluation.joint_evaluation import evaluate_images
+from evaluation.reports import draw_learning_curves, flatten, format_value, write_history
+from evaluation.tensorboard import event_files
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.development import Moment, Plan
 from models_src.distributed import joined_ranks

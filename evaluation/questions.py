@@ -17,7 +17,7 @@ from evaluation.cluster_tables import (
     living_clusters,
 )
 from evaluation.image_evaluation import caption_bits, image_logits
-from evaluation.loading import (
+from evaluation.inputs import (
     choose_device,
     image_data,
     load_both_halves,

@@ -3,7 +3,7 @@
 import argparse
 
 from evaluation.image_evaluation import random_scores, split_gold_boxes
-from evaluation.loading import image_data, test_split
+from evaluation.inputs import image_data, test_split
 from evaluation.results import save_results
 from utils.errors import UserError
 

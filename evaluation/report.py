@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 from datasets_src.captions import encode_captions
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs
-from evaluation import cluster_tables
+from evaluation import cluster_tables, inputs, joint_evaluation
 from evaluation.demonstrations import gold_objects
 from evaluation.development import TABLE
 from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
@@ -30,7 +30,6 @@ from evaluation.localization import box_iou, boxes_and_peaks, match_boxes
 from evaluation.metrics_table import METRICS, chance_level
 from evaluation.report_figures import curves_svg, data_uri, scatter_svg, with_map
 from evaluation.reports import flatten, format_word, read_development, read_history
-from evaluation.utilities import common
 from evaluation.word_evaluation import (
     WordPredictions,
     known_evaluated_words,
@@ -96,11 +95,11 @@ class _Subject:
     """What the report is about, and all that is read and measured for it."""
 
     options: argparse.Namespace
-    model: common.Model
+    model: inputs.Model
     pairs: TrainingPairs
     norms: Norms
     words: WordPredictions
-    images: common.ImageEvaluation
+    images: joint_evaluation.ImageEvaluation
     metrics: dict[str, Any]
     data: dict[str, Any]
 
@@ -111,16 +110,16 @@ class _Absent(str):
 
 def report(options: argparse.Namespace) -> None:
     """Write one HTML page about a model."""
-    model, pairs = common.load_both_halves(options), common.training_pairs(options)
+    model, pairs = inputs.load_both_halves(options), inputs.training_pairs(options)
     settings = model.recorded_settings
-    common.require_same_captions(options, settings["origin"]["data_fingerprint"], pairs)
-    asked, filtered = common.test_split(options)
+    inputs.warn_of_other_captions(options, settings["origin"]["data_fingerprint"], pairs)
+    asked, filtered = inputs.test_split(options)
     norms = load_norms(options.datasets_dir, options.word_list)
     words = predict_words(model.text, pairs.vocabulary)
-    seed = common.chance_seed(options, settings)
-    images = common.evaluate_images(model, asked, seed)
+    seed = inputs.chance_seed(options, settings)
+    images = joint_evaluation.evaluate_images(model, asked, seed)
     metrics = word_metrics(words, norms, model.text_threshold, seed) | images.metrics
-    data = common.training_data(pairs, norms) | common.image_data(asked, images.split, filtered)
+    data = inputs.training_data(pairs, norms) | inputs.image_data(asked, images.split, filtered)
     data |= {"dataset": options.dataset, "evaluation_seed": seed}
     subject = _Subject(options, model, pairs, norms, words, images, metrics, data)
     others = _stored_others(subject)
@@ -129,7 +128,7 @@ def report(options: argparse.Namespace) -> None:
         "sentence": _sentence(subject),
         "figures": key_figures(metrics, others),
         "others": others,
-        "not_measured": norms.absent | common.unmeasured_on_images(asked, options.datasets_dir),
+        "not_measured": norms.absent | inputs.unmeasured_on_images(asked, options.datasets_dir),
         "questions": question_tables(metrics, others),
         "concreteness": metrics["concreteness"],
         "details": {"Training": settings["origin"], "Data": data, "Settings": settings},
@@ -216,7 +215,7 @@ def _stored_others(subject: _Subject) -> Others:
     same seed, then the first by name.
     """
     options, settings = subject.options, subject.model.recorded_settings
-    own = subject.data | {"word_list_sha256": None} | common.word_list_settings(options)
+    own = subject.data | {"word_list_sha256": None} | inputs.word_list_settings(options)
     metrics: dict[str, dict[str, Any]] = {}
     controls: dict[str, bool] = {}  # name -> whether the seed is another
     left_out: dict[str, str] = {}
@@ -347,7 +346,7 @@ def cluster_agreement(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.nd
 
 def _class_names(subject: _Subject) -> list[list[str]]:
     """Return the class names of each cluster."""
-    names = common.single_word_classes(subject.images.split)
+    names = inputs.single_word_classes(subject.images.split)
     clusters, _ = words_to_clusters(subject.model.text, names)
     return cluster_tables.class_names_by_cluster(names, clusters, subject.model.text.cluster_num)
 

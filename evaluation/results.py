@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.inputs import word_list_settings
 from evaluation.reports import format_metrics
-from utils.files import sha256_of_file, write_atomically, write_json
+from utils.files import write_atomically, write_json
 from utils.provenance import provenance
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def save_results(
         options: Utility, names and places.
         metrics: Nested scores; None for what is undefined or not measured.
         settings: What the results depend on; ``origin`` among them is that of the model.
-        data: What was read, see ``loading.py``.
+        data: What was read, see ``inputs.py``.
         not_measured: Metric -> reason, for metrics whose data is absent.
         by_image: What image metrics are sums of, for a compressed ``.npz`` beside the JSON:
             ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives
@@ -50,15 +51,13 @@ def save_results(
         write_atomically(
             results_file(*place, "npz"), lambda file: np.savez_compressed(file, **arrays)
         )
-    words = options.word_list
-    if words is not None:
-        settings = {**settings, "word_list": str(words), "word_list_sha256": sha256_of_file(words)}
+    settings = {**settings, "dataset": options.dataset} | word_list_settings(options)
     path = results_file(*place)
     content = {
         "utility": options.utility,
         "model_name": options.model_name,
         "metrics": metrics,
-        "settings": {**settings, "dataset": options.dataset},
+        "settings": settings,
         "data": data,
         "not_measured": not_measured or {},
         "provenance": provenance() | {"model": settings.get("origin")},

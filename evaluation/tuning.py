@@ -24,18 +24,18 @@ from datasets_src.holdout import divide_training_data
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs
 from datasets_src.splits import Split
-from evaluation.metrics_table import BY_PATH
-from evaluation.reports import flatten, format_value, write_results
-from evaluation.utilities.common import (
+from evaluation.inputs import (
     choose_device,
-    evaluate_images,
-    finish,
     load_both_halves,
     training_data,
     training_split,
     unmeasured_on_images,
     word_list_settings,
 )
+from evaluation.joint_evaluation import evaluate_images
+from evaluation.metrics_table import BY_PATH
+from evaluation.reports import flatten, format_value, write_results
+from evaluation.results import save_results as finish
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.model_files import model_exists, remove_model
 from models_src.settings import (

@@ -21,7 +21,7 @@ from evaluation.cluster_tables import (
     word_rows,
     word_rows_as_csv,
 )
-from evaluation.loading import (
+from evaluation.inputs import (
     TextModel,
     chance_seed,
     choose_device,

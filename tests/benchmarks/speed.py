@@ -41,8 +41,9 @@ from datasets_src.pairs import (
 )
 from datasets_src.splits import Split
 from evaluation.image_evaluation import MAP_SIZE, VisualModel
+from evaluation.inputs import Model
+from evaluation.joint_evaluation import evaluate_images
 from evaluation.localization import boxes_and_peaks, class_activation_maps
-from evaluation.utilities.common import Model, evaluate_images
 from main import main as run_program
 from models_src.diagnosis import empty_sums, step_sums
 from models_src.joint import joint_step

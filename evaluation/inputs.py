@@ -29,6 +29,7 @@ from models_src.model_files import (
 )
 from models_src.text_encoders.interface import TextEncoder
 from utils.errors import UserError
+from utils.files import sha256_of_file
 from utils.processes import local_rank, process_count, spare_workers
 
 logger = logging.getLogger(__name__)
@@ -238,6 +239,16 @@ def warn_of_other_captions(
             options.model_name,
             options.datasets_dir,
         )
+
+
+def word_list_settings(options: argparse.Namespace) -> dict[str, str]:
+    """Return the word list that restricts an evaluation, where there is one."""
+    words = options.word_list
+    return (
+        {}
+        if words is None
+        else {"word_list": str(words), "word_list_sha256": sha256_of_file(words)}
+    )
 
 
 def chance_seed(options: argparse.Namespace, settings: Mapping[str, Any]) -> int:
