@@ -122,8 +122,8 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     with only_process(lock, f"the tuning of '{options.model_name}'"):
         if options.overwrite:
             for folder in (task.results, task.models, task.models / "text", task.models / "visual"):
-                for path in folder.glob("[0-9a-f]" * 16 + ".*"):
-                    path.unlink()
+                for stale in folder.glob("[0-9a-f]" * 16 + ".*"):
+                    stale.unlink()
         runs = _run_all(options, task, combinations, rank_by)
     for folder in (task.models / "text", task.models / "visual", task.models, task.models.parent):
         with contextlib.suppress(OSError):  # other trainings are left there
