@@ -7,7 +7,7 @@ process that is alone gets back what it gives. When a rank fails, torchrun ends 
 Axes: N rows of a rank, I images of a batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -112,12 +112,6 @@ def gather_rows(rows: Tensor) -> Tensor:
     gathered = [torch.empty_like(padded) for _ in counts]
     distributed.all_gather(gathered, padded)
     return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
-
-
-def on_all_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Return this rank's rows of what ``function`` makes of all ranks' rows, a row for each."""
-    start = sum(row_counts(len(rows))[: rank()])
-    return function(gather_rows(rows))[start : start + len(rows)]
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

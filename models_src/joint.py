@@ -37,14 +37,14 @@ class ShareThresholds:
 
     RATE = 0.5  # logits a threshold moves at a step, times by how much its cluster missed the share
 
-    def __init__(self, share: float, cluster_num: int, device: str | torch.device):
+    def __init__(self, share: float):
         self.share = share
-        self.values = torch.full((cluster_num,), torch.nan, device=device)  # before the first step
+        self.values: Tensor | None = None  # (C,), from the first step on
 
     def bits(self, logits: Tensor) -> Tensor:
         """Return which images pass, (I, C) bool, then move the thresholds."""
         every = gather_rows(logits)
-        if bool(self.values.isnan().any()):
+        if self.values is None:
             self.values = torch.quantile(every, 1 - self.share, dim=0)
         bits = logits >= self.values
         passed = (every >= self.values).float().mean(dim=0)  # (C,)

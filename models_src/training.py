@@ -155,7 +155,8 @@ class TrainingRun:
         self.visual.load_state_dict(state["visual"])
         self.text.load_training_state_dict(state["text"])
         if self.shares is not None:
-            self.shares.values = state["share_thresholds"].to(self.totals.device)
+            values = state["share_thresholds"]  # None before the first step
+            self.shares.values = None if values is None else values.to(self.totals.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
@@ -180,7 +181,7 @@ def new_run(
     steps = settings.epochs * len(epoch_batches(settings, pairs, epoch=0))
     shares = None
     if settings.image_share:
-        shares = ShareThresholds(settings.image_share, settings.cluster_num, device)
+        shares = ShareThresholds(settings.image_share)
     return TrainingRun(
         visual,
         text,

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models_src.groups import balanced_winners
 
 from datasets_src.filtering import load_filtered_split
 from datasets_src.pairs import TrainingPairs, load_training_pairs
@@ -26,7 +25,6 @@ from models_src.distributed import (
     average_gradients,
     gather_rows,
     joined_ranks,
-    on_all_rows,
     own_images,
     pad_to_two,
     rank,
@@ -284,7 +282,6 @@ def exchanges() -> dict:
         "gathered": gather_rows(own),
         "bits": gather_rows(own > 0),
         "none": gather_rows(none_first),
-        "winners": on_all_rows(partial(balanced_winners, size=3), own),
         "share": share_of_rows(len(own)),
         "any": any_rank(rank() == 1, False, True),
         "sum": sum_over_ranks(torch.tensor([1.0 + rank()])),
@@ -306,8 +303,6 @@ def test_exchanges(tmp_path):
         assert result["sum"].tolist() == [3.0]
         assert result["gradient"].tolist() == [[1.5, 3.0]]
         assert result["filled"] == [2, 2, 2, 3]
-    winners = torch.cat([first["winners"], second["winners"]])
-    assert torch.equal(winners, balanced_winners(rows, 3))
     assert (first["share"], second["share"]) == (10 / 7, 4 / 7)
     for count, (own, other) in enumerate(zip(first["images"], second["images"], strict=True)):
         assert (own ^ other).all()  # each image once

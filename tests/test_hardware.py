@@ -60,6 +60,7 @@ def test_a_joint_step_waits_for_nothing_on_its_device(pairs, kind, random_votes)
             tokens,
             settings.visual_threshold,
             settings.text_threshold,
+            shares=of_run.shares,
             random_votes=random_votes,
         )
         totals += step_sums(result)

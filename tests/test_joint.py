@@ -144,7 +144,7 @@ def test_with_shares_the_text_encoder_learns_each_clusters_share_of_the_images()
         torch.zeros(B, 1).long(),
         0.1,
         0.5,
-        shares=ShareThresholds(1 / 3, C, "cpu"),
+        shares=ShareThresholds(1 / 3),
     )
     best_two = logits.topk(2, dim=0).indices
     expected = torch.zeros(B, C, dtype=torch.bool).scatter_(0, best_two, True)
@@ -155,7 +155,7 @@ def test_with_shares_the_text_encoder_learns_each_clusters_share_of_the_images()
 
 def test_share_thresholds_follow_the_logits():
     generator = torch.Generator().manual_seed(0)
-    shares = ShareThresholds(0.1, C, "cpu")
+    shares = ShareThresholds(0.1)
     passed = []
     for step in range(2000):
         logits = (

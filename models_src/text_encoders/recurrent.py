@@ -123,7 +123,8 @@ class RecurrentTextEncoder:
         loss = (token_losses / lengths[captions]).sum() / max(1, len(tokens))
         with torch.no_grad():
             added = torch.zeros_like(self.memory).index_add_(0, words, log_posteriors.exp())
-            seen = torch.bincount(words, minlength=len(self.words)).to(self.occurrences)
+            ones = torch.ones(len(words), device=self.device)
+            seen = torch.zeros_like(self.occurrences).index_add_(0, words, ones)
             self.memory += sum_over_ranks(added)
             self.occurrences += sum_over_ranks(seen)
         descend(
