@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from pycocotools import mask
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision import ops
 
 from utils.progress import with_bar
 
@@ -153,10 +153,11 @@ def box_iou(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     Both edges belong to a box: a side is right - left + 1 long, and equal boxes have IoU 1 however
     small.
     """
-    both = (torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) for boxes in (predicted, gold))
-    past_edges = torch.tensor([0, 0, 1, 1])
-    iou: np.ndarray = ops.box_iou(*(boxes + past_edges for boxes in both)).numpy()
-    return iou
+    predicted, gold = (np.reshape(boxes, (-1, 4)).astype(float) for boxes in (predicted, gold))
+    as_xywh = [np.hstack([b[:, :2], b[:, 2:] - b[:, :2] + 1]) for b in (predicted, gold)]
+    no_crowds = np.zeros(len(gold), dtype=np.uint8)
+    # pycocotools returns a bare [] without any box
+    return np.reshape(mask.iou(*as_xywh, no_crowds), (len(predicted), len(gold)))
 
 
 def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
