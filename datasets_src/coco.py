@@ -16,7 +16,7 @@ import numpy as np
 from datasets_src.images import read_header
 from datasets_src.splits import SPLITS, Instances, Split, require_image_files
 from utils.errors import UserError
-from utils.files import parse_json, read_text, reading
+from utils.files import read_json
 from utils.progress import with_bar
 
 LARGEST_SIDE = 1_000_000  # pixels; a larger box or image is a mistake in the file
@@ -236,8 +236,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     is_large = path.stat().st_size > LARGE_FILE
     data = None
     for file in with_bar([path], f"reading {path.name}", "file", at_once=is_large):
-        with reading(path, "download or export it again"):
-            data = parse_json(read_text(file, "the annotation file"))
+        data = read_json(file, "download or export it again")
     if not isinstance(data, dict):
         raise UserError(
             f"{path} is not in COCO's format; it should be an object with the lists 'images' (each "

@@ -18,7 +18,7 @@ from datasets_src.loading import require_readable
 from datasets_src.norms import load_norms
 from datasets_src.splits import SPLITS, Split
 from utils.errors import UserError
-from utils.files import parse_json, read_text, reading, sha256_of_file, write_json
+from utils.files import read_json, reading, sha256_of_file, write_json
 from utils.progress import with_bar
 
 FILTER_FILE = "filtered_images.json"
@@ -279,8 +279,9 @@ def _hash_of_listing(names: Iterable[str], paths: Iterable[Path]) -> str:
 
 def _read_result(path: Path, name: str) -> dict[str, Any]:
     """Return what the filter file holds for a split."""
-    with reading(path, "run setup again (--utility filter_unwanted_coco_images)"):
-        content = parse_json(read_text(path, "the filter result"))
+    hint = "run setup again (--utility filter_unwanted_coco_images)"
+    content = read_json(path, hint)
+    with reading(path, hint):
         stored: dict[str, Any] = content["splits"][name]
         dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
         if content["version"] != FORMAT_VERSION or set(map(type, dropped)) - {int}:

@@ -16,8 +16,7 @@ from evaluation.inputs import (
     test_split,
     training_split,
 )
-from evaluation.reports import write_by_image
-from evaluation.results import save_results
+from evaluation.results import results_file, save_results
 from evaluation.thresholds import best_f1_threshold
 from models_src.baselines.bert_and_clip import CLIP, PROMPT, image_text_similarities
 from utils.errors import UserError
@@ -43,7 +42,6 @@ def find_clip_positive_threshold(options: argparse.Namespace) -> None:
             "train_images_fingerprint": split.fingerprint(),
             "filtered": filtered,
         },
-        {},
     )
     logger.info(
         "for comparison: the published threshold is %.4f, of CLIP's RN50 on COCO",
@@ -55,7 +53,7 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
     """Predict each test image to show the classes whose names CLIP finds similar enough to it."""
     split, filtered = test_split(options)
     settings = _settings(options)
-    path = options.results_dir / f"find_clip_positive_threshold_{options.model_name}.json"
+    path = results_file(options.results_dir, "find_clip_positive_threshold", options.model_name)
     if options.clip_threshold is not None:
         threshold, source = options.clip_threshold, "--clip_threshold"
     elif path.is_file():
@@ -72,18 +70,12 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
     gold, similarities = _gold_and_similarities(options, split)  # (N, K), (N, K)
     # a plain float would be rounded to the similarities' float32 first
     counts = classification_counts(similarities >= np.float64(threshold), gold)
-    write_by_image(
-        options.results_dir,
-        options.utility,
-        options.model_name,
-        {"image_ids": split.image_ids, "class_name_classification": counts},
-    )
     save_results(
         options,
         {"class_name_classification": classification_scores(counts, gold.shape[1])},
         {**settings, "clip_threshold": threshold, "threshold_source": source},
         image_data(split, split, filtered),
-        {},
+        by_image={"image_ids": split.image_ids, "class_name_classification": counts},
     )
 
 

@@ -24,7 +24,8 @@ from evaluation.categorization import categorization_scores
 from evaluation.classification import summed_scores
 from evaluation.concreteness import concreteness_scores
 from evaluation.metrics_table import METRICS, chance_level
-from evaluation.reports import by_image_file, flatten
+from evaluation.reports import flatten
+from evaluation.results import results_file
 from evaluation.sentence_image_matching import matching_scores
 from utils.errors import UserError
 from utils.files import reading, write_text
@@ -347,12 +348,12 @@ def read_word_answers(path: Path) -> Answers | None:
 
 
 def read_image_answers(results_dir: Path, model: ModelResults) -> dict[str, Answers]:
-    """Read what an evaluation kept by image and by pair of images (see ``write_by_image``).
+    """Read what an evaluation kept by image and by pair of images (see ``save_results``).
 
     Clusters keep the classes that all images gave them.
     """
     utility = next(name for name in BY_IMAGE if name in model.settings)
-    path = by_image_file(results_dir, utility, model.name)
+    path = results_file(results_dir, utility, model.name, "npz")
     if not path.is_file():
         return {}
     with (

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from evaluation.metrics_table import CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX, METRICS
-from utils.files import reading, write_atomically, write_json, write_text
-from utils.provenance import provenance
+from utils.files import reading, write_atomically, write_text
 
 
 def format_value(value: Any) -> str:
@@ -86,58 +84,6 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | N
         else:
             flat[prefix + name] = value
     return flat
-
-
-def write_results(
-    results_dir: Path,
-    utility: str,
-    model_name: str,
-    *,
-    metrics: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    data: Mapping[str, Any],
-    not_measured: Mapping[str, str],
-    extra: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write a utility's results as JSON, with ``extra`` top-level entries, and return the file.
-
-    Scores that are undefined or not measured are None; ``not_measured`` says why. ``settings`` are
-    what the results depend on; ``data`` what was read, see ``training_data`` and ``image_data``.
-    """
-    path = results_dir / f"{utility}_{model_name}.json"
-    content = {
-        "utility": utility,
-        "model_name": model_name,
-        "metrics": metrics,
-        "settings": settings,
-        "data": data,
-        "not_measured": not_measured,
-        "provenance": provenance() | {"model": settings.get("origin")},
-        **(extra or {}),
-    }
-    write_json(path, content)
-    return path
-
-
-def by_image_file(results_dir: Path, utility: str, model_name: str) -> Path:
-    """Return where ``write_by_image`` writes."""
-    return results_dir / f"{utility}_{model_name}.npz"
-
-
-def write_by_image(
-    results_dir: Path, utility: str, model_name: str, arrays: Mapping[str, np.ndarray]
-) -> None:
-    """Write what a utility's image metrics are sums of, image by image, as a compressed ``.npz``.
-
-    ``arrays`` are ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false
-    positives and false negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes (see
-    ``matching_outcomes``).
-    """
-    named: dict[str, Any] = dict(arrays)  # savez has an option of another type
-    write_atomically(
-        by_image_file(results_dir, utility, model_name),
-        lambda file: np.savez_compressed(file, **named),
-    )
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> None:

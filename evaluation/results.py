@@ -21,17 +21,16 @@ def results_file(results_dir: Path, utility: str, model_name: str, ending: str =
     return results_dir / f"{utility}_{model_name}.{ending}"
 
 
-def save_results(
+def write_results(
     options: argparse.Namespace,
     metrics: Mapping[str, Any],
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     not_measured: Mapping[str, str] | None = None,
     *,
-    by_image: Mapping[str, np.ndarray] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Show an evaluation's results as a table and write them as JSON.
+) -> Path:
+    """Write an evaluation's results as JSON and return the file.
 
     Args:
         options: Utility, names and places.
@@ -39,30 +38,48 @@ def save_results(
         settings: What the results depend on; ``origin`` among them is that of the model.
         data: What was read, see ``inputs.py``.
         not_measured: Metric -> reason, for metrics whose data is absent.
-        by_image: What image metrics are sums of, for a compressed ``.npz`` beside the JSON:
-            ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives
-            and false negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
         extra: More top-level entries.
     """
-    place = options.results_dir, options.utility, options.model_name
-    if by_image is not None:
-        # first: where a crash lets the two files be of different runs, the sums tell
-        arrays: dict[str, Any] = dict(by_image)
-        write_atomically(
-            results_file(*place, "npz"), lambda file: np.savez_compressed(file, **arrays)
-        )
-    settings = {**settings, "dataset": options.dataset} | word_list_settings(options)
-    path = results_file(*place)
+    path = results_file(options.results_dir, options.utility, options.model_name)
     content = {
         "utility": options.utility,
         "model_name": options.model_name,
         "metrics": metrics,
-        "settings": settings,
+        "settings": {**settings, "dataset": options.dataset} | word_list_settings(options),
         "data": data,
         "not_measured": not_measured or {},
         "provenance": provenance() | {"model": settings.get("origin")},
         **(extra or {}),
     }
     write_json(path, content)
+    return path
+
+
+def save_results(
+    options: argparse.Namespace,
+    metrics: Mapping[str, Any],
+    *parts: Any,
+    by_image: Mapping[str, np.ndarray] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write results (see ``write_results``) and show them as a table.
+
+    Args:
+        options: Utility, names and places.
+        metrics: Nested scores.
+        parts: As of ``write_results``.
+        by_image: What image metrics are sums of, for a compressed ``.npz`` beside the JSON:
+            ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives
+            and false negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
+        extra: More top-level entries.
+    """
+    if by_image is not None:
+        # first: where a crash lets the two files be of different runs, the sums tell
+        arrays: dict[str, Any] = dict(by_image)
+        write_atomically(
+            results_file(options.results_dir, options.utility, options.model_name, "npz"),
+            lambda file: np.savez_compressed(file, **arrays),
+        )
+    path = write_results(options, metrics, *parts, extra=extra)
     logger.info("%s", format_metrics(metrics))
     logger.info("results: %s", path)

@@ -34,8 +34,9 @@ from evaluation.inputs import (
 )
 from evaluation.joint_evaluation import evaluate_images
 from evaluation.metrics_table import BY_PATH
-from evaluation.reports import flatten, format_value, write_results
+from evaluation.reports import flatten, format_value
 from evaluation.results import save_results as finish
+from evaluation.results import write_results
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.model_files import model_exists, remove_model
 from models_src.settings import (
@@ -384,10 +385,8 @@ def _report_ranking(
     write_text(table, text.getvalue())
     common = best.settings.as_dict().items()
     path = write_results(
-        options.results_dir,
-        options.utility,
-        options.model_name,
-        metrics={
+        options,
+        {
             "rank_by": rank_by,
             "runs": [
                 {
@@ -399,13 +398,9 @@ def _report_ranking(
                 for rank, run in enumerate(runs, start=1)
             ],
         },
-        settings={
-            **{name: value for name, value in common if name not in best.chosen},
-            **varied,
-            "dataset": options.dataset,
-        },
-        data=counts,
-        not_measured=not_measured,
+        {name: value for name, value in common if name not in best.chosen} | dict(varied),
+        counts,
+        not_measured,
     )
     names = [name for name in rows[0] if name != "failure"]
     cells = [[name if name == rank_by else MAIN_METRICS.get(name, name) for name in names]]

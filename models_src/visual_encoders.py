@@ -106,13 +106,6 @@ def _kept_statistics(network: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def network_shapes(name: str, cluster_num: int) -> dict[str, torch.Size]:
-    """Return the names and shapes of a network's state dict; no memory is taken for its tensors."""
-    with torch.device("meta"):
-        state = _torchvision_network(name, cluster_num, pretrained=False).state_dict()
-    return {entry: value.shape for entry, value in state.items()}
-
-
 def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> Any:
     """Return a network with random weights; ``pretrained`` if trained ones will replace them."""
     from torchvision import models

@@ -22,7 +22,6 @@ from evaluation.comparison import (
     significance,
     table_cells,
 )
-from evaluation.reports import write_by_image
 from main import main
 from tests.test_cli import fails
 from utils.errors import UserError
@@ -291,7 +290,7 @@ def of_images(folder: Path, counts, outcomes) -> dict[str, Answers]:
     arrays = {"image_ids": np.arange(len(counts)), "heatmap": np.array(counts)}
     pairs = np.arange(2 * len(outcomes)).reshape(-1, 2)
     arrays |= {"matching_image_ids": pairs, "sentence_image_matching": np.array(outcomes)}
-    write_by_image(folder, "visual_evaluation", "m", arrays)
+    np.savez(folder / "visual_evaluation_m.npz", **arrays)
     return read_image_answers(folder, ModelResults("m", {}, {"visual_evaluation": {}}, {}))
 
 
@@ -368,7 +367,7 @@ def test_command_compares_trained_models(places, tmp_path, caplog, monkeypatch):
     assert rows_of(tmp_path).xs("text_only", level="setting")["p_value"].isna().all()
     arrays = dict(np.load(tmp_path / "visual_evaluation_lstm.npz"))
     changed = arrays | {"image_ids": arrays["image_ids"] + 1}
-    write_by_image(tmp_path, "visual_evaluation", "lstm", changed)
+    np.savez(tmp_path / "visual_evaluation_lstm.npz", **changed)
     check("visual_evaluation", "over images: they are not the same for all models")
     (tmp_path / "visual_evaluation_generative.npz").unlink()
     check("visual_evaluation", "over images for generative: no answers by images are stored")

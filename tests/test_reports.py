@@ -2,6 +2,7 @@
 
 import csv
 import json
+from argparse import Namespace
 
 import matplotlib.figure
 import pytest
@@ -15,8 +16,8 @@ from evaluation.reports import (
     format_metrics,
     metric_panels,
     write_history,
-    write_results,
 )
+from evaluation.results import write_results
 
 METRICS = {
     "heatmap": {"precision": 0.5, "true_positives": 3, "recall": None},
@@ -76,11 +77,13 @@ def test_history_has_a_row_per_metric_and_empty_cells_for_undefined(tmp_path):
 
 
 def test_results_refuse_nan_and_leave_nothing(tmp_path):
-    parts = {"settings": {}, "data": {}, "not_measured": {}}
+    options = Namespace(
+        results_dir=tmp_path, utility="u", model_name="m", dataset="coco", word_list=None
+    )
     with pytest.raises(ValueError, match="JSON"):
-        write_results(tmp_path, "u", "m", metrics={"x": float("nan")}, **parts)
+        write_results(options, {"x": float("nan")}, {}, {})
     assert not list(tmp_path.iterdir())
-    path = write_results(tmp_path, "u", "m", metrics={"x": None}, **parts)
+    path = write_results(options, {"x": None}, {}, {})
     assert path.name == "u_m.json"
     assert json.loads(path.read_text())["metrics"] == {"x": None}
 

@@ -13,7 +13,6 @@ from models_src.visual_encoders import (
     VisualEncoder,
     build_visual_encoder,
     load_trunk,
-    network_shapes,
 )
 from utils.errors import UserError
 
@@ -34,8 +33,6 @@ def test_mean_of_a_class_activation_map_and_bias_is_the_logit(name):
         maps = class_activation_maps(features, encoder.head.weight, image, cluster)
         pooled = maps.mean(dim=(1, 2)).view(2, C) + encoder.head.bias
     torch.testing.assert_close(pooled, logits, rtol=1e-3, atol=1e-4)
-    shapes = {entry: value.shape for entry, value in encoder.network.state_dict().items()}
-    assert network_shapes(name, C) == shapes
 
 
 def test_seed_decides_the_weights():
@@ -71,8 +68,8 @@ def test_a_googlenet_rescales_its_input_for_trained_weights(tmp_path, pretrained
     path = None
     if pretrained:
         path = str(tmp_path / "weights.pt")
-        shapes = network_shapes("googlenet", C)
-        torch.save({name: torch.ones(shape) for name, shape in shapes.items()}, path)
+        state = VisualEncoder("googlenet", C).network.state_dict()
+        torch.save({name: torch.ones_like(value) for name, value in state.items()}, path)
     settings = TrainingSettings(
         visual_encoder="googlenet",
         cluster_num=C,

@@ -142,14 +142,6 @@ def read_json(path: Path, hint: str = "check the file or get it again") -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
-def parse_json(text: str) -> Any:
-    """Return what a JSON text holds; a ``ValueError`` also where it nests too deeply."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it nests too deeply") from None
-
-
 def read_text(path: Path, what: str) -> str:
     """Return the text of a UTF-8 file, a byte-order mark removed.
 
@@ -173,11 +165,3 @@ def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_size(path: Path) -> int | None:
-    """Return a file's size in bytes, None where it is not there or cannot be reached."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
