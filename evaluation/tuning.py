@@ -6,18 +6,16 @@ The result of each combination is stored, so that the same command continues a s
 
 import argparse
 import contextlib
-import csv
 import difflib
-import io
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-import yaml
 from sklearn.model_selection import ParameterGrid
 
 from datasets_src.holdout import divide_training_data
@@ -35,8 +33,7 @@ from evaluation.inputs import (
 from evaluation.joint_evaluation import evaluate_images
 from evaluation.metrics_table import BY_PATH
 from evaluation.reports import flatten, format_value
-from evaluation.results import save_results as finish
-from evaluation.results import write_results
+from evaluation.results import save_results, write_results
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.model_files import model_exists, remove_model
 from models_src.settings import (
@@ -50,6 +47,7 @@ from models_src.training import LossNotFiniteError, RunOptions, train
 from utils.errors import UserError
 from utils.files import (
     only_process,
+    read_json,
     reading,
     require_writable_folder,
     sha256_of_file,
@@ -57,8 +55,6 @@ from utils.files import (
     write_text,
 )
 from utils.identity import digest
-
-MOST_COMBINATIONS = 10_000  # more is a slip: each is a training
 
 # shown beside the metric that ranks: name -> heading; the first that is measured ranks by default
 MAIN_METRICS = {
@@ -77,11 +73,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TunedRun:
-    """A combination that was trained and evaluated."""
+    """A combination of settings, and what it scored."""
 
     chosen: dict[str, Any]  # the grid's settings
     settings: TrainingSettings  # all settings
-    metrics: dict[str, Any] | None = None  # nested; None where training failed
+    metrics: dict[str, Any] | None = None  # nested; None where it is not trained, or failed
     failure: str | None = None  # why it failed
 
     def value(self, name: str) -> float | None:
@@ -93,13 +89,19 @@ class TunedRun:
 class _Task:
     """What all combinations of a tuning have in common."""
 
+    options: argparse.Namespace
     pairs: TrainingPairs
     held_out: Split
     norms: Norms
     seed: int  # of the draw of held-out images, and of the evaluation's random choices
-    identity: dict[str, Any]  # of the data
     results: Path  # folder of stored results
     models: Path  # folder of checkpoints, and of models until they are evaluated
+
+    def remove_training(self, key: str) -> None:
+        """Remove a combination's models and checkpoint, as far as they exist."""
+        remove_model(self.models, key)
+        remove_model(self.models, f"{key}_best")
+        RunOptions(key, self.models).checkpoint_file.unlink(missing_ok=True)
 
 
 def tune_joint_model_parameters(options: argparse.Namespace) -> None:
@@ -116,33 +118,46 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
         if path is not None and not Path(path).is_file():
             raise UserError(f"no file {path} for --pretrained_visual; give the weights' path")
     choose_device(options.device)
-    task = _prepare(options, base.get("seed", options.seed))
-    not_measured = task.norms.absent | unmeasured_on_images(task.held_out, options.datasets_dir)
+
+    results = options.results_dir / options.model_name / "tuning"
+    models = options.models_dir / "tuning" / options.model_name
+    for place in (models, results):
+        require_writable_folder(place)
+    seed = base.get("seed", options.seed)
+    pairs, held_out = divide_training_data(*training_split(options), seed)
+    norms = load_norms(options.datasets_dir, options.word_list)
+    counts = {
+        **training_data(pairs, norms),
+        "held_out_images": len(held_out.image_ids),
+        "held_out_captions": len(held_out.captions),
+        "held_out_fingerprint": held_out.fingerprint(),
+    }
+    logger.info(
+        "%(train_captions)d pairs of %(train_images)d images to train on; %(held_out_images)d "
+        "images with %(held_out_captions)d captions held out",
+        counts,
+    )
+    not_measured = norms.absent | unmeasured_on_images(held_out, options.datasets_dir)
     rank_by = ranking_metric(options.rank_by, not_measured)
-    lock = options.models_dir / "tuning" / f"{options.model_name}.lock"
+    lock = models.parent / f"{options.model_name}.lock"
     with only_process(lock, f"the tuning of '{options.model_name}'"):
         if options.overwrite:
-            for folder in (task.results, task.models, task.models / "text", task.models / "visual"):
+            for folder in (results, models, models / "text", models / "visual"):
                 for stale in folder.glob("[0-9a-f]" * 16 + ".*"):
                     stale.unlink()
-        runs = _run_all(options, task, combinations, rank_by)
-    for folder in (task.models / "text", task.models / "visual", task.models, task.models.parent):
+        task = _Task(options, pairs, held_out, norms, seed, results, models)
+        runs = _run_all(task, combinations, rank_by)
+    for folder in (models / "text", models / "visual", models, models.parent):
         with contextlib.suppress(OSError):  # other trainings are left there
             folder.rmdir()
-    counts = {
-        **training_data(task.pairs, task.norms),
-        "held_out_images": len(task.held_out.image_ids),
-        "held_out_captions": len(task.held_out.captions),
-        "held_out_fingerprint": task.held_out.fingerprint(),
-    }
-    seeds = {"held_out_seed": task.seed, "evaluation_seed": task.seed}
+    seeds = {"held_out_seed": seed, "evaluation_seed": seed}
     if options.grid is None:
-        finish(
-            options, runs[0].metrics or {}, runs[0].settings.as_dict() | seeds, counts, not_measured
-        )
+        recorded = runs[0].settings.as_dict() | seeds
+        save_results(options, runs[0].metrics or {}, recorded, counts, not_measured)
     else:
-        varied = {"grid": grid, **seeds}
-        _report_ranking(options, ranked(runs, rank_by), rank_by, varied, counts, not_measured)
+        _report_ranking(
+            options, ranked(runs, rank_by), rank_by, {"grid": grid, **seeds}, counts, not_measured
+        )
 
 
 def read_grid(path: Path) -> dict[str, list[Any]]:
@@ -172,14 +187,8 @@ def grid_combinations(
         base: The values of other settings, where they are not the defaults.
         source: The grid's file, for error messages.
     """
-    points = ParameterGrid(dict(grid))
-    if len(points) > MOST_COMBINATIONS:
-        raise UserError(
-            f"{source} has {len(points)} combinations, and {MOST_COMBINATIONS} are the most; give "
-            "fewer values"
-        )
     combinations = []
-    for point in points:
+    for point in ParameterGrid(dict(grid)):
         chosen = {name: point[name] for name in grid}  # in the file's order
         try:
             combinations.append(TunedRun(chosen, TrainingSettings(**{**base, **chosen})))
@@ -191,9 +200,7 @@ def grid_combinations(
 def ranking_metric(wanted: str | None, not_measured: Mapping[str, str]) -> str:
     """Return the metric that ranks: the wanted one, else the first main one that is measured.
 
-    Args:
-        wanted: A dotted name, or None.
-        not_measured: Section -> the reason why its metrics are not measured.
+    ``not_measured`` gives sections of metrics, each with the reason.
     """
     if wanted is None:
         return next(name for name in MAIN_METRICS if name.split(".")[0] not in not_measured)
@@ -211,102 +218,82 @@ def ranking_metric(wanted: str | None, not_measured: Mapping[str, str]) -> str:
     return wanted
 
 
-def _prepare(options: argparse.Namespace, seed: int) -> _Task:
-    """Load and divide the data, and see that results can be written."""
-    results = options.results_dir / options.model_name / "tuning"
-    models = options.models_dir / "tuning" / options.model_name
-    for place in (models, results):
-        require_writable_folder(place)
-    pairs, held_out = divide_training_data(*training_split(options), seed)
-    norms = load_norms(options.datasets_dir, options.word_list)
-    logger.info(
-        "%d pairs of %d images to train on; %d images with %d captions held out (seed %d)",
-        len(pairs),
-        len(pairs.split.image_ids),
-        len(held_out.image_ids),
-        len(held_out.captions),
-        seed,
-    )
-    identity = {
-        "captions": pairs.fingerprint(),
-        "test": held_out.fingerprint(),
-        "norms": norms.fingerprint(),
-        "word_list": word_list_settings(options).get("word_list_sha256"),
-        "held_out_seed": seed,
-    }
-    return _Task(pairs, held_out, norms, seed, identity, results, models)
-
-
-def _run_all(
-    options: argparse.Namespace, task: _Task, combinations: Sequence[TunedRun], rank_by: str
-) -> list[TunedRun]:
+def _run_all(task: _Task, combinations: Sequence[TunedRun], rank_by: str) -> list[TunedRun]:
     """Train and evaluate every combination that no stored result is there for.
+
+    That a grid's settings fail is a result, too; but a lack of memory may pass.
 
     Raises:
         KeyboardInterrupt: what is finished is stored, the current training has a checkpoint.
     """
+    data = {
+        "captions": task.pairs.fingerprint(),
+        "test": task.held_out.fingerprint(),
+        "norms": task.norms.fingerprint(),
+        "word_list": word_list_settings(task.options).get("word_list_sha256"),
+        "held_out_seed": task.seed,
+    }
     runs: list[TunedRun] = []
-    try:
-        for number, run in enumerate(combinations, start=1):
-            weights = run.settings.pretrained_visual
-            settings = {  # files may give 0 where the command line gives 0.0
-                name: float(value) if SETTINGS[name].type == "float" else value
-                for name, value in run.settings.as_dict().items()
-            }
-            identity = task.identity | {
-                "settings": settings,
-                "pretrained_weights": None if weights is None else sha256_of_file(Path(weights)),
-            }
-            key = digest(identity)[:16]
-            path = task.results / f"{key}.json"
-            is_stored = path.exists()
-            logger.info(
-                "combination %d of %d: %s%s",
-                number,
-                len(combinations),
-                described(run.chosen or run.settings.as_dict()),
-                " (stored)" if is_stored else "",
-            )
-            if is_stored:
-                with reading(path, "remove it to train its combination anew"):
-                    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-                    metrics, failure = stored["metrics"], stored["failure"]
-            else:
-                metrics, failure, is_lasting = _train_and_evaluate(options, task, run, key)
-                if is_lasting:
-                    outcome = {"metrics": metrics, "failure": failure}
-                    write_json(path, {"identity": identity} | outcome)
-            _remove_training(task.models, key)
-            runs.append(TunedRun(run.chosen, run.settings, metrics, failure))
-            known = flatten(metrics or {})
-            if known and rank_by not in known:
-                near = difflib.get_close_matches(rank_by, known, n=5, cutoff=0.3)
-                raise UserError(
-                    f"--rank_by {rank_by} is no metric; did you mean {', '.join(near)}? The same "
-                    "command with another --rank_by trains nothing again"
-                )
-    except KeyboardInterrupt:
+    for number, run in enumerate(combinations, start=1):
+        weights = run.settings.pretrained_visual
+        settings = {  # files may give 0 where the command line gives 0.0
+            name: float(value) if SETTINGS[name].type == "float" else value
+            for name, value in run.settings.as_dict().items()
+        }
+        identity = data | {
+            "settings": settings,
+            "pretrained_weights": None if weights is None else sha256_of_file(Path(weights)),
+        }
+        key = digest(identity)[:16]
+        path = task.results / f"{key}.json"
         logger.info(
-            "%d of %d results are stored; the same command (without --overwrite) continues",
-            len(runs),
+            "combination %d of %d: %s%s",
+            number,
             len(combinations),
+            described(run.chosen or run.settings.as_dict()),
+            " (stored)" if path.exists() else "",
         )
-        raise
+        outcome: dict[str, Any]
+        if path.exists():
+            with reading(path, "remove it to train its combination anew"):
+                stored = read_json(path)
+                outcome = {name: stored[name] for name in ("metrics", "failure")}
+        else:
+            error: Exception | None = None
+            try:
+                outcome = {"metrics": _train_and_evaluate(task, run, key), "failure": None}
+            except KeyboardInterrupt:
+                message = (
+                    "%d of %d results are stored; the same command (without --overwrite) continues"
+                )
+                logger.info(message, len(runs), len(combinations))
+                raise
+            except (LossNotFiniteError, torch.OutOfMemoryError) as failed:
+                if task.options.grid is None:
+                    task.remove_training(key)
+                    raise
+                error = failed
+                outcome = {"metrics": None, "failure": str(error).split("\n")[0]}
+                logger.warning("%s", outcome["failure"])
+            if not isinstance(error, torch.OutOfMemoryError):
+                write_json(path, {"identity": identity, **outcome})
+        task.remove_training(key)
+        runs.append(replace(run, **outcome))
+        known = flatten(outcome["metrics"] or {})
+        if known and rank_by not in known:
+            near = difflib.get_close_matches(rank_by, known, n=5, cutoff=0.3)
+            raise UserError(
+                f"--rank_by {rank_by} is no metric; did you mean {', '.join(near)}? The same "
+                "command with another --rank_by trains nothing again"
+            )
     return runs
 
 
-def _train_and_evaluate(
-    options: argparse.Namespace, task: _Task, run: TunedRun, name: str
-) -> tuple[dict[str, Any] | None, str | None, bool]:
-    """Train a combination, or continue its training, and evaluate it.
-
-    That a grid's settings fail is a result, too; but a lack of memory may pass.
-
-    Returns:
-        The metrics or why there are none, and whether that lasts.
-    """
+def _train_and_evaluate(task: _Task, run: TunedRun, key: str) -> dict[str, Any]:
+    """Train a combination, or continue its training, and return its metrics."""
+    options = task.options
     run_options = RunOptions(
-        name=name,
+        name=key,
         models_dir=task.models,
         device=choose_device(options.device),
         workers=options.workers,
@@ -315,41 +302,23 @@ def _train_and_evaluate(
         compile=options.compile,
         continue_with="the same command",
     )
-    try:
-        stopped = train(run.settings, task.pairs, run_options, None, lambda _history: None)
-    except (LossNotFiniteError, torch.OutOfMemoryError) as error:
-        _remove_training(task.models, name)
-        if options.grid is None:
-            raise
-        reason = str(error).split("\n")[0]
-        logger.warning("%s", reason)
-        return None, reason, isinstance(error, LossNotFiniteError)
-    if stopped:
+    if train(run.settings, task.pairs, run_options, None, lambda _history: None):
         raise KeyboardInterrupt
     # thresholds and the like are those of the training
     given = {"workers": options.workers} if "workers" in options.given else {}
-    found = {"models_dir": task.models, "model_name": name, "given": given}
+    found = {"models_dir": task.models, "model_name": key, "given": given}
     model = load_both_halves(argparse.Namespace(**(vars(options) | found)))
     words = predict_words(model.text, task.pairs.vocabulary)
-    metrics = {
+    return {
         **evaluate_images(model, task.held_out, task.seed).metrics,
         **word_metrics(words, task.norms, run.settings.text_threshold, task.seed),
     }
-    return metrics, None, True
-
-
-def _remove_training(models_dir: Path, name: str) -> None:
-    """Remove a combination's models and checkpoint, as far as they exist."""
-    remove_model(models_dir, name)
-    remove_model(models_dir, f"{name}_best")
-    RunOptions(name, models_dir).checkpoint_file.unlink(missing_ok=True)
 
 
 def ranked(runs: Sequence[TunedRun], name: str) -> list[TunedRun]:
     """Return runs by falling metric; equal values in their order, undefined ones last."""
-    values = [run.value(name) for run in runs]
-    order = sorted(range(len(runs)), key=lambda i: (values[i] is None, -(values[i] or 0)))  # stable
-    return [runs[i] for i in order]
+    values = {id(run): run.value(name) for run in runs}
+    return sorted(runs, key=lambda run: (values[id(run)] is None, -(values[id(run)] or 0)))
 
 
 def ranking_rows(runs: Sequence[TunedRun], rank_by: str) -> list[dict[str, Any]]:
@@ -376,61 +345,48 @@ def _report_ranking(
 ) -> None:
     """Show the ranked runs of a grid as a table, and write them as CSV and JSON."""
     best = runs[0]
-    rows = ranking_rows(runs, rank_by)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # None is written as nothing
-    table = options.results_dir / options.model_name / "tuning.csv"
-    write_text(table, text.getvalue())
-    common = best.settings.as_dict().items()
-    path = write_results(
-        options,
+    table = pd.DataFrame(ranking_rows(runs, rank_by), dtype=object)
+    path = options.results_dir / options.model_name / "tuning.csv"
+    write_text(path, table.to_csv(index=False))
+    headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
+    shown = table.drop(columns="failure", errors="ignore").map(format_value)
+    results = [
         {
-            "rank_by": rank_by,
-            "runs": [
-                {
-                    "rank": rank,
-                    "settings": run.settings.as_dict(),
-                    "metrics": run.metrics,
-                    "failure": run.failure,
-                }
-                for rank, run in enumerate(runs, start=1)
-            ],
-        },
+            "rank": rank,
+            "settings": run.settings.as_dict(),
+            "metrics": run.metrics,
+            "failure": run.failure,
+        }
+        for rank, run in enumerate(runs, start=1)
+    ]
+    common = best.settings.as_dict().items()
+    stored = write_results(
+        options,
+        {"rank_by": rank_by, "runs": results},
         {name: value for name, value in common if name not in best.chosen} | dict(varied),
         counts,
         not_measured,
     )
-    names = [name for name in rows[0] if name != "failure"]
-    cells = [[name if name == rank_by else MAIN_METRICS.get(name, name) for name in names]]
-    cells += [[format_value(row[name]) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     logger.info("%d combinations by falling %s:", len(runs), rank_by)
-    for line in cells:
-        logger.info("%s", "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)))
+    logger.info("%s", shown.rename(columns=headings).to_string(index=False))
+    logger.info("results: %s and %s", path, stored)
     value = best.value(rank_by)
     if value is None:
         logger.info("there is no best: %s is undefined for every combination", rank_by)
-    else:
-        equals = sum(run.value(rank_by) == value for run in runs)
-        if equals > 1:
-            logger.info("%d combinations share the best value, and stand in their order", equals)
-        words = ["python", "main.py", *_given_places(options), *command_line(best.settings)]
-        logger.info("to train the best on all images: %s", shlex.join(words))
-    logger.info("results: %s and %s", table, path)
-
-
-def _given_places(options: argparse.Namespace) -> list[str]:
-    """Return the options that a training of the best shares with its tuning, and a free name."""
+        return
+    equals = sum(run.value(rank_by) == value for run in runs)
+    if equals > 1:
+        logger.info("%d combinations share the best value, and stand in their order", equals)
     name = options.model_name
     if model_exists(options.models_dir, name):
         name += "_tuned"
     places = ("datasets_dir", "dataset", "models_dir", "results_dir", "word_list",
               "device", "workers", "image_cache")  # fmt: skip
-    words = [f"--model_name={name}"]
+    words = ["python", "main.py", f"--model_name={name}"]
     words += [f"--{place}={options.given[place]}" for place in places if place in options.given]
-    return words + (["--use_all_images"] if options.use_all_images else [])
+    words += ["--use_all_images"] if options.use_all_images else []
+    command = shlex.join(words + command_line(best.settings))
+    logger.info("to train the best on all images: %s", command)
 
 
 def command_line(settings: TrainingSettings) -> list[str]:
