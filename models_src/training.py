@@ -8,7 +8,7 @@ import math
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets_src.images import normalise
 from datasets_src.loading import load_batches, require_readable
-from datasets_src.pairs import (
-    PairBatch,
-    TrainingPairs,
-    pair_batches,
-)
+from datasets_src.pairs import PairBatch, TrainingPairs, pair_batches
 from models_src.development import Development, Plan
 from models_src.diagnosis import BatchStatistics, batch_statistics, empty_sums, step_sums, trouble
 from models_src.distributed import (
@@ -204,21 +200,12 @@ def random_start_steps(settings: TrainingSettings, steps: int) -> int:
 def save_checkpoint(
     run: TrainingRun, settings: TrainingSettings, identity: Mapping[str, Any], path: Path
 ) -> None:
-    """Write all that an exact continuation needs, in one file that is replaced whole.
-
-    Raises:
-        LossNotFiniteError: something in it is not finite; the last checkpoint stays.
-    """
+    """Write all that an exact continuation needs; what is not finite is not written."""
     state = run.state_dict()
     if not _is_finite([run.totals, state["visual"], state["text"]]):
         raise _not_finite(run.step)
-    content = {
-        "version": CHECKPOINT_VERSION,
-        "settings": settings.as_dict(),
-        "identity": dict(identity),
-        "run": state,
-    }
-    save_tensors(path, content)
+    parts = {"settings": settings.as_dict(), "identity": dict(identity), "run": state}
+    save_tensors(path, {"version": CHECKPOINT_VERSION, **parts})
 
 
 def _is_finite(state: Any) -> bool:
@@ -259,10 +246,9 @@ def require_free_name(options: RunOptions) -> None:
 def load_checkpoint(
     settings: TrainingSettings, options: RunOptions, identity: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the checkpoint to continue from, or None to start anew.
+    """Return the checkpoint to continue from, of the same settings and data; None to start anew.
 
-    Raises:
-        UserError: the checkpoint is damaged, or of other settings or data; epochs may differ.
+    Epochs may differ.
     """
     path = options.checkpoint_file
     if not options.resume or not path.exists():
@@ -314,9 +300,6 @@ def train(
         Whether a signal asked to stop when there was no step left, so that training ended as usual.
 
     Raises:
-        UserError: a finished or unfinished run of that name is in the way, or one under way in
-            another process; the checkpoint does not belong to these settings or data, more than 1 %
-            of the images are unreadable, or the loss is not finite.
         KeyboardInterrupt: a signal ended training; a checkpoint was saved.
     """
     with ExitStack() as stack:
@@ -330,7 +313,15 @@ def train(
         checkpoint = load_checkpoint(settings, options, identity)
         if checkpoint is None and options.resume:
             if model_exists(options.models_dir, options.name):
-                _note_finished(settings, options)
+                header = model_path(options.models_dir, "text", options.name, "cfg")
+                epochs = read_header(header, "text")[0].epochs
+                had = f"'{options.name}' is finished: it has had {epochs} epochs"
+                if settings.epochs > epochs:
+                    raise UserError(
+                        f"{had}, and has no checkpoint to train on from; give --overwrite "
+                        "(without --resume) to train anew"
+                    )
+                logger.info("%s", had)
                 return False
             logger.info("there is no checkpoint of '%s': training starts anew", options.name)
         run = new_run(settings, pairs, options.device, with_pretrained=checkpoint is None)
@@ -343,111 +334,75 @@ def train(
                 run.load_state_dict(checkpoint["run"])
             if settings.random_start_steps is not None:  # which more epochs may have room for
                 run.random_start = random_start
-        return _train_run(run, settings, pairs, options, identity, evaluate, report, checkpoint)
 
+        commit = git_commit(ROOT)
 
-def _train_run(
-    run: TrainingRun,
-    settings: TrainingSettings,
-    pairs: TrainingPairs,
-    options: RunOptions,
-    identity: Mapping[str, Any],
-    evaluate: Callable[[TextEncoder], Metrics] | None,
-    report: Callable[[list[Metrics]], None],
-    checkpoint: Mapping[str, Any] | None,
-) -> bool:
-    """Train a run to its last epoch, as ``train`` does."""
-    commit = git_commit(ROOT)
-
-    def keep() -> None:
-        if rank() == 0:
-            save_checkpoint(run, settings, identity, options.checkpoint_file)
-
-    def save(name: str) -> None:
-        halves: dict[str, Any]
-        seconds = round(time.monotonic() - run.began, 1)
-        origin = Origin(
-            run.run_id,
-            run.step,
-            settings.seed,
-            identity["captions"],
-            commit=commit,
-            training_seconds=seconds,
-        )
-        # the larger first: where one fails, it is this
-        halves = {"visual": (settings, run.visual), "text": (settings, run.text)}
-        save_halves(options.models_dir, name, origin, halves, pairs.vocabulary.counts)
-
-    if checkpoint is not None:
-        if settings.epochs <= run.epoch:
-            had = f"'{options.name}' has had {run.epoch} epochs"
-            if run.epoch < checkpoint["settings"]["epochs"]:
-                raise UserError(f"{had}; give more --epochs to continue it")
-            logger.info("%s: to train it on, give more --epochs", had)
-            if not model_exists(options.models_dir, options.name) and rank() == 0:
-                save(options.name)
-            return False
-        logger.info("continuing after %d joint steps", run.step)
-        if run.history and run.batch == 0 and rank() == 0:
-            report(run.history)  # what stopped it may have come before this
-    if options.compile:
-        require_compiler(options.device)
-        run.visual.network.compile()  # in place: names of weights stay as they are
-    visual = replicated(run.visual)
-    if options.overwrite and rank() == 0:
-        # the old run's best epoch must not stand beside the new run's model, nor its checkpoint
-        remove_model(options.models_dir, f"{options.name}_best")
-        keep()
-    logger.info("of two figures below, the first is of images, the second of captions")
-    with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
-        while run.epoch < settings.epochs:
-            train_one_epoch(run, visual, settings, pairs, options, keep, stop, progress)
-            run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
-            seen = batch_statistics(run.totals)
-            _require_finite(seen, run.step)
-            row: Metrics = dict(vars(seen))
-            if evaluate is not None and rank() == 0:
-                row |= evaluate(run.text)
-            is_last = run.epoch + 1 == settings.epochs
-            settled = run.step >= run.random_start + SETTLING_STEPS
-            if settled or (is_last and run.step >= FEWEST_STEPS):
-                _warn_once(run, seen)
-            run.epoch, run.batch = run.epoch + 1, 0
-            run.totals = torch.zeros_like(run.totals)
-            run.history.append(row)
+        def keep() -> None:
             if rank() == 0:
-                options.watch("epochs", run.step, row)
-                if best_epoch(run, settings.epochs, options.best_by) == run.epoch - 1:
-                    save(f"{options.name}_best")
-                if is_last:
+                save_checkpoint(run, settings, identity, options.checkpoint_file)
+
+        def save(name: str) -> None:
+            halves: dict[str, Any]
+            seconds = round(time.monotonic() - run.began, 1)
+            source = run.run_id, run.step, settings.seed, identity["captions"]
+            origin = Origin(*source, commit=commit, training_seconds=seconds)
+            # the larger first: where one fails, it is this
+            halves = {"visual": (settings, run.visual), "text": (settings, run.text)}
+            save_halves(options.models_dir, name, origin, halves, pairs.vocabulary.counts)
+
+        if checkpoint is not None:
+            if settings.epochs <= run.epoch:
+                had = f"'{options.name}' has had {run.epoch} epochs"
+                if run.epoch < checkpoint["settings"]["epochs"]:
+                    raise UserError(f"{had}; give more --epochs to continue it")
+                logger.info("%s: to train it on, give more --epochs", had)
+                if not model_exists(options.models_dir, options.name) and rank() == 0:
                     save(options.name)
-                keep()
-                report(run.history)
-            if not is_last and any_rank(stop())[0]:
-                _end_here(options)
-    if run.bad_images:
-        logger.warning(
-            "%d of %d images were left out: missing or unreadable, see above",
-            len(run.bad_images),
-            len(pairs.split.image_ids),
-        )
-    return any_rank(stop())[0]
-
-
-def _note_finished(settings: TrainingSettings, options: RunOptions) -> None:
-    """Log how many epochs a finished model without a checkpoint has had.
-
-    Raises:
-        UserError: it is to have more.
-    """
-    stored, _ = read_header(model_path(options.models_dir, "text", options.name, "cfg"), "text")
-    had = f"'{options.name}' is finished: it has had {stored.epochs} epochs"
-    if settings.epochs > stored.epochs:
-        raise UserError(
-            f"{had}, and has no checkpoint to train on from; give --overwrite (without --resume) "
-            "to train anew"
-        )
-    logger.info("%s", had)
+                return False
+            logger.info("continuing after %d joint steps", run.step)
+            if run.history and run.batch == 0 and rank() == 0:
+                report(run.history)  # what stopped it may have come before this
+        if options.compile:
+            require_compiler(options.device)
+            run.visual.network.compile()  # in place: names of weights stay as they are
+        visual = replicated(run.visual)
+        if options.overwrite and rank() == 0:
+            # the old run's best epoch must not stand beside the new run's model, nor its checkpoint
+            remove_model(options.models_dir, f"{options.name}_best")
+            keep()
+        logger.info("of two figures below, the first is of images, the second of captions")
+        with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
+            while run.epoch < settings.epochs:
+                train_one_epoch(run, visual, settings, pairs, options, keep, stop, progress)
+                run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
+                seen = _finite_statistics(run.totals, run.step)
+                row: Metrics = dict(vars(seen))
+                if evaluate is not None and rank() == 0:
+                    row |= evaluate(run.text)
+                is_last = run.epoch + 1 == settings.epochs
+                settled = run.step >= run.random_start + SETTLING_STEPS
+                if settled or (is_last and run.step >= FEWEST_STEPS):
+                    _warn_once(run, seen)
+                run.epoch, run.batch = run.epoch + 1, 0
+                run.totals = torch.zeros_like(run.totals)
+                run.history.append(row)
+                if rank() == 0:
+                    options.watch("epochs", run.step, row)
+                    if best_epoch(run, settings.epochs, options.best_by) == run.epoch - 1:
+                        save(f"{options.name}_best")
+                    if is_last:
+                        save(options.name)
+                    keep()
+                    report(run.history)
+                if not is_last and any_rank(stop())[0]:
+                    _end_here(options)
+        if run.bad_images:
+            logger.warning(
+                "%d of %d images were left out: missing or unreadable, see above",
+                len(run.bad_images),
+                len(pairs.split.image_ids),
+            )
+        return any_rank(stop())[0]
 
 
 def best_epoch(run: TrainingRun, epochs: int, best_by: str) -> int | None:
@@ -496,19 +451,13 @@ def train_one_epoch(
 ) -> None:
     """Take the joint steps of the current epoch that are left.
 
-    Args:
-        run: What learns.
-        visual: The run's visual encoder, replicated.
-        settings: Of the training.
-        pairs: The training data.
-        options: Of the training.
-        keep: Writes a checkpoint.
-        stop: Says whether training has been asked to stop.
-        progress: A bar over pairs.
+    ``visual`` is the run's visual encoder, replicated; ``keep`` writes a checkpoint, ``stop`` says
+    whether training has been asked to stop.
     """
     batches = epoch_batches(settings, pairs, run.epoch)
     left = batches[run.batch :]
-    pairs_left = _pair_count(left) + (settings.epochs - run.epoch - 1) * len(pairs)
+    pairs_left = sum(len(batch.captions) for batch in left)
+    pairs_left += (settings.epochs - run.epoch - 1) * len(pairs)
     started = last_saved = time.monotonic()
     pairs_seen = 0
     reported, reported_step = run.totals.clone(), run.step
@@ -551,26 +500,16 @@ def train_one_epoch(
             progress.update(len(whole_batch.captions))
             is_end = run.batch == len(batches)
             if run.step % SHOW_EVERY_STEPS == 0 or is_end:
-                seen = batch_statistics(sums)
-                _require_finite(seen, run.step)
-                progress.set_postfix(_figures(seen))
+                progress.set_postfix(_figures(_finite_statistics(sums, run.step)))
             if run.step % LOG_EVERY_STEPS == 0 or is_end:
-                seen = batch_statistics(run.totals - reported)
-                _require_finite(seen, run.step)
+                seen = _finite_statistics(run.totals - reported, run.step)
                 speed = pairs_seen / (time.monotonic() - started)
                 remaining = tqdm.format_interval((pairs_left - pairs_seen) / speed)
                 figures = ", ".join(f"{name} {value}" for name, value in _figures(seen).items())
-                logger.info(
-                    "epoch %d step %d: %s, %.0f pairs/s, %s left",
-                    run.epoch + 1,
-                    run.step,
-                    figures,
-                    speed,
-                    remaining,
-                )
+                place = f"epoch {run.epoch + 1} step {run.step}"
+                logger.info("%s: %s, %.0f pairs/s, %s left", place, figures, speed, remaining)
                 if rank() == 0:
-                    values = vars(seen) | {"pairs_per_second": speed}
-                    options.watch("steps", run.step, values)
+                    options.watch("steps", run.step, vars(seen) | {"pairs_per_second": speed})
                 enough = run.step - reported_step >= FEWEST_STEPS
                 if enough and run.step >= run.random_start + SETTLING_STEPS:
                     _warn_once(run, seen)
@@ -650,15 +589,8 @@ def _readable_images(
 ) -> np.ndarray:
     """Return which images of a batch (I,) can be read on all ranks; log others once.
 
-    Args:
-        run: Whose images they are.
-        pairs: The training data.
-        batch: The whole batch.
-        own: (I,) bool, which images are this rank's.
-        errors: Position among this rank's images -> why that image cannot be read.
-
-    Raises:
-        UserError: there are too many that cannot.
+    ``own`` (I,) bool says which images are this rank's; ``errors`` why some of those, by position
+    among them, cannot be read. A UserError ends training where too many cannot.
     """
     reasons = {np.flatnonzero(own)[position]: error for position, error in errors.items()}
     bad = np.array(any_rank(*(place in reasons for place in range(len(own)))))
@@ -672,16 +604,13 @@ def _readable_images(
     return ~bad
 
 
-def _pair_count(batches: Sequence[PairBatch]) -> int:
-    """Return how many pairs some batches have."""
-    return sum(len(batch.captions) for batch in batches)
-
-
-def _require_finite(seen: BatchStatistics, step: int) -> None:
-    """Stop training when a loss is not finite."""
+def _finite_statistics(sums: Tensor, step: int) -> BatchStatistics:
+    """Return what is told of joint steps; end training where a loss is not finite."""
+    seen = batch_statistics(sums)
     losses = [loss for loss in (seen.visual_loss, seen.text_loss) if loss is not None]
     if not np.isfinite(losses).all():
         raise _not_finite(step)
+    return seen
 
 
 def _figures(seen: BatchStatistics) -> dict[str, str]:
@@ -715,10 +644,7 @@ def _end_here(options: RunOptions) -> NoReturn:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first signal of a kind into a request that training asks for between two steps.
-
-    A second one acts as usual. The earlier handlers come back at the end.
-    """
+    """Turn the first signal of a kind into a request that training asks for between two steps."""
     requested = False
     # Ctrl-C, what ends a process, and what clusters can be told to send before a job's time is up
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -742,12 +668,13 @@ def _progress(
     run: TrainingRun, settings: TrainingSettings, pairs: TrainingPairs
 ) -> Iterator["tqdm[NoReturn]"]:
     """Yield the first rank's bar over all pairs of all epochs; silent without a terminal."""
-    done = _pair_count(epoch_batches(settings, pairs, run.epoch)[: run.batch])
+    behind = epoch_batches(settings, pairs, run.epoch)[: run.batch]
+    done = run.epoch * len(pairs) + sum(len(batch.captions) for batch in behind)
     with (
         logging_redirect_tqdm(),
         tqdm(
             total=settings.epochs * len(pairs),
-            initial=run.epoch * len(pairs) + done,
+            initial=done,
             unit="pair",
             disable=None if rank() == 0 else True,
         ) as progress,
