@@ -334,7 +334,7 @@ def build_parser() -> argparse.ArgumentParser:
             text = option.help.replace("%", "%%")
             if "(default: " not in text:
                 text += f" (default: {option.default})"
-            if option.default is False:
+            if option.default is False or option.kind is bool:
                 action = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"
                 group.add_argument(f"--{name}", action=action, help=text)
                 continue
