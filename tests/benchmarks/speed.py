@@ -63,7 +63,7 @@ from utils.files import write_json
 from utils.processes import spare_workers
 
 ROOT = Path(__file__).parent.parent.parent
-# of 150 clusters; the share that images of a trained lstm activate, see BENCHMARKS.md
+# of 150 clusters, more than images of a trained lstm activate: a slow case
 ACTIVATED_SHARE = 0.185
 
 
