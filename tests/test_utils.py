@@ -1,12 +1,17 @@
-"""Files are written whole or not at all; bad ones end in one line; identities say what differs."""
+"""What every floor shares: files, identities, the log, progress bars."""
 
+import contextlib
+import fcntl
 import json
+import logging
 import os
 import pickle
 import platform
+import pty
 import struct
 import subprocess
 import sys
+import termios
 import zipfile
 from pathlib import Path
 
@@ -14,6 +19,9 @@ import numpy as np
 import pytest
 import yaml
 
+from datasets_src.filtering import FILTER_FILE
+from main import main
+from utils import log
 from utils.errors import UserError
 from utils.files import (
     only_process,
@@ -26,8 +34,14 @@ from utils.files import (
     write_text,
 )
 from utils.identity import PARTS, digest, what_differs
+from utils.log import start_logging, stop_logging
 
 ROOT = Path(__file__).parent.parent
+
+logger = logging.getLogger(__name__)
+
+
+# ---- files
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
@@ -96,13 +110,10 @@ BAD = {
     "deep json": lambda _: json.loads("[" * 100_000),
     "key": lambda _: {}["images"],
     "type": lambda _: int("3")["images"],
-    "index": lambda _: [][0],
     "yaml": lambda _: yaml.safe_load("a: [\n"),
     "pickle": lambda _: pickle.loads(b"junk"),
     "zip": lambda _: zipfile.ZipFile(__file__),
     "struct": lambda _: struct.unpack("I", b""),
-    "end": lambda _: pickle.loads(b""),
-    "numpy": lambda _: np.zeros(3).reshape(2),
 }
 
 
@@ -113,9 +124,6 @@ def test_what_a_parser_raises_is_one_line_with_file_and_advice(tmp_path, kind):
     assert str(error.value).startswith(f"{tmp_path / 'a.json'}: ")
     assert str(error.value).endswith("; get it again")
     assert "\n" not in str(error.value)
-
-
-def test_errors_for_the_user_pass_the_boundary_unchanged(tmp_path):
     with pytest.raises(UserError, match=r"^mine$"), reading(tmp_path):
         raise UserError("mine")
 
@@ -144,3 +152,113 @@ def test_an_identity_tells_contents_apart_and_names_what_differs():
     assert what_differs(one, {"captions": "1", "test": "2", "norms": "3", "word_list": "4"}) == []
     assert what_differs(one, {"captions": "0", "test": "0"}) == [PARTS["captions"], PARTS["test"]]
     assert what_differs(one, {"captions": "0", "test": "0"}, ["test"]) == [PARTS["test"]]
+
+
+# ---- log
+
+
+@pytest.fixture(autouse=True)
+def no_handlers_left():
+    yield
+    stop_logging()
+
+
+def test_a_log_is_continued_and_its_old_part_replaced_when_it_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "LARGEST_LOG", 1000)
+    path = tmp_path / "x.log"
+    for start in (0, 50):
+        start_logging(path)
+        for number in range(start, start + 50):
+            logger.info("message %d", number)
+        stop_logging()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.log", "x.log.1"]
+    texts = [(tmp_path / name).read_text() for name in ("x.log.1", "x.log")]
+    assert all(len(text) <= 1000 for text in texts)
+    numbers = [int(line.split()[-1]) for line in "".join(texts).splitlines()]
+    assert numbers == list(range(100 - len(numbers), 100))  # the latest ones, none lost between
+    assert len(numbers) > 15
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_told_once_and_the_messages_go_on_to_the_console(capsys):
+    start_logging(Path("/dev/full"))
+    logger.info("first")
+    logger.info("second")
+    stop_logging()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("first") == captured.out.count("second") == 1
+    assert captured.out.count("no more messages go to /dev/full: No space left on device") == 1
+
+
+def test_the_log_tells_why_a_training_ended(tmp_path, monkeypatch, capsys):
+    places = [f"--datasets_dir={tmp_path / 'absent'}", f"--models_dir={tmp_path}"]
+    call = [*places, f"--results_dir={tmp_path}"]
+    path = tmp_path / "train_joint_model_model1.log"
+    assert main(call) == 2
+    told = capsys.readouterr().err.removeprefix("error: ")
+    (line,) = path.read_text().splitlines(keepends=True)
+    assert line.endswith(f" ERROR {told}")
+
+    def fail(_options):
+        raise ZeroDivisionError("as a mistake in the program does")
+
+    monkeypatch.setattr("evaluation.joint_training.train_joint_model", fail)
+    assert main(call) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Traceback")
+    assert captured.err in path.read_text()
+
+
+def test_names_that_are_no_utf8_are_logged(tmp_path):
+    script = (
+        "import logging, os, pathlib; from utils.log import start_logging\n"
+        f"start_logging(pathlib.Path({str(tmp_path / 'x.log')!r}))\n"
+        "logging.warning('left out: %s', os.fsdecode(b'caf\\xe9.jpg'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in (done.stdout, (tmp_path / "x.log").read_text("utf-8")):
+        assert "left out: caf\\udce9.jpg" in text
+
+
+# ---- progress bars
+
+
+def start_setup(folder: Path, error: int) -> subprocess.Popen:
+    """Start setup's filter with its standard error on a file descriptor."""
+    without_delay = (
+        "import sys, utils.progress; utils.progress.QUIET_SECONDS = 0; "
+        "from main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["--utility=filter_unwanted_coco_images", f"--datasets_dir={folder}"]
+    return subprocess.Popen(
+        [sys.executable, "-c", without_delay, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=error,
+        cwd=ROOT,
+    )
+
+
+def test_a_utility_is_quiet_unless_its_errors_go_to_a_terminal(demo_data, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in demo_data.iterdir():
+        if path.name != FILTER_FILE:
+            (copy / path.name).symlink_to(path)
+    with (tmp_path / "errors").open("wb") as file:
+        assert start_setup(copy, file.fileno()).wait() == 0
+    assert (tmp_path / "errors").read_bytes() == b""
+    (copy / FILTER_FILE).unlink()  # so that it is not found done already
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
+    process = start_setup(copy, theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal that nobody writes to any more
+        while part := os.read(ours, 10_000):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"train2014" in shown

@@ -1,0 +1,620 @@
+"""Baselines without a CNN: word vectors, the text-only model, supervised concreteness."""
+
+import gzip
+import json
+import logging
+import shutil
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from sklearn.preprocessing import normalize
+
+from datasets_src.captions import UNKNOWN, TokenizedCaptions
+from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE, load_norms
+from datasets_src.pairs import load_training_pairs
+from datasets_src.wordnet import PARTS_OF_SPEECH
+from main import main
+from models_src.baselines import word_vectors
+from models_src.baselines.supervised_concreteness import (
+    SupervisedConcreteness,
+    WordFeatures,
+    endings,
+    frequent_endings,
+    train_supervised_concreteness,
+)
+from models_src.baselines.text_only import (
+    NO_CLUSTER,
+    TextOnlyModel,
+    co_occurrence,
+    co_occurrence_concreteness,
+    reference_words,
+    train_text_only,
+)
+from models_src.baselines.word_vectors import cluster_vectors, load_word_vectors
+from tests.test_cli import WORD_KEYS, fails
+from tests.test_coco import refusal_of
+
+TEXT_ONLY = "--utility=train_text_only_baseline"
+SUPERVISED = "--utility=train_concreteness_supervised_model"
+
+
+@pytest.fixture
+def places(demo_data, tmp_path):
+    return [
+        f"--datasets_dir={demo_data}",
+        f"--models_dir={tmp_path / 'models'}",
+        f"--results_dir={tmp_path / 'results'}",
+    ]
+
+
+def without(demo_data, tmp_path, *names):
+    """Copy the demo world's captions and norms but for some files."""
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data, ignore=shutil.ignore_patterns(*names))
+    return data
+
+
+# ---- files of word vectors
+
+
+RECORDS = [("</s>", [0.5, -1.0, 2.0]), ("dog", [1.5, 0.25, -3.0]), ("né", [0.0, 1.0, 1e-3])]
+
+
+def binary(records, count=None, dim=3, line_feeds=False):
+    header = f"{len(records) if count is None else count} {dim}\n".encode()
+    end = b"\n" if line_feeds else b""
+    return header + b"".join(
+        word.encode() + b" " + struct.pack(f"<{len(values)}f", *values) + end
+        for word, values in records
+    )
+
+
+def text(records, count=None, dim=3, end="\n"):
+    lines = [f"{word} {' '.join(map(repr, values))}" for word, values in records]
+    header = f"{len(records) if count is None else count} {dim}"
+    return end.join([header, *lines, ""]).encode()
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(content, name="vectors"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        binary(RECORDS),
+        binary(RECORDS, line_feeds=True),
+        text(RECORDS),
+        text(RECORDS, end="\r\n"),
+        text(RECORDS, end=" \n"),  # fastText ends its lines with a space
+        text(RECORDS).rstrip(b"\n"),
+        text(RECORDS) + b"\n\n",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_both_forms_give_the_wanted_vectors_in_the_order_asked_for(written, content, packed):
+    path = written(gzip.compress(content), "v.gz") if packed else written(content)
+    known, vectors = load_word_vectors(path, ["né", "cat", "dog", "né", "Dog"], "--w2v_file")
+    assert known.tolist() == [True, False, True, True, False]
+    assert known.dtype == bool
+    assert vectors.dtype == np.float32
+    expected = np.array([RECORDS[i][1] for i in (2, 1, 2)], dtype=np.float32)
+    assert vectors.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("form", [binary, text])
+def test_the_first_of_two_vectors_counts(written, form):
+    records = [*RECORDS, ("dog", [9.0, 9.0, 9.0])]
+    known, vectors = load_word_vectors(written(form(records)), ["dog", "unheard"], "--w2v_file")
+    assert known.tolist() == [True, False]
+    assert vectors.tolist() == [RECORDS[1][1]]
+
+
+@pytest.mark.parametrize("form", [binary, text])
+def test_no_wanted_word_is_there(written, form):
+    for words in ([], ["cat", "mouse"]):
+        known, vectors = load_word_vectors(written(form(RECORDS)), words, "--w2v_file")
+        assert known.tolist() == [False] * len(words)
+        assert vectors.shape == (0, 3)
+    assert load_word_vectors(written(b"0 3\n"), ["dog"], "--w2v_file")[1].shape == (0, 3)
+
+
+@pytest.mark.parametrize("line_feeds", [False, True])
+def test_records_may_lie_across_blocks(written, monkeypatch, line_feeds):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(300, 5)).astype(np.float32)
+    records = [(f"word{number}", row.tolist()) for number, row in enumerate(values)]
+    path = written(binary(records, dim=5, line_feeds=line_feeds))
+    wanted = [f"word{number}" for number in range(299, -1, -3)]
+    for block in (40, 101, 1 << 20):  # bytes; a record has up to 29
+        monkeypatch.setattr(word_vectors, "BLOCK", block)
+        known, vectors = load_word_vectors(path, [*wanted, "absent"], "--w2v_file")
+        assert known.tolist() == [True] * len(wanted) + [False]
+        assert (vectors == values[299::-3]).all()
+
+
+def test_reading_ends_when_all_words_are_found(written, tmp_path):
+    path = written(binary(RECORDS)[:-5])  # cut off in the last record
+    assert load_word_vectors(path, ["dog"], "--w2v_file")[0].tolist() == [True]
+    refusal_of(load_word_vectors, path, ["dog", "né"], "--w2v_file")
+    message = refusal_of(load_word_vectors, tmp_path / "absent.bin", ["dog"], "--w2v_file")
+    assert "absent.bin" in message
+    assert "--w2v_file" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"dog 1 2 3\n",
+        text(RECORDS, dim=4),
+        b"2 3\ncat 0.1 0.2 0.3\ndog 0.1 0.2\n",
+        b"2 3\ncat 0.1 0.2 0.3\ndog 0.1 nan 0.3\n",
+        text(RECORDS, count=4),
+        binary(RECORDS, count=4),
+        binary(RECORDS)[:-1],
+        binary([("dog", [1.0, float("nan"), 0.0])]),
+        b"1 3\n" + b"\xfe" * 9000,
+    ],
+)
+def test_malformed_files_are_refused(written, content):
+    for path in (written(content), written(gzip.compress(content)[:-2], "v.gz")):
+        assert str(path) in refusal_of(load_word_vectors, path, ["dog", "unheard"], "--w2v_file")
+
+
+# ---- k-means over word vectors
+
+
+def same_partition(first, second):
+    """Say whether two clusterings put the same rows together."""
+    return len(set(zip(first, second, strict=True))) == len(set(first)) == len(set(second))
+
+
+def test_clusters_are_the_groups_of_rows():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(4, size=60)
+    vectors = np.eye(4)[groups] + rng.normal(scale=0.05, size=(60, 4))
+    for given_vectors in (vectors, csr_matrix(vectors), vectors.astype(np.float32)):
+        clusters = cluster_vectors(given_vectors, 4, seed=3)
+        assert clusters.dtype == np.int64
+        assert same_partition(clusters.tolist(), groups.tolist())
+    noise = rng.normal(size=(50, 3))
+    first, again, other = (cluster_vectors(noise, 7, seed=seed).tolist() for seed in (5, 5, 6))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("form", [np.array, csr_matrix])
+def test_fewer_distinct_rows_than_clusters(form):
+    rows = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clusters = cluster_vectors(form(rows), 41, seed=0)
+        assert cluster_vectors(form(rows)[:0], 41, seed=0).shape == (0,)
+    assert same_partition(clusters.tolist(), [0, 1, 0, 2, 1])
+
+
+# ---- the text-only model
+
+
+def packed(captions):
+    offsets = np.cumsum([0, *(len(caption) for caption in captions)])
+    return TokenizedCaptions(np.array([t for c in captions for t in c], dtype=np.int32), offsets)
+
+
+def test_co_occurrence_by_hand():
+    # "a a b", "b c", nothing, a caption with a word outside the vocabulary
+    matrix = co_occurrence(packed([[0, 0, 1], [1, 2], [], [UNKNOWN, 2]]), 4)
+    assert matrix.dtype == np.int64
+    assert matrix.toarray().tolist() == [[4, 2, 0, 0], [2, 2, 1, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_co_occurrence_is_the_sum_over_pairs_of_tokens(seed):
+    rng = np.random.default_rng(seed)
+    captions = [rng.integers(-1, 6, size=length).tolist() for length in rng.integers(8, size=8)]
+    expected = np.zeros((6, 6), dtype=int)
+    for caption in captions:
+        for first in caption:
+            for second in caption:
+                if first >= 0 and second >= 0:
+                    expected[first, second] += 1
+    assert (co_occurrence(packed(captions), 6).toarray() == expected).all()
+
+
+def test_reference_words_are_the_extremes_of_the_frequent_rated_words():
+    ratings = np.arange(50) / 10.0
+    counts = np.full(50, 11)
+    counts[[0, 49]] = 10  # not more than 10
+    ratings[[1, 48]] = np.nan
+    concrete, abstract = reference_words(counts, ratings)
+    assert concrete.tolist() == list(range(47, 27, -1))
+    assert abstract.tolist() == list(range(2, 22))
+
+
+@pytest.mark.parametrize(("rated", "each"), [(0, 0), (1, 0), (2, 1), (7, 3), (39, 19), (40, 20)])
+def test_few_rated_words_are_halved(rated, each):
+    ratings = np.concatenate([np.arange(rated, dtype=float), [np.nan] * 3])
+    concrete, abstract = reference_words(np.full(rated + 3, 100), ratings)
+    assert len(concrete) == len(abstract) == each
+    assert not set(concrete) & set(abstract)
+
+
+def test_concreteness_is_a_difference_of_summed_cosines():
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 3, size=(12, 12))
+    raw[5] = 0  # a word without co-occurrence
+    rows = normalize(csr_matrix(raw.astype(float)))
+    concrete, abstract = np.array([1, 2, 3]), np.array([7, 8, 9])
+
+    def cosine(first, second):
+        lengths = np.linalg.norm(raw[first]) * np.linalg.norm(raw[second])
+        return raw[first] @ raw[second] / lengths if lengths else 0.0
+
+    expected = [
+        sum(cosine(word, other) for other in concrete)
+        - sum(cosine(word, other) for other in abstract)
+        for word in range(12)
+    ]
+    found = co_occurrence_concreteness(rows, concrete, abstract)
+    assert found.shape == (12,)
+    assert found == pytest.approx(expected)
+    assert found[5] == 0
+
+
+def test_training_clusters_the_evaluated_words_only(demo_data):
+    pairs = load_training_pairs(demo_data, use_all_images=False)
+    norms = load_norms(demo_data)
+    model = train_text_only(pairs, norms, cluster_num=5, seed=0)
+    assert model.words == pairs.vocabulary.words
+    clustered = {w for w, c in zip(model.words, model.clusters, strict=True) if c != NO_CLUSTER}
+    assert clustered == set(norms.categories.words) & set(pairs.vocabulary.words)
+    assert set(model.clusters.tolist()) == {NO_CLUSTER, 0, 1, 2, 3, 4}
+    references = model.settings["reference_words"]
+    index = {word: position for position, word in enumerate(model.words)}
+    for side in references.values():
+        assert len(side) == len(references["concrete"]) > 0
+        assert all(pairs.vocabulary.counts[index[word]] > 10 for word in side)
+
+
+def test_the_answers_are_those_of_the_definition(demo_data):
+    """Against dense arithmetic over the captions."""
+    pairs = load_training_pairs(demo_data, use_all_images=False)
+    norms = load_norms(demo_data)
+    model = train_text_only(pairs, norms, cluster_num=6, seed=2)
+    counts = np.zeros((len(pairs), len(model.words)))
+    for caption, start in enumerate(pairs.captions.offsets[:-1]):
+        for token in pairs.captions.tokens[start : pairs.captions.offsets[caption + 1]]:
+            counts[caption, token] += 1
+    rows = counts.T @ counts
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    index = {word: position for position, word in enumerate(model.words)}
+    sides = [[index[w] for w in words] for words in model.settings["reference_words"].values()]
+    similarity = rows @ rows.T
+    expected = similarity[:, sides[0]].sum(axis=1) - similarity[:, sides[1]].sum(axis=1)
+    assert model.concreteness == pytest.approx(expected)
+    evaluated = [index[word] for word in norms.categories.words if word in index]
+    assert same_partition(
+        model.clusters[evaluated].tolist(), cluster_vectors(rows[evaluated], 6, seed=2).tolist()
+    )
+
+
+def test_a_text_only_model_survives_the_disk(tmp_path):
+    references = {"concrete": ["no"], "abstract": []}
+    model = TextOnlyModel(
+        ("dog", "é", "."),
+        {"cluster_num": 2, "seed": 7, "reference_words": references},
+        np.array([1, NO_CLUSTER, 0]),
+        np.array([0.5, -1.25, 1e-17]),
+    )
+    model.save(tmp_path, "some.name")
+    found = TextOnlyModel.load(tmp_path, "some.name")
+    assert (found.words, found.settings) == (model.words, model.settings)
+    assert found.clusters.dtype == np.int64
+    assert found.clusters.tolist() == model.clusters.tolist()
+    assert found.concreteness.tolist() == model.concreteness.tolist()
+
+
+def test_malformed_models_are_refused(tmp_path):
+    assert "there is none" in refusal_of(TextOnlyModel.load, tmp_path, "b")
+    for name in ("a", "b"):
+        TextOnlyModel(("dog",), {"seed": 0}, np.array([0]), np.array([1.0])).save(tmp_path, name)
+    folder = tmp_path / "text_only"
+    assert "there are a, b" in refusal_of(TextOnlyModel.load, tmp_path, "c")
+    for bad in ("[", "kind: text_only"):
+        (folder / "b.cfg").write_text(bad)
+        assert "b.cfg" in refusal_of(TextOnlyModel.load, tmp_path, "b")
+    (folder / "a.mdl").write_bytes((folder / "a.mdl").read_bytes()[:100])
+    assert "a.mdl" in refusal_of(TextOnlyModel.load, tmp_path, "a")
+
+
+def results_of(tmp_path, utility):
+    (path,) = (tmp_path / "results").glob(utility.removeprefix("--utility=") + "_*.json")
+    return json.loads(path.read_text())
+
+
+def test_the_text_only_utility_writes_model_and_scores(places, tmp_path, capsys):
+    assert main([TEXT_ONLY, "--baseline_cluster_num=9", *places]) == 0
+    results = results_of(tmp_path, TEXT_ONLY)
+    metrics = results["metrics"]
+    for section in ("categorization", "categorization_chance"):
+        for words in ("known_words", "all_words"):
+            assert set(metrics[section][words]) == WORD_KEYS
+    assert metrics["word_association"]["pairs_found"] > 0
+    assert metrics["concreteness"]["pearson_by_min_count"]["0"]["r"] > 0
+    references = results["settings"]["reference_words"]
+    all_words, others = (
+        metrics[name]["word_count"]
+        for name in ("concreteness", "concreteness_without_reference_words")
+    )
+    assert all_words - others == 2 * len(references["concrete"])
+    assert results["settings"]["cluster_num"] == 9
+    assert results["data"]["filtered"] is True
+    assert results["not_measured"] == {}
+    assert "v measure" in capsys.readouterr().out
+    model = TextOnlyModel.load(tmp_path / "models", "text_only")
+    assert results["settings"] == model.settings | {"dataset": "coco"}
+    assert len(set(model.clusters.tolist()) - {NO_CLUSTER}) == 9
+    first = json.dumps(results), (tmp_path / "models/text_only/text_only.cfg").read_text()
+    fails(capsys, TEXT_ONLY, "--baseline_cluster_num=9", *places, mentions="--overwrite")
+    assert main([TEXT_ONLY, "--baseline_cluster_num=9", "--overwrite", *places]) == 0
+    again = json.dumps(results_of(tmp_path, TEXT_ONLY))
+    assert (again, (tmp_path / "models/text_only/text_only.cfg").read_text()) == first
+    (tmp_path / "words.txt").write_text("dog\ncar\n")
+    arguments = [f"--word_list={tmp_path / 'words.txt'}", "--model_name=few"]
+    assert main([TEXT_ONLY, *arguments, *places]) == 0  # more clusters than words
+    model = TextOnlyModel.load(tmp_path / "models", "few")
+    assert sorted(model.clusters.tolist())[-2:] == [0, 1]
+    assert model.settings["clustered_words"] == 2
+
+
+def test_without_categories_nothing_is_clustered(demo_data, places, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    data = without(demo_data, tmp_path, CATEGORY_FILE)
+    assert main([TEXT_ONLY, *places, f"--datasets_dir={data}"]) == 0
+    results = results_of(tmp_path, TEXT_ONLY)
+    assert results["metrics"]["categorization"] is None
+    assert results["metrics"]["word_association"] is None
+    assert results["metrics"]["concreteness"]["word_count"] > 0
+    assert set(results["not_measured"]) == {"categorization", "word_association"}
+    assert "no words are clustered" in caplog.text
+    model = TextOnlyModel.load(tmp_path / "models", "text_only")
+    assert set(model.clusters.tolist()) == {NO_CLUSTER}
+
+
+def test_without_ratings_no_concreteness_is_learned(demo_data, places, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    data = without(demo_data, tmp_path, CONCRETENESS_FILE, ASSOCIATION_FILE)
+    assert main([TEXT_ONLY, *places, f"--datasets_dir={data}"]) == 0
+    results = results_of(tmp_path, TEXT_ONLY)
+    assert results["metrics"]["concreteness"] is None
+    assert results["metrics"]["concreteness_without_reference_words"] is None
+    assert results["metrics"]["word_association"] is None
+    assert results["settings"]["reference_words"] is None
+    assert "concreteness is not learned" in caplog.text
+    model = TextOnlyModel.load(tmp_path / "models", "text_only")
+    assert not model.concreteness.any()
+    assert model.settings["clustered_words"] > 0
+
+
+def test_ratings_of_no_frequent_word_leave_concreteness_undefined(
+    demo_data, places, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO)
+    data = without(demo_data, tmp_path, CONCRETENESS_FILE)
+    (data / CONCRETENESS_FILE).write_text("Word\tBigram\tConc.M\ndog\t0\t5\nunheard\t0\t2\n")
+    assert main([TEXT_ONLY, *places, f"--datasets_dir={data}"]) == 0
+    metrics = results_of(tmp_path, TEXT_ONLY)["metrics"]
+    assert metrics["concreteness"]["pearson_by_min_count"]["0"] == {"r": None, "word_count": 1}
+    assert "concreteness is 0 for all words" in caplog.text
+
+
+def test_without_any_norms_it_is_the_users_mistake(demo_data, places, tmp_path, capsys):
+    data = without(demo_data, tmp_path, CATEGORY_FILE, CONCRETENESS_FILE)
+    fails(capsys, TEXT_ONLY, *places, f"--datasets_dir={data}", mentions=CONCRETENESS_FILE)
+    assert not list(tmp_path.rglob("*.mdl"))
+
+
+# ---- supervised concreteness
+
+
+def test_endings_by_hand():
+    assert endings("bobcats") == ["s", "ts", "ats", "cats"]
+    assert endings("cat") == ["t", "at"]  # a word is no ending of itself
+    assert endings("a") == endings("") == []
+    # ng: 3, g: 3, ing: 2, then all once, by the alphabet
+    assert frequent_endings(["king", "ring", "long"]) == ["g", "ng", "ing", "ong"]
+
+
+def test_only_the_most_frequent_endings_are_kept_and_ties_go_by_the_alphabet():
+    words = [f"x{first}{second}" for first in "abcdefghijklmno" for second in "pqrstuvwxyzabcd"]
+    found = frequent_endings(words)
+    assert len(found) == 200
+    assert found[:15] == sorted("pqrstuvwxyzabcd")  # 15 times each
+    assert found[15:] == sorted(word[1:] for word in words)[:185]
+
+
+def test_features_are_those_of_the_fitted_words_scaled_by_kind():
+    words = ["king", "ring", "long", "cat", "cow"]
+    given = {"pos": np.array([[1.0, 0], [3, 0], [1, 2], [9, 9], [9, 9]])}
+    features = WordFeatures(words, given, True).fit(np.arange(3), np.ones(3))
+    found = features.transform(np.arange(5))
+    pos = given["pos"] / np.sqrt(given["pos"][:3].var(axis=0).sum())
+    # "g" and "ng" are of all words, "ing" of two, "ong" of one
+    has = [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    by_ending = np.array(has) / np.sqrt(2 * 2 / 9)
+    assert found == pytest.approx(np.hstack([pos, by_ending]))
+
+
+def world(number=200, seed=0):
+    """Words whose rating follows from one feature and from their ending."""
+    rng = np.random.default_rng(seed)
+    feature = rng.random((number, 2))
+    is_abstract = rng.random(number) < 0.5
+    stems = ["".join(rng.choice(list("bdfgklmpqrvz"), 5)) for _ in range(number)]
+    words = [
+        stem + ("ness" if abstract else "oo")
+        for stem, abstract in zip(stems, is_abstract, strict=True)
+    ]
+    return words, feature, 2 + 2 * feature[:, 0] + np.where(is_abstract, -1.0, 1.0)
+
+
+def trained(words, ratings, features, use_endings=False, seed=0):
+    return train_supervised_concreteness(
+        words, ratings, given_features=features, use_endings=use_endings, seed=seed, settings={}
+    )
+
+
+def correlation(first, second):
+    return np.corrcoef(first, second)[0, 1]
+
+
+def test_each_kind_of_feature_helps_words_not_seen():
+    words, feature, ratings = world()
+    by_feature = trained(words, ratings, {"pos": feature})
+    by_ending = trained(words, ratings, {}, use_endings=True)
+    by_both = trained(words, ratings, {"pos": feature}, use_endings=True)
+    for model, least, most in ((by_feature, 0.3, 0.7), (by_ending, 0.7, 0.95), (by_both, 0.95, 1)):
+        assert least < correlation(model.cross_validated, ratings) <= most
+    assert by_both.words == tuple(words)
+    assert by_both.cross_validated.dtype == np.float64
+
+
+def test_noise_is_not_predicted_but_learned_by_heart():
+    rng = np.random.default_rng(3)
+    ratings = rng.random(100) * 4 + 1
+    model = trained([f"w{i}" for i in range(100)], ratings, {"noise": rng.normal(size=(100, 30))})
+    assert abs(correlation(model.cross_validated, ratings)) < 0.3
+    assert correlation(model.on_training_words, ratings) > 0.8
+
+
+def test_a_word_does_not_see_its_own_rating():
+    words, feature, ratings = world(60)
+    changed = ratings.copy()
+    changed[7] = 50.0
+    first, second = (trained(words, values, {"pos": feature}) for values in (ratings, changed))
+    assert first.cross_validated[7] == second.cross_validated[7]
+    assert first.on_training_words[7] != second.on_training_words[7]
+    assert (first.cross_validated != second.cross_validated).sum() >= 40  # the other folds
+    other = trained(words, ratings, {"pos": feature}, seed=1)  # decides the folds
+    assert first.cross_validated.tolist() != other.cross_validated.tolist()
+    assert first.on_training_words.tolist() == other.on_training_words.tolist()
+
+
+def test_the_scale_of_a_kind_does_not_matter():
+    words, feature, ratings = world(60)
+    kinds = {"pos": feature, "embeddings": np.random.default_rng(0).normal(size=(60, 5))}
+    larger = kinds | {"embeddings": kinds["embeddings"] * 1000}
+    first, second = (trained(words, ratings, features) for features in (kinds, larger))
+    assert first.cross_validated == pytest.approx(second.cross_validated, abs=1e-3)
+
+
+def test_features_that_do_not_vary_predict_a_constant():
+    words, _, ratings = world(20)
+    model = trained(words, ratings, {"pos": np.zeros((20, 4))})
+    assert np.isfinite(model.cross_validated).all()
+    assert np.ptp(model.on_training_words) == 0
+    assert "only 9 of" in refusal_of(trained, words[:9], ratings[:9], {"pos": np.zeros((9, 4))})
+
+
+def test_a_supervised_model_survives_the_disk(tmp_path):
+    answers = np.array([4.5, 1.25]), np.array([5.0, 1.0])
+    SupervisedConcreteness(("dog", "no"), {"conc_use_pos": True}, *answers).save(tmp_path, "m")
+    found = SupervisedConcreteness.load(tmp_path, "m")
+    assert (found.words, found.settings) == (("dog", "no"), {"conc_use_pos": True})
+    assert found.cross_validated.tolist() == [4.5, 1.25]
+    assert found.on_training_words.tolist() == [5.0, 1.0]
+    message = refusal_of(SupervisedConcreteness.load, tmp_path, "absent")
+    assert "train_concreteness_supervised_model --model_name absent" in message
+
+
+@pytest.fixture
+def wordnet(tmp_path):
+    """A tiny WordNet with some of the demo world's words."""
+    folder = tmp_path / "wordnet"
+    folder.mkdir()
+    lemmas = {"noun": ("dog", "car", "table"), "verb": ("run", "dog"), "adj": (), "adv": ()}
+    for name in PARTS_OF_SPEECH:
+        lines = ["  1 licence", *(f"{lemma} {name[0]} 2 1 @" for lemma in lemmas[name])]
+        (folder / f"index.{name}").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_supervised_utility_writes_model_and_scores(
+    demo_data, places, wordnet, tmp_path, capsys
+):
+    (tmp_path / "v.vec").write_text("2 2\ndog 0.5 1\nzebra 1 1\n")
+    arguments = [
+        "--conc_use_pos",
+        "--conc_use_suffix",
+        "--conc_use_embeddings",
+        f"--wordnet_dir={wordnet}",
+        f"--embeddings_file={tmp_path / 'v.vec'}",
+    ]
+    assert main([SUPERVISED, *arguments, *places]) == 0
+    results = results_of(tmp_path, SUPERVISED)
+    metrics, recorded = results["metrics"], results["settings"]
+    assert set(metrics) == {"concreteness", "concreteness_on_training_words"}
+    seen, unseen = (
+        metrics[name]["pearson_by_min_count"]["0"]["r"]
+        for name in ("concreteness_on_training_words", "concreteness")
+    )
+    assert seen > unseen
+    model = SupervisedConcreteness.load(tmp_path / "models", "supervised_concreteness")
+    assert metrics["concreteness"]["word_count"] == len(model.words)
+    assert recorded == model.settings | {"dataset": "coco"}
+    assert recorded["words_with_vector"] == len({"dog", "zebra"} & set(model.words)) > 0
+    assert 0 < recorded["words_in_wordnet"] <= 4
+    assert (recorded["conc_use_pos"], recorded["folds"]) == (True, 5)
+    assert results["data"]["filtered"] is True
+    printed = capsys.readouterr().out
+    assert "concreteness on training words" in printed
+
+    fails(capsys, SUPERVISED, *arguments, *places, mentions="--overwrite")
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    (data / "wiki-news-300d-1M.vec").write_text("1 2\ndog 0.5 1\n")
+    more = ["--overwrite", "--conc_use_embeddings", *places, f"--datasets_dir={data}"]
+    assert main([SUPERVISED, *more]) == 0  # the file of vectors is the default one
+    assert results_of(tmp_path, SUPERVISED)["settings"]["words_with_vector"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ratings", "mentions"),
+    [(None, CONCRETENESS_FILE), ("dog\t0\t5\nunheard\t0\t2\n", "only 1 of")],
+)
+def test_too_few_ratings_are_one_line(demo_data, places, tmp_path, capsys, ratings, mentions):
+    data = tmp_path / "data"
+    shutil.copytree(demo_data, data)
+    (data / CONCRETENESS_FILE).unlink()
+    if ratings is not None:
+        (data / CONCRETENESS_FILE).write_text(f"Word\tBigram\tConc.M\n{ratings}")
+    arguments = [*places, f"--datasets_dir={data}", "--conc_use_suffix"]
+    fails(capsys, SUPERVISED, *arguments, mentions=mentions)
+    assert not list(tmp_path.rglob("*.mdl"))
+
+
+@pytest.mark.parametrize(
+    ("utility", "arguments", "mentions"),
+    [
+        (TEXT_ONLY, ["--baseline_cluster_num=0"], "--baseline_cluster_num"),
+        (TEXT_ONLY, ["--word_list=absent.txt"], "absent.txt"),
+        (TEXT_ONLY, ["--datasets_dir=nowhere"], "nowhere"),
+        (SUPERVISED, [], "--conc_use_pos, --conc_use_suffix, --conc_use_embeddings"),
+        (SUPERVISED, ["--conc_use_pos", "--wordnet_dir=nowhere"], "wordnet-base"),
+        (SUPERVISED, ["--conc_use_embeddings"], "wiki-news-300d-1M.vec"),
+        (SUPERVISED, ["--conc_use_embeddings", "--embeddings_file=x.vec"], "--embeddings_file"),
+    ],
+)
+def test_mistakes_are_one_line(places, tmp_path, capsys, utility, arguments, mentions):
+    fails(capsys, utility, *places, *arguments, mentions=mentions)
+    assert not list(tmp_path.rglob("*.mdl"))
+    assert not list(tmp_path.rglob("*.json"))
