@@ -68,8 +68,8 @@ class TrainingSettings:
 
     Each field is an option ``--<name>`` and a key of a ``--config`` file; its metadata holds the
     help text and the allowed values. The defaults are those of the published program, but for the
-    text encoder; those of the published model stand in ``configs/published.yaml``. Where the
-    default is None, None may be given; ``_fill_in`` replaces it unless the type allows for it.
+    text encoder and what it brings (``defaults_by_encoder``); those of the published model stand in
+    ``configs/published.yaml``. Where the default is None, None may be given.
     """
 
     visual_encoder: str = _setting(

@@ -76,7 +76,8 @@ class CountTextEncoder:
         """Return the counts, (V, C) int64; all else follows from them."""
         return {"word_cluster_counts": self.counts.cpu()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
         self.counts.copy_(state["word_cluster_counts"])
         self.totals.copy_(self.counts.sum(dim=0))
 

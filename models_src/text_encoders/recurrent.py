@@ -200,7 +200,8 @@ class RecurrentTextEncoder:
             **{name: getattr(self, name) for name in self._TENSORS},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
         self.network.load_state_dict(state["network"])
         self.word_table = state["word_table"].double()
         for name in self._TENSORS:
@@ -215,7 +216,8 @@ class RecurrentTextEncoder:
             **{name: getattr(self, name) for name in self._LEARNING},
         }
 
-    def load_training_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+    def load_training_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``training_state_dict`` returned."""
         self.load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
