@@ -49,12 +49,7 @@ def annotation_file(folder: Path, kind: str, name: str) -> Path | None:
 def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     """Load a split's images and captions and, where asked for and there, its instances.
 
-    Args:
-        folder: The data set's folder, with the annotations and the image folders.
-        split: One of ``SPLITS``. In the files it may be named in the way of COCO 2014
-            (train2014, val2014), of COCO 2017 (train2017, val2017) or plainly (train, val); where
-            several are there, the first of these that has the captions of both splits is used.
-        with_instances: Whether to read the instances.
+    ``split`` is one of ``SPLITS``; what its files are called is one of ``NAMINGS``.
     """
     names = _choose_naming(folder, split)
     name, other = names if split == SPLITS[0] else names[::-1]
@@ -108,8 +103,19 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     if with_instances and instance_file is not None:
         instances = _load_instances(instance_file, index)
     if instances is not None and instance_file is not None:
-        _complete_sizes(sizes, [image_folder / file_name for file_name in file_names])
-        _note_odd_boxes(instances, sizes, instance_file)
+        unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
+        for image in with_bar(unknown, "reading sizes", "image"):
+            try:
+                sizes[image] = read_header(image_folder / file_names[image]).size
+            except UserError:
+                sizes[image] = 1  # no metric uses an image that cannot be read
+        start, extent = instances.boxes[:, :2], instances.boxes[:, 2:]  # (G, 2)
+        flat = (extent == 0).any(axis=1)
+        outside = ((start >= sizes[instances.image]) | (start + extent <= 0)).any(axis=1) & ~flat
+        for what, odd in (("without area", flat), ("wholly outside their image", outside)):
+            if odd.any():
+                count = odd.sum()
+                logger.warning("%s: boxes %s, counted like others: %d", instance_file, what, count)
     return Split(
         name=name,
         folder=image_folder,
@@ -128,10 +134,9 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
 
 
 def _choose_naming(folder: Path, split: str) -> tuple[str, str]:
-    """Return how a data set names its splits; never one way for one split, another for the other.
+    """Return the first naming of which both captions files are there, else one of them.
 
-    It is the first naming of which both captions files are there, so that a stray file does not
-    matter; where there is none, the first of which one is.
+    So a stray file does not matter, and the two splits are never of two data sets.
     """
     found = {
         names: sum(annotation_file(folder, "captions", name) is not None for name in names)
@@ -208,35 +213,11 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
     )
 
 
-def _complete_sizes(sizes: np.ndarray, paths: list[Path]) -> None:
-    """Read width and height that the file does not give, (N, 2), from the images' headers.
-
-    They are 1 for an image that cannot be read, which no metric uses.
-    """
-    unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
-    for image in with_bar(unknown, "reading sizes", "image"):
-        try:
-            sizes[image] = read_header(paths[image]).size
-        except UserError:
-            sizes[image] = 1
-
-
-def _note_odd_boxes(instances: Instances, sizes: np.ndarray, path: Path) -> None:
-    """Warn of boxes that nobody can hit."""
-    start, extent = instances.boxes[:, :2], instances.boxes[:, 2:]  # (G, 2)
-    flat = (extent == 0).any(axis=1)
-    outside = ((start >= sizes[instances.image]) | (start + extent <= 0)).any(axis=1) & ~flat
-    for what, odd in (("without area", flat), ("wholly outside their image", outside)):
-        if odd.any():
-            logger.warning("%s: boxes %s, counted like others: %d", path, what, odd.sum())
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     """Return what an annotation file holds."""
     is_large = path.stat().st_size > LARGE_FILE
-    data = None
-    for file in with_bar([path], f"reading {path.name}", "file", at_once=is_large):
-        data = read_json(file, "download or export it again")
+    bar = with_bar([path], f"reading {path.name}", "file", at_once=is_large)
+    (data,) = (read_json(file, "download or export it again") for file in bar)
     if not isinstance(data, dict):
         raise UserError(
             f"{path} is not in COCO's format; it should be an object with the lists 'images' (each "
@@ -311,9 +292,7 @@ def _size(entry: dict[str, Any]) -> tuple[int, int]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    value.encode()  # which refuses halves of surrogate pairs, as JSON may hold them
+    str.encode(value)  # which refuses halves of surrogate pairs, as JSON may hold them
     return value
 
 

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,8 @@ def filter_images(
 
     A kept result of the same source files is returned as it is.
 
-    Dropped are images without instances, one-channel images, images that show a category whose
-    name has several words, and images that are missing or whose headers cannot be read; an image is
-    counted under the first that holds.
+    An image is counted under the first of ``CAUSES`` that holds; one that is missing or has no
+    readable header is dropped, too.
 
     Returns:
         The result of each split, under the data set's own name of it.
@@ -94,13 +93,17 @@ def filter_images(
     path = filter_file(datasets_dir, dataset, cache_dir)
     # captions alone first: they tell what the instances are compared with
     sources = {
-        split.name: _source_identity(split) | {"images": _hash_of_sizes(split)}
+        split.name: _source_identity(split)
+        | {"images": _hash(f"{n}\t{_size(split.folder / n)}" for n in split.file_names.tolist())}
         for split in (load_split(datasets_dir, part, dataset=dataset) for part in SPLITS)
     }
-    kept = _kept_results(path, sources)
-    if kept is not None:
+    try:
+        stored = {name: _read_result(path, name) for name in sources}
+    except UserError:
+        stored = {}
+    if sources == {name: result["source"] for name, result in stored.items()}:
         logger.info("%s is of the same files: nothing is filtered anew (remove it to do so)", path)
-        return kept
+        return {name: FilterResult(it["images"], it["dropped"]) for name, it in stored.items()}
     results = {}
     for part in SPLITS:
         split = load_split(datasets_dir, part, with_instances=True, dataset=dataset)
@@ -113,29 +116,10 @@ def filter_images(
             del dropped[UNREADABLE]
         results[split.name] = FilterResult(len(split.image_ids), dropped)
     content = {
-        name: {
-            "source": sources[name],
-            "images": result.images,
-            "kept": result.kept,
-            "dropped": result.dropped,
-        }
-        for name, result in results.items()
+        name: {"source": sources[name], "images": it.images, "kept": it.kept, "dropped": it.dropped}
+        for name, it in results.items()
     }
     write_json(path, {"version": FORMAT_VERSION, "splits": content})
-    return results
-
-
-def _kept_results(path: Path, sources: dict[str, Any]) -> dict[str, FilterResult] | None:
-    """Return the kept results of both splits; None unless they are whole and of these sources."""
-    results = {}
-    for name, source in sources.items():
-        try:
-            stored = _read_result(path, name)
-        except UserError:
-            return None
-        if stored["source"] != source:
-            return None
-        results[name] = FilterResult(stored["images"], stored["dropped"])
     return results
 
 
@@ -152,14 +136,6 @@ def load_filtered_split(
 
     Without a filter result, or with ``use_all_images``, the split comes whole. A result of other
     captions, or of other instances where they are read, is refused.
-
-    Args:
-        datasets_dir: The folder of all data sets.
-        part: One of ``SPLITS``, whatever the data set itself calls it.
-        use_all_images: Whether to leave the filter aside.
-        with_instances: Whether to read the instances.
-        dataset: Name of the data set.
-        cache_dir: Where the result is kept, see ``filter_file``.
     """
     split = load_split(datasets_dir, part, with_instances=with_instances, dataset=dataset)
     name, count = split.name, len(split.image_ids)
@@ -238,42 +214,31 @@ def _causes(split: Split) -> np.ndarray:
 def _source_identity(split: Split, *, with_instances: bool = True) -> dict[str, str]:
     """Return what ties a filter result to its source: hashes of captions and of instances.
 
-    They are of the files' content, but of files of each image (the instances of Flickr30k
-    Entities): those are too many to be read, and count by their names and sizes in bytes.
+    They are of the files' content. But the instances of Flickr30k Entities are a file an image,
+    too many to be read: those count by their names and sizes in bytes.
     """
-    identity = {"captions": _hash_of_files(split.caption_files)}
+    hashes = [_sha256(path) for path in split.caption_files]
+    lines = [f"{path.name}\t{it}" for path, it in zip(split.caption_files, hashes, strict=True)]
+    identity = {"captions": hashes[0] if len(hashes) == 1 else _hash(lines)}
     if with_instances:
         paths = split.instance_files
-        identity["instances"] = (
-            _hash_of_files(paths)
-            if len(paths) == 1
-            else _hash_of_listing([path.name for path in paths], paths)
-        )
+        sizes = [f"{path.name}\t{_size(path)}" for path in paths]
+        identity["instances"] = _sha256(paths[0]) if len(paths) == 1 else _hash(sizes)
     return identity
 
 
-def _hash_of_sizes(split: Split) -> str:
-    """Return a hash of the names and sizes in bytes of a split's images."""
-    return _hash_of_listing(split.file_names, map(split.path, range(len(split.image_ids))))
+def _sha256(path: Path) -> str:
+    return sha256_of_file(path) if path.is_file() else "absent"
 
 
-def _hash_of_files(paths: Sequence[Path]) -> str:
-    """Return a hash of the contents of some files; of one file, that file's own."""
-    hashes = [sha256_of_file(path) if path.is_file() else "absent" for path in paths]
-    if len(paths) == 1:
-        return hashes[0]
-    listing = "\n".join(f"{path.name}\t{hash_}" for path, hash_ in zip(paths, hashes, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
+def _size(path: Path) -> int | str:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return "absent"
 
 
-def _hash_of_listing(names: Iterable[str], paths: Iterable[Path]) -> str:
-    """Return a hash of the names given to some files and of their sizes in bytes."""
-    lines = []
-    for name, path in zip(names, paths, strict=True):
-        try:
-            lines.append(f"{name}\t{path.stat().st_size}")
-        except OSError:
-            lines.append(f"{name}\tabsent")
+def _hash(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

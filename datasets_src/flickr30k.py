@@ -28,15 +28,8 @@ IMAGE_FOLDERS = ("flickr30k-images", "flickr30k_images", "images")
 BOX_FOLDER, PHRASE_FOLDER = "Annotations", "Sentences"  # of Entities
 ENTITIES_PLACE = "github.com/BryanPlummer/flickr30k_entities"
 CHAIN_TYPES = (
-    "people",
-    "clothing",
-    "bodyparts",
-    "animals",
-    "vehicles",
-    "instruments",
-    "scene",
-    "other",
-)
+    "people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other",
+)  # fmt: skip
 NOT_VISUAL = "notvisual"  # the type of chains without class
 
 PHRASE_FORM = "[/EN#<chain>/<type> words]"
@@ -45,9 +38,6 @@ BOX_HINT = "it should be an annotation of Flickr30k Entities; download it again"
 _ID = "[1-9][0-9]{0,17}"  # within 64 bits
 _CAPTION = re.compile(rf"({_ID})\.jpg#[0-9]+\t(.*)")
 _PHRASE = re.compile(r"\[/EN#([0-9]{1,18})((?:/[^\s/\[\]]+)*)(?=[\s\]])")  # [/EN#7/people ..
-
-# chain, with (left, top, width, height) of one of its boxes
-ChainBox = tuple[int, tuple[int, int, int, int]]
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +55,6 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
 
     Widths and heights are those that Entities gives, in whose pixels the boxes are, and 0 where the
     boxes are not read: nothing else needs them, and no image is opened for them.
-
-    Args:
-        folder: The folder of Flickr30k.
-        split: One of ``SPLITS``: the images of train.txt or test.txt.
-        with_instances: Whether to read the boxes of Entities.
     """
     name = SPLIT_NAMES[SPLITS.index(split)]
     list_file, caption_file = folder / f"{name}.txt", folder / CAPTION_FILE
@@ -183,11 +168,7 @@ def _read_entities(
 
 
 def _read_chain_types(path: Path) -> dict[int, set[int]]:
-    """Return the types of each chain in an image's captions, as indices into ``CHAIN_TYPES``.
-
-    A phrase is written ``[/EN#<chain>/<type>/<type> words]``; ``NOT_VISUAL`` and phrases without
-    type add none.
-    """
+    """Return the types of each chain in an image's captions, as indices into ``CHAIN_TYPES``."""
     types: dict[int, set[int]] = {}
     for number, line in enumerate(read_lines(path, "the file of phrases"), start=1):
         phrases = _PHRASE.findall(line)
@@ -204,31 +185,30 @@ def _read_chain_types(path: Path) -> dict[int, set[int]]:
     return types
 
 
-def _read_boxes(text: str) -> tuple[tuple[int, int], list[ChainBox]]:
+def _read_boxes(text: str) -> tuple[tuple[int, int], list[tuple[int, tuple[int, ...]]]]:
     """Return an image's (width, height), and each chain with each of its boxes.
 
     The file has the first and the last pixel of a box, counted from 1; here a box is
     [x, y, width, height] counted from 0, so that x = xmin - 1 and width = xmax - xmin + 1.
     """
     root = ElementTree.fromstring(text, ElementTree.XMLParser(target=_TreeWithoutDoctype()))
-    width, height = (_whole(root, f"size/{side}") for side in ("width", "height"))
+
+    def whole(element: ElementTree.Element, place: str) -> int:
+        number = int(element.findtext(place) or "")
+        if abs(number) > LARGEST_SIDE:
+            raise ValueError(f"{place} is {number}")
+        return number
+
+    width, height = (whole(root, f"size/{side}") for side in ("width", "height"))
     if min(width, height) < 1:
         raise ValueError(f"the size is {width} x {height}")
     found = []
     for element in root.iterfind("object"):
         chains = [int(name.text or "") for name in element.iterfind("name")]
         for box in element.iterfind("bndbox"):
-            left, top, right, bottom = (_whole(box, e) for e in ("xmin", "ymin", "xmax", "ymax"))
+            left, top, right, bottom = (whole(box, e) for e in ("xmin", "ymin", "xmax", "ymax"))
             if left > right or top > bottom:
                 raise ValueError(f"{left} {top} {right} {bottom} is no box xmin ymin xmax ymax")
             corners = (left - 1, top - 1, right - left + 1, bottom - top + 1)
             found += [(chain, corners) for chain in chains]
     return (width, height), found
-
-
-def _whole(element: ElementTree.Element, place: str) -> int:
-    """Return the whole number of an element below ``element``."""
-    number = int(element.findtext(place) or "")
-    if abs(number) > LARGEST_SIDE:
-        raise ValueError(f"{place} is {number}")
-    return number

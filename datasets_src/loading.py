@@ -135,15 +135,9 @@ def load_images(
 ) -> Iterator[Tensor]:
     """Yield the images of each batch of indices, (B, 3, S, S) uint8, in order.
 
-    Args:
-        images: The images.
-        batches: Image indices (B,) of each batch.
-        workers: Processes that read ahead; 0 reads in this process.
-        left_out: Where given, images that are missing or unreadable are logged and left out of
-            their batch (which may be left out whole), and their indices are added here. Unless
-            given, one such image is an error.
-        out_of: Of how many images these are a part; unless given, they are all. Too many are those
-            that would be too many of the whole.
+    An image that cannot be read is an error; but where ``left_out`` is given it is logged and left
+    out of its batch (which may be left out whole), and its index is added there. Too many are an
+    error all the same: too many of ``out_of`` images, or of these where that is not given.
     """
     total = sum(map(len, batches)) if out_of is None else out_of
     # no variable holds the iterator: one that an error's traceback kept alive would keep the

@@ -70,11 +70,12 @@ def load_norms(
     datasets_dir: Path, word_list: Path | None = None, *, log_absent: bool = True
 ) -> Norms:
     """Load the norms that are there; each that is absent is logged, unless told not to."""
-    files = {
-        "categorization": datasets_dir / CATEGORY_FILE,
-        "concreteness": datasets_dir / CONCRETENESS_FILE,
-        "word_association": datasets_dir / ASSOCIATION_FILE,
+    names = {
+        "categorization": CATEGORY_FILE,
+        "concreteness": CONCRETENESS_FILE,
+        "word_association": ASSOCIATION_FILE,
     }
+    files = {metric: datasets_dir / name for metric, name in names.items()}
     absent = {
         metric: f"no file {path.name} in {datasets_dir}"
         for metric, path in files.items()
@@ -112,15 +113,18 @@ def load_categories(path: Path) -> Categories:
         if not isinstance(root, yaml.MappingNode) or not root.value:
             raise ValueError("it holds no categories")
         for name_node, members in root.value:
-            name = _word(name_node)
-            if not isinstance(members, yaml.MappingNode):
+            name = name_node.value
+            if not isinstance(members, yaml.MappingNode) or not isinstance(name, str):
                 raise ValueError(f"line {name_node.start_mark.line + 1}: {name} holds no words")
+            name.encode()  # which refuses half of a character
             if name in names:
                 repeated.append(name)
             index = names.setdefault(name, len(names))
             for word_node, typicality in members.value:
-                word = _word(word_node)
-                line = word_node.start_mark.line + 1
+                line, word = word_node.start_mark.line + 1, word_node.value
+                if not isinstance(word, str):
+                    raise ValueError(f"line {line}: a list or mapping stands for a word")
+                word.encode()
                 value = _number(typicality.value, f"line {line}: the typicality of {word}")
                 if (word, index) in seen:
                     repeated.append(f"{word} in {name} (line {line})")
@@ -145,8 +149,8 @@ def load_categories(path: Path) -> Categories:
 def load_concreteness(path: Path) -> dict[str, float]:
     """Read the ratings (1..5) of single words, lower case; where a word stands twice, the first."""
     header, *lines = read_lines(path, "the concreteness file")
-    names = header.split("\t")
-    if not {"Word", "Bigram", "Conc.M"} <= set(names):
+    names, needed = header.split("\t"), {"Word", "Bigram", "Conc.M"}
+    if not needed <= set(names):
         raise UserError(
             f"{path}, line 1: no tab-separated header with Word, Bigram and Conc.M; use the file "
             "as published"
@@ -157,7 +161,7 @@ def load_concreteness(path: Path) -> dict[str, float]:
             if not line.strip():
                 continue
             row = dict(zip(names, line.split("\t"), strict=False))
-            if not {"Word", "Bigram", "Conc.M"} <= set(row):
+            if not needed <= set(row):
                 raise ValueError(f"line {number} has no word and rating")
             rating = _number(row["Conc.M"], f"line {number}: the rating")
             if row["Bigram"].strip() == "0":
@@ -201,15 +205,6 @@ def load_word_list(path: Path) -> frozenset[str]:
     if not words:
         raise UserError(f"the word list {path} holds no word; give one word a line")
     return words
-
-
-def _word(node: yaml.Node) -> str:
-    """Return the text of a key in the category file."""
-    line = node.start_mark.line + 1
-    if not isinstance(node.value, str):
-        raise ValueError(f"line {line}: a list or mapping stands for a word")
-    node.value.encode()  # which refuses half of a character
-    return node.value
 
 
 def _number(text: object, what: str) -> float:

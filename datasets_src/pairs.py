@@ -57,13 +57,10 @@ def load_training_pairs(
     cache_dir: Path | None = None,
 ) -> TrainingPairs:
     """Load and tokenize the captions of a data set that are kept for training."""
-    split, filtered = load_filtered_split(
-        datasets_dir,
-        SPLITS[0],
-        use_all_images=use_all_images,
-        dataset=dataset,
-        cache_dir=cache_dir,
+    found = load_filtered_split(
+        datasets_dir, SPLITS[0], use_all_images=use_all_images, dataset=dataset, cache_dir=cache_dir
     )
+    split, filtered = found
     if len(split.captions) < 2:
         raise UserError(
             f"{len(split.captions)} training captions, and two are the least; check "
@@ -107,13 +104,9 @@ def pair_batches(
     The last batch may be smaller; what would be left over as a batch of one image joins the batch
     before it, because batch normalisation needs two.
 
-    Args:
-        caption_image: (M,) index of each caption's image.
-        batch_size: Pairs in a batch; with ``group_captions`` images, each with all its captions.
-        seed: Of the order.
-        epoch: Likewise.
-        group_captions: Whether the captions of an image stand in one batch, so that the image is
-            encoded once for all of them.
+    ``caption_image`` (M,) is the index of each caption's image. With ``group_captions`` all
+    captions of an image stand in one batch, the image is encoded once for all of them, and
+    ``batch_size`` counts images.
     """
     rng = np.random.default_rng([seed, epoch])
     if not group_captions:

@@ -87,7 +87,7 @@ class Split:
     def fingerprint(self) -> str:
         """Return a hash of the images' ids, the captions and, where there are any, the instances.
 
-        What the image files hold does not count, see ``image_files_fingerprint``.
+        What the image files hold does not count.
         """
         digest = hashlib.sha256("\n".join(self.captions).encode())
         arrays = [self.image_ids, self.caption_image]
@@ -99,20 +99,6 @@ class Split:
             digest.update(f"\n{array.dtype} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-    def image_file_sizes(self) -> np.ndarray:
-        """Return each image file's size in bytes, (N,) int64; -1 of one that cannot be reached."""
-        sizes = np.full(len(self.image_ids), -1, dtype=np.int64)
-        for image in range(len(sizes)):
-            try:
-                sizes[image] = self.path(image).stat().st_size
-            except OSError:
-                continue
-        return sizes
-
-    def image_files_fingerprint(self) -> str:
-        """Return a hash of the image files' sizes, by which alone a change of them is noticed."""
-        return hashlib.sha256(self.image_file_sizes().tobytes()).hexdigest()
 
     def first_captions(self) -> np.ndarray:
         """Return each image's first caption in the file's order, (N,) int64; -1 without one."""
