@@ -97,15 +97,13 @@ def compare_models(options: argparse.Namespace) -> None:
     p_values = all_p_values(folder, models, options.seed)
     places = zip(table["metric"], table["setting"], strict=True)
     table["p_value"] = [p_values.get(place) for place in places]
-    notes = [
-        "Mean ± sample standard deviation over seeds: "
-        + "; ".join(
-            f"{setting} ({', '.join(member.name for member in members)})"
-            for setting, members in by_setting(models).items()
-        ),
-        *threshold_notes(models),
-        *([CONSERVATIVE] if p_values else []),
-    ]
+    seeds = "; ".join(
+        f"{setting} ({', '.join(member.name for member in members)})"
+        for setting, members in by_setting(models).items()
+    )
+    notes = [f"Mean ± sample standard deviation over seeds: {seeds}", *threshold_notes(models)]
+    if p_values:
+        notes.append(CONSERVATIVE)
     cells = table_cells(table)
     text = "\n".join([cells.to_string(), "", *notes])
     logger.info("%s", text)
@@ -381,7 +379,10 @@ def read_image_answers(results_dir: Path, model: ModelResults) -> dict[str, Answ
 def all_p_values(
     results_dir: Path, models: Sequence[ModelResults], seed: int
 ) -> dict[tuple[str, str], float]:
-    """Return p-values by metric's label and setting, over words, images and pairs of images."""
+    """Return p-values by metric's label and setting, over words, images and pairs of images.
+
+    Where there are none over one kind of units, the reason is logged.
+    """
     found: dict[tuple[str, str], float] = {}
     if len(by_setting(models)) < 2:
         return found
@@ -389,64 +390,50 @@ def all_p_values(
         model.name: read_word_answers(results_dir / f"word_clusters_{model.name}.csv")
         for model in models
     }
-    advice = "word_clusters stores them, of a baseline of clusters with its --model_type"
-    found |= p_values(models, of_words, seed, "words", advice)
     of_images = {
         model.name: read_image_answers(results_dir, model)
         for model in models
         if model.settings.keys() & set(BY_IMAGE)
     }
+    advice = "word_clusters stores them, of a baseline of clusters with its --model_type"
+    units: list[tuple[str, dict[str, Answers | None], str]] = [("words", of_words, advice)]
     for what in ("images", "pairs of images"):
-        answers = {name: answers.get(what) for name, answers in of_images.items()}
-        found |= p_values(models, answers, seed, what, "visual_evaluation stores them")
-    return found
-
-
-def p_values(
-    models: Sequence[ModelResults],
-    answers: Mapping[str, Answers | None],
-    seed: int,
-    what: str,
-    advice: str,
-) -> dict[tuple[str, str], float]:
-    """Return p-values over one kind of units; none, with the reason logged, where it cannot be.
-
-    ``answers`` are by model, None where they should be stored and are not.
-    """
-    stored = {name: found for name, found in answers.items() if found is not None}
-    if len(stored) < len(answers):
+        answers = {name: one.get(what) for name, one in of_images.items()}
+        units.append((what, answers, "visual_evaluation stores them"))
+    for what, answers, advice in units:
+        stored = {name: one for name, one in answers.items() if one is not None}
         lacking = ", ".join(name for name in answers if name not in stored)
-        message = "no significance over %s for %s: no answers by %s are stored; --utility %s"
-        logger.info(message, what, lacking, what, advice)
-    groups = {
-        setting: [stored[member.name] for member in members]
-        for setting, members in by_setting(models).items()
-        if all(member.name in stored for member in members)
-    }
-    if models[0].setting not in groups or len(groups) < 2:
-        return {}
-    compared = [model for model in models if model.setting in groups]
-    if len({stored[model.name].units for model in compared}) > 1:
-        logger.info("no significance over %s: they are not the same for all models", what)
-        return {}
-    for model in compared:
-        results = np.array([model.metrics.get(path) for path in RESAMPLED], dtype=float)
-        if (np.abs(stored[model.name].whole - results) > SAME_SCORE).any():
+        if lacking:
+            message = "no significance over %s for %s: no answers by %s are stored; --utility %s"
+            logger.info(message, what, lacking, what, advice)
+        groups = {
+            setting: [stored[member.name] for member in members]
+            for setting, members in by_setting(models).items()
+            if all(member.name in stored for member in members)
+        }
+        if models[0].setting not in groups or len(groups) < 2:
+            continue
+        compared = [model for model in models if model.setting in groups]
+        if len({stored[model.name].units for model in compared}) > 1:
+            logger.info("no significance over %s: they are not the same for all models", what)
+            continue
+        scores = np.array([[m.metrics.get(path) for path in RESAMPLED] for m in compared], float)
+        apart = np.abs([stored[model.name].whole for model in compared] - scores) > SAME_SCORE
+        if apart.any():
             logger.info(
                 "no significance over %s: what is stored of them scores otherwise than the results "
                 "of %s (another training of that name, or a --word_list); --utility %s",
                 what,
-                model.name,
+                compared[apart.any(axis=1).argmax()].name,
                 advice,
             )
-            return {}
-    found = significance(groups, seed, DRAWS)
-    return {
-        (label, setting): float(p)
-        for setting, row in zip(list(groups)[1:], found[1:], strict=True)
-        for label, p in zip(RESAMPLED.values(), row, strict=True)
-        if not np.isnan(p)
-    }
+            continue
+        for setting, row in zip(
+            list(groups)[1:], significance(groups, seed, DRAWS)[1:], strict=True
+        ):
+            labelled = zip(RESAMPLED.values(), row, strict=True)
+            found |= {(label, setting): float(p) for label, p in labelled if not np.isnan(p)}
+    return found
 
 
 def significance(groups: Mapping[str, Sequence[Answers]], seed: int, draws: int) -> np.ndarray:
@@ -459,15 +446,10 @@ def significance(groups: Mapping[str, Sequence[Answers]], seed: int, draws: int)
     cluster with itself, which raises the agreement of both, the more so the more clusters there
     are. It says nothing of other data, nor of the choice of seeds.
 
-    Args:
-        groups: By setting, of each of its seeds; all about the same units.
-        seed: Of the draws.
-        draws: D.
-
-    Returns:
-        (S, P) two-sided p-values: the share of draws whose difference is at least as far from
-        their mean as the whole's is from 0, where the whole counts as one more draw. NaN where the
-        difference is undefined, or in all draws.
+    ``groups`` hold, by setting, the answers of each of its seeds, all about the same units. Returns
+    (S, P) two-sided p-values: the share of D ``draws`` whose difference is at least as far from
+    their mean as the whole's is from 0, where the whole counts as one more draw. NaN where the
+    difference is undefined, or in all draws.
     """
 
     def differences(drawn: np.ndarray) -> np.ndarray:

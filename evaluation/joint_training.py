@@ -12,7 +12,7 @@ import numpy as np
 from datasets_src.captions import Vocabulary
 from datasets_src.norms import load_norms
 from datasets_src.splits import Split
-from evaluation.development import (
+from evaluation.acquisition import (
     TABLE,
     development_values,
     draw_development,

@@ -23,8 +23,8 @@ from datasets_src.captions import encode_captions
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs
 from evaluation import cluster_tables, inputs, joint_evaluation
+from evaluation.acquisition import TABLE
 from evaluation.demonstrations import gold_objects
-from evaluation.development import TABLE
 from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
 from evaluation.localization import box_iou, boxes_and_peaks, match_boxes
 from evaluation.metrics_table import METRICS, chance_level

@@ -17,8 +17,6 @@ import yaml
 
 from datasets_src.captions import Vocabulary
 from models_src.model_types import MODEL_TYPES
-from models_src.model_types import SUPERVISED as SUPERVISED_CONCRETENESS
-from models_src.model_types import TEXT_ONLY as TEXT_ONLY
 from models_src.published_models import (
     PRETRAINED,
     PublishedSettings,
@@ -33,8 +31,6 @@ from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder
 from utils.errors import UserError
 from utils.files import reading, sha256_of_file, write_atomically, write_text
-
-__all__ = ["SUPERVISED_CONCRETENESS", "TEXT_ONLY"]
 
 FORMAT_VERSION = 1
 HALVES = ("text", "visual")
@@ -142,11 +138,7 @@ def load_tensors(path: Path, what: str) -> dict[str, Any]:
 
 
 def find_config(models_dir: Path, half: str, name: str) -> Path:
-    """Return the place of one half's ``.cfg``, in either format.
-
-    Raises:
-        UserError: there is no such model.
-    """
+    """Return the place of one half's ``.cfg``, in either format."""
     path = model_path(models_dir, half, name, "cfg")
     if path.is_file():
         return path

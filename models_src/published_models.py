@@ -98,11 +98,8 @@ STAND_INS: list[Any] = [
 def read_safely(path: Path, what: str, stand_ins: list[Any] | None = None) -> Any:
     """Read a torch file, running nothing that it may hold.
 
-    Args:
-        path: The file, of either of torch's containers.
-        what: What it is, for the error message.
-        stand_ins: Pairs of what stands in for a name in the file, and the name. Without any, the
-            file may hold tensors and plain values only.
+    ``stand_ins`` are pairs of what stands in for a name in the file, and the name. Without any, the
+    file may hold tensors and plain values only.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins or []):
@@ -161,13 +158,10 @@ def read_settings(config: Path) -> PublishedSettings:
 
 
 def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[str, ...], Tensor]:
-    """Read the text half of a published model.
+    """Return the settings, V words and their counts N(w,c), (V, C) int64.
 
-    Only counts are taken: the probabilities beside them can be older than the counts.
-
-    Returns:
-        The settings, with the text encoder that the counts were made for; V words, the most
-        frequent first (ties by alphabet); and their counts N(w,c), (V, C) int64.
+    Words are the most frequent first (ties by alphabet). The settings name the text encoder that
+    the counts were made for. The probabilities beside the counts can be older, and are not read.
     """
     settings = read_settings(config)
     attributes = _read_record(model, "the text model", {"mode": ...})
@@ -200,12 +194,10 @@ def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[
 
 
 def read_visual_half(config: Path, model: Path) -> tuple[PublishedSettings, dict[str, Tensor]]:
-    """Read the visual half of a published model.
+    """Return the settings, and a state dict with the names of ``VisualEncoder.network``.
 
-    Returns:
-        The settings, and a state dict with the names of ``VisualEncoder.network``: without the
-        prefix "module." that parallel training leaves and GoogLeNet's auxiliary heads, with the
-        batch counters that older files lack.
+    That is without the prefix "module." that parallel training leaves and GoogLeNet's auxiliary
+    heads, with the batch counters that older files lack.
     """
     settings = read_settings(config)
     state = read_safely(model, "the visual model")

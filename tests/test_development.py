@@ -11,8 +11,8 @@ from PIL import Image
 
 from datasets_src.captions import TokenizedCaptions
 from datasets_src.pairs import load_training_pairs
+from evaluation.acquisition import PLOTS, write_development
 from evaluation.categorization import categorization_scores, category_scores
-from evaluation.development import PLOTS, write_development
 from evaluation.reports import flatten
 from main import main
 from models_src import training

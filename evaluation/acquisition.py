@@ -1,9 +1,9 @@
 """A model while it learns: its metrics by step, as a table for R or pandas and as plots."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from datasets_src.captions import Vocabulary
 from datasets_src.norms import Norms
@@ -70,16 +70,14 @@ def development_values(
 
 def write_development(path: Path, moments: Sequence[Moment]) -> None:
     """Write the table: a line for each value (tidy data), empty where it is undefined."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for moment in moments:
-        for kind, names in moment.values.items():
-            for name, metrics in names.items():
-                for metric, value in metrics.items():
-                    place = (moment.step, moment.pairs, moment.tokens, kind, name, metric)
-                    writer.writerow([*place, "" if value is None else value])
-    write_text(path, text.getvalue())
+    rows = [
+        (moment.step, moment.pairs, moment.tokens, kind, name, metric, value)
+        for moment in moments
+        for kind, names in moment.values.items()
+        for name, metrics in names.items()
+        for metric, value in metrics.items()
+    ]
+    write_text(path, pd.DataFrame(rows, columns=COLUMNS, dtype=object).to_csv(index=False))
 
 
 def draw_development(folder: Path, moments: Sequence[Moment], title: str) -> None:
