@@ -65,23 +65,8 @@ def training_pairs(options: argparse.Namespace) -> TrainingPairs:
     return replace(pairs, split=_with_cache(pairs.split, options))
 
 
-def training_split(options: argparse.Namespace) -> tuple[Split, bool]:
-    """Load the training split, with its instances if any, and say whether it was filtered."""
-    return _load_split(options, SPLITS[0])
-
-
-def test_split(options: argparse.Namespace) -> tuple[Split, bool]:
-    """Load the test split, with its instances if any, and say whether it was filtered."""
-    split, filtered = _load_split(options, SPLITS[1])
-    if not len(split.image_ids):
-        raise UserError(
-            f"no test image of {split.name}; check {' and '.join(map(str, split.caption_files))} "
-            "and the filter"
-        )
-    return split, filtered
-
-
-def _load_split(options: argparse.Namespace, name: str) -> tuple[Split, bool]:
+def training_split(options: argparse.Namespace, name: str = SPLITS[0]) -> tuple[Split, bool]:
+    """Load a split, with its instances if any, and say whether it was filtered."""
     split, filtered = load_filtered_split(
         options.datasets_dir,
         name,
@@ -91,6 +76,17 @@ def _load_split(options: argparse.Namespace, name: str) -> tuple[Split, bool]:
         cache_dir=options.cache_dir,
     )
     return _with_cache(split, options), filtered
+
+
+def test_split(options: argparse.Namespace) -> tuple[Split, bool]:
+    """Load the test split, with its instances if any, and say whether it was filtered."""
+    split, filtered = training_split(options, SPLITS[1])
+    if not len(split.image_ids):
+        raise UserError(
+            f"no test image of {split.name}; check {' and '.join(map(str, split.caption_files))} "
+            "and the filter"
+        )
+    return split, filtered
 
 
 def _with_cache(split: Split, options: argparse.Namespace) -> Split:
@@ -185,12 +181,8 @@ def load_visual_half(options: argparse.Namespace) -> tuple[VisualModel, dict[str
     """Load the visual half; its threshold and batch size may be given anew."""
     device = choose_device(options.device)
     encoder, settings, origin = load_visual_model(options.models_dir, options.model_name, device)
-    anew = {
-        name: options.given[name]
-        for name in ("visual_threshold", "batch_size")
-        if name in options.given
-    }
-    used = settings.as_dict() | anew
+    used = settings.as_dict()
+    used |= {k: v for k, v in options.given.items() if k in ("visual_threshold", "batch_size")}
     workers = options.workers
     if "workers" not in options.given and device == "cpu":
         workers = spare_workers(workers)
@@ -244,11 +236,9 @@ def warn_of_other_captions(
 def word_list_settings(options: argparse.Namespace) -> dict[str, str]:
     """Return the word list that restricts an evaluation, where there is one."""
     words = options.word_list
-    return (
-        {}
-        if words is None
-        else {"word_list": str(words), "word_list_sha256": sha256_of_file(words)}
-    )
+    if words is None:
+        return {}
+    return {"word_list": str(words), "word_list_sha256": sha256_of_file(words)}
 
 
 def chance_seed(options: argparse.Namespace, settings: Mapping[str, Any]) -> int:

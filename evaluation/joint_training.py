@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 
 from datasets_src.captions import Vocabulary
 from datasets_src.norms import load_norms
-from datasets_src.splits import Split
 from evaluation.acquisition import (
     TABLE,
     development_values,
@@ -35,7 +34,7 @@ from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.development import Moment, Plan
 from models_src.distributed import joined_ranks
 from models_src.model_files import model_exists
-from models_src.settings import SETTINGS, TrainingSettings, settings_from_sources
+from models_src.settings import SETTINGS, settings_from_sources
 from models_src.text_encoders.interface import TextEncoder
 from models_src.training import Metrics, RunOptions, require_free_name, train
 from models_src.visual_encoders import VisualEncoder
@@ -105,17 +104,12 @@ def _train_one(options: argparse.Namespace) -> bool:
         "--evaluate_images": options.evaluate_images,
         "--words": " ".join(watched) or None,
     }
-    logger.info(
-        "%d pairs of %d images and %d words; settings: %s",
-        len(pairs),
-        len(pairs.split.image_ids),
-        len(pairs.vocabulary.words),
-        ", ".join(
-            # the model's files have all digits
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in settings.as_dict().items()
-        ),
+    shown = ", ".join(  # the model's files have all digits
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in settings.as_dict().items()
     )
+    counts = len(pairs), len(pairs.split.image_ids), len(pairs.vocabulary.words)
+    logger.info("%d pairs of %d images and %d words; settings: %s", *counts, shown)
 
     def evaluate(text: TextEncoder) -> Metrics:
         predictions = predict_words(text, pairs.vocabulary)
@@ -151,7 +145,19 @@ def _train_one(options: argparse.Namespace) -> bool:
             split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
             unmeasured_on_images(split, options.datasets_dir)
             identity["test images"] = split.fingerprint()
-            measure = _image_evaluation(options, split, settings, run.device)
+
+            def measure(visual: VisualEncoder, text: TextEncoder) -> Metrics:
+                images = VisualModel(
+                    visual,
+                    settings.visual_threshold,
+                    settings.image_size,
+                    settings.batch_size,
+                    options.workers,
+                    run.device,
+                )
+                model = Model(images, text, settings.text_threshold, {})
+                return flatten(evaluate_images(model, split, settings.seed).metrics)
+
             plan = replace(plan, evaluate_images=measure)
     run = replace(run, identity=identity)
     with ExitStack() as files:
@@ -161,26 +167,6 @@ def _train_one(options: argparse.Namespace) -> bool:
         stopped = train(settings, pairs, run, evaluate, report, plan)
     logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
     return stopped
-
-
-def _image_evaluation(
-    options: argparse.Namespace, split: Split, settings: TrainingSettings, device: str
-) -> Callable[[VisualEncoder, TextEncoder], Metrics]:
-    """Return what scores both encoders on the images of a split."""
-
-    def evaluate(visual: VisualEncoder, text: TextEncoder) -> Metrics:
-        images = VisualModel(
-            visual,
-            settings.visual_threshold,
-            settings.image_size,
-            settings.batch_size,
-            options.workers,
-            device,
-        )
-        model = Model(images, text, settings.text_threshold, {})
-        return flatten(evaluate_images(model, split, settings.seed).metrics)
-
-    return evaluate
 
 
 def _watched_words(options: argparse.Namespace, vocabulary: Vocabulary) -> tuple[str, ...]:

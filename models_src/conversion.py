@@ -50,10 +50,12 @@ def convert_published_model(options: argparse.Namespace) -> None:
     save_halves(folder, new_name, origins[0], halves)
     for half in HALVES:
         if half in present:
-            settings = halves[half][0]
-            encoder = settings.text_encoder if half == "text" else settings.visual_encoder
+            settings, encoder = halves[half]
+            detail = settings.visual_encoder
+            if half == "text":
+                detail = f"{len(encoder.words)} words, {settings.text_encoder}"
             path = model_path(folder, half, new_name, "cfg")
-            logger.info("%s half: %d clusters, %s: %s", half, settings.cluster_num, encoder, path)
+            logger.info("%s half: %d clusters, %s: %s", half, settings.cluster_num, detail, path)
         else:
             remove_half(folder, half, new_name)  # an old one is not of the new model
             logger.info("there is no %s: only the other half is converted", configs[half])

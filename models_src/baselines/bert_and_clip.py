@@ -153,13 +153,7 @@ def image_text_similarities(
 ) -> np.ndarray:
     """Return the cosine similarity of the CLIP vectors of images and texts, (N, W) float32.
 
-    Args:
-        folder: Of a CLIP model, with its image processor.
-        paths: N image files.
-        texts: W texts.
-        batch_size: Images in one pass; it changes the similarities by rounding only.
-        workers: Threads that read images.
-        device: To run on.
+    ``workers`` are threads that read images; ``batch_size`` changes the result by rounding only.
     """
     network, tokenizer = _load(CLIP, folder, device)
     import transformers

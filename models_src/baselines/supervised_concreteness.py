@@ -99,15 +99,8 @@ def train_supervised_concreteness(
 ) -> SupervisedConcreteness:
     """Predict the concreteness of rated words, by cross-validation and on the training words.
 
-    The regression has a radial basis function kernel.
-
-    Args:
-        words: W rated words.
-        ratings: (W,) human concreteness.
-        given_features: Kind -> (W, F) features of the words.
-        use_endings: Whether the words' endings are features too.
-        seed: Of the assignment of words to ``FOLDS`` folds.
-        settings: Plain values to record with the model.
+    The regression has a radial basis function kernel. ``given_features`` are (W, F) by kind, and
+    ``settings`` are recorded with the model.
     """
     if len(words) < LEAST_WORDS:
         raise UserError(

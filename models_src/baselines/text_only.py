@@ -65,13 +65,8 @@ def reference_words(counts: np.ndarray, ratings: np.ndarray) -> tuple[np.ndarray
     each side takes half of them. Of words of equal rating the concrete side takes those that stand
     first in the vocabulary, the abstract side the last.
 
-    Args:
-        counts: (V,) occurrences.
-        ratings: (V,) human concreteness, NaN for words without a rating.
-
-    Returns:
-        (R,) indices of the most concrete words, the most concrete first, and (R,) of the most
-        abstract, the most abstract first.
+    ``ratings`` (V,) are NaN for words without one. Returns (R,) indices of the most concrete words,
+    the most concrete first, and (R,) of the most abstract, the most abstract first.
     """
     rated = np.flatnonzero((counts > REFERENCE_MIN_COUNT) & ~np.isnan(ratings))
     falling = rated[np.argsort(-ratings[rated], kind="stable")]
@@ -84,17 +79,9 @@ def co_occurrence_concreteness(
 ) -> np.ndarray:
     """Return how much more words resemble the concrete than the abstract reference words.
 
-    It is the sum of the cosines of a word's row to those of the concrete reference words, minus
-    the sum of those to the abstract ones.
-
-    Args:
-        rows: (V, V) sparse, the words' co-occurrences, each row of length 1 (or zero).
-        concrete: (R,) indices of reference words.
-        abstract: (R,) indices of reference words.
-
-    Returns:
-        (V,) float64 in -R..R; 0 for a word without co-occurrence, and for all without reference
-        words.
+    It is the sum of the cosines of a word's row to those of the R concrete reference words, minus
+    the sum of those to the R abstract ones, (V,) in -R..R; 0 for a word without co-occurrence.
+    ``rows`` (V, V) are the words' co-occurrences, each row of length 1 (or zero).
     """
     # cosines add up: one product with the summed rows holds all of them
     direction = rows[concrete].sum(axis=0) - rows[abstract].sum(axis=0)  # (1, V)

@@ -38,12 +38,8 @@ def load_word_vectors(
     """Read the vectors of some words.
 
     Words are looked up as they are written, case included; of a word's vectors the first counts.
-
-    Args:
-        path: A word2vec or fastText file, text or binary (told apart by the first record); may be
-            compressed as ``.gz``.
-        words: W words.
-        option: The option that names the file, for the error message ("--w2v_file").
+    The file ``path``, which ``option`` names, is text or binary (told apart by the first record),
+    and may be compressed as ``.gz``.
 
     Returns:
         (W,) bool, whether the file has each word, and the vectors (K, D) float32 of those it has,
