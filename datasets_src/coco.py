@@ -291,7 +291,7 @@ def _size(entry: dict[str, Any]) -> tuple[int, int]:
     return width, height
 
 
-def _text(value: Any) -> str:
+def _text(value: str) -> str:
     str.encode(value)  # which refuses halves of surrogate pairs, as JSON may hold them
     return value
 

@@ -202,7 +202,7 @@ def _read_boxes(text: str) -> tuple[tuple[int, int], list[tuple[int, tuple[int, 
     width, height = (whole(root, f"size/{side}") for side in ("width", "height"))
     if min(width, height) < 1:
         raise ValueError(f"the size is {width} x {height}")
-    found = []
+    found: list[tuple[int, tuple[int, ...]]] = []
     for element in root.iterfind("object"):
         chains = [int(name.text or "") for name in element.iterfind("name")]
         for box in element.iterfind("bndbox"):
