@@ -117,8 +117,6 @@ OPTIONS_BY_GROUP: dict[str, dict[str, Option]] = {
         "cache_dir": Option(None, "where setup's filter of images is kept (default: beside the "
             "data; where that folder cannot be written, cache/)", "DIR"),
         "use_all_images": Option(False, "ignore the images filter of setup"),
-        "other_captions": Option(False, "let a model answer for words of other training captions "
-            "than its own"),
         "word_list": Option(None, "file with one word a line: only these are evaluated in "
             "categorization and association", "FILE"),
     },
@@ -220,7 +218,7 @@ class Utility:
 COMMON = {"model_name", "datasets_dir", "models_dir", "results_dir", "write_to_log", "dataset",
           "cache_dir", "use_all_images", "seed", "device", "workers", "batch_size"}  # fmt: skip
 _IMAGES = "image_cache text_threshold visual_threshold"
-_WORDS = "word_list model_type other_captions baseline_cluster_num w2v_file bert_dir clip_dir"
+_WORDS = "word_list model_type baseline_cluster_num w2v_file bert_dir clip_dir"
 _TRAINING = (
     f"{' '.join(SETTINGS)} config overwrite checkpoint_minutes compile image_cache word_list"
 )
@@ -235,7 +233,7 @@ UTILITIES: dict[str, Utility] = {
         f"{_TRAINING} grid rank_by"),
     "text_evaluation": Utility("evaluation.joint_evaluation",
         "score word clusters: categories, concreteness, association",
-        "word_list text_threshold other_captions"),
+        "word_list text_threshold"),
     "visual_evaluation": Utility("evaluation.joint_evaluation",
         "score image clusters: classes, boxes, heatmaps, matching", _IMAGES),
     "categorization_evaluation": Utility("evaluation.words",
@@ -244,7 +242,7 @@ UTILITIES: dict[str, Utility] = {
         "score the word clusters of a model or baseline against word associations", _WORDS),
     "concreteness_evaluation": Utility("evaluation.words",
         "compare the concreteness of a model or baseline with human ratings",
-        "model_type other_captions"),
+        "model_type"),
     "train_text_only_baseline": Utility("evaluation.baseline_training",
         "cluster words by their co-occurrence within captions",
         "word_list baseline_cluster_num overwrite", default_name="text_only"),
@@ -272,13 +270,13 @@ UTILITIES: dict[str, Utility] = {
         "write every word's count, clusters, concreteness and category as CSV", _WORDS),
     "describe_clusters": Utility("evaluation.questions",
         "describe every cluster by its words, size and example images",
-        f"{_IMAGES} num_items other_captions"),
+        f"{_IMAGES} num_items"),
     "compare_models": Utility("evaluation.comparison",
         "compare models over seeds in one table: text, CSV, Markdown and LaTeX",
         several_models=True),
     "report": Utility("evaluation.report",
         "write one HTML page about a model: numbers, curves, clusters, words, pictures",
-        f"{_IMAGES} word_list num_items other_captions"),
+        f"{_IMAGES} word_list num_items"),
     "predict": Utility("evaluation.questions",
         "print the clusters that given images and captions activate, as JSON lines",
         "images captions text_threshold visual_threshold", has_results=False),

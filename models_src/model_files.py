@@ -170,10 +170,11 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
         if not is_converted and kinds != (str, int, int):
             raise ValueError("its origin is damaged")
         if is_converted:  # some settings are not known
-            known = {key: value for key, value in values.items() if value is not None}
-            settings: TrainingSettings = PublishedSettings(**known)
-        else:
-            settings = TrainingSettings(**values)
+            values = {key: value for key, value in values.items() if value is not None}
+        try:
+            settings = (PublishedSettings if is_converted else TrainingSettings)(**values)
+        except UserError as error:  # names the setting alone
+            raise UserError(f"{error} (in {path})") from None
         told = header.get("weights_sha256")  # older files do not tell
     weights = path.with_suffix(".mdl")
     if told is not None and weights.is_file() and told != sha256_of_file(weights):
@@ -237,7 +238,10 @@ def load_visual_model(
             settings.cluster_num,
             pretrained=settings.pretrained_visual is not None,
         )
-        encoder.network.load_state_dict(state)
+        try:
+            encoder.network.load_state_dict(state)
+        except RuntimeError:  # torch names every weight in lines of their own
+            raise UserError(f"{path} does not fit {config}; {ADVICE}") from None
     if settings.pretrained_visual == PRETRAINED:  # the published program had one kind
         encoder.pixel_statistics = "clip"
     return encoder.placed_on(device).eval(), settings, origin

@@ -471,12 +471,9 @@ def test_flickr30k_is_trained_and_evaluated(world, tmp_path, entities):
         assert main(["--utility=filter_unwanted_coco_images", *data]) == 0
     assert main([*TINY, "--epochs=1", "--text_encoder=generative", *places]) == 0
     assert main(["--utility=text_evaluation", *places]) == 0
-    results = json.loads((tmp_path / "text_evaluation_model1.json").read_text())
-    assert results["data"]["filtered"] is entities
-    assert results["data"]["train_captions"] == 5 * results["data"]["train_images"]
-    assert results["data"]["train_images"] > 20
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
     results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
+    assert results["data"]["filtered"] is entities
     metrics = results["metrics"]
     assert metrics["sentence_image_matching"]["trial_count"] > 0
     if entities:

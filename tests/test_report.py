@@ -279,7 +279,7 @@ def test_sections_without_data_say_why(places, demo_data, tmp_path):
         (data / file).unlink()
     for file in (data / "COCO" / "annotations").glob("instances_*"):
         file.unlink()
-    extra = ["--use_all_images", "--other_captions", "--visual_threshold=1000"]
+    extra = ["--use_all_images", "--visual_threshold=1000"]
     page = Page(write_report([*places, f"--datasets_dir={data}"], *extra))
     assert tuple(page.sections) == SECTIONS
     for name, reason in {
@@ -304,7 +304,7 @@ def test_words_are_text_and_no_markup(places, monkeypatch):
         return type(vocabulary)(words, vocabulary.counts), tokens
 
     monkeypatch.setattr(pairs_module, "build_vocabulary", with_markup)
-    text = write_report(places, "--other_captions")
+    text = write_report(places)
     assert nasty not in text
     assert text.count("<script>") == 1
     assert nasty in Page(text).sections["words"]

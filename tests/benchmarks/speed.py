@@ -319,7 +319,6 @@ def text_evaluation_s(sizes: Sizes, folder: Path) -> list[float]:
     save_halves(folder / "models", "model", origin, {"text": (settings, text)})
     arguments = [
         "--utility=text_evaluation",
-        "--other_captions",  # the model has not seen these
         "--model_name=model",
         f"--datasets_dir={folder}",
         f"--models_dir={folder / 'models'}",
