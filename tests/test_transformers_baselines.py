@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets_src.filtering import load_filtered_split
 from evaluation.classification import classification_counts, classification_scores
 from evaluation.clip_classification import PUBLISHED_THRESHOLD
 from evaluation.thresholds import best_f1_threshold
@@ -411,9 +412,12 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
             "pair_count": gold.size,
         }
     }
+    split, _ = load_filtered_split(
+        demo_data, "train2014", use_all_images=False, with_instances=True
+    )
     assert found["data"] == {
         "train_images": len(gold),
-        "train_images_fingerprint": found["data"]["train_images_fingerprint"],
+        "train_images_fingerprint": split.fingerprint(),
         "filtered": True,
     }
     assert found["settings"]["clip_dir"] == str(clip_folder)
