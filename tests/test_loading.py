@@ -114,6 +114,8 @@ def test_a_killed_worker_ends_the_loading_after_one_more_batch(small, number):
             pass
     for words in ("was killed", "memory", "/dev/shm", "--workers 0"):
         assert words in str(refusal.value)
+    for worker in workers:
+        worker.join(10)
     assert all(worker.exitcode == -number for worker in workers)
 
 
