@@ -53,7 +53,6 @@ ALIKE_FOR_WORDS = {
 }
 ALIKE_FOR_IMAGES = {
     "test_fingerprint": "other test captions or boxes",
-    "image_files_fingerprint": "other image files",
     "dataset": "another data set",
 }
 OF_ONE_RUN = {"seed", "evaluation_seed", "origin"}  # settings in which seeds may differ

@@ -1,5 +1,6 @@
 """The command line as users meet it: main([...]) on a small demo world, wrong input included."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -124,13 +125,17 @@ def test_thresholds_can_be_given_anew(places, tmp_path):
     assert results["settings"]["visual_threshold"] == -1000
 
 
-def test_word_list_restricts_the_evaluated_words(places, tmp_path):
+def test_word_list_restricts_the_evaluated_words_and_is_recorded(places, tmp_path):
     (tmp_path / "words.txt").write_text("Dog\n\ncar\nunheard\n")
     arguments = ["--utility=text_evaluation", "--model_name=generative", *places]
     assert main([*arguments, f"--word_list={tmp_path / 'words.txt'}"]) == 0
-    metrics = json.loads((tmp_path / "text_evaluation_generative.json").read_text())["metrics"]
+    results = json.loads((tmp_path / "text_evaluation_generative.json").read_text())
+    metrics = results["metrics"]
     assert metrics["categorization"]["known_words"]["word_count"] <= 2
     assert metrics["categorization"]["all_words"]["word_count"] == 57
+    assert results["settings"]["word_list"] == str(tmp_path / "words.txt")
+    expected = hashlib.sha256((tmp_path / "words.txt").read_bytes()).hexdigest()
+    assert results["settings"]["word_list_sha256"] == expected
 
 
 def test_log_is_written_on_request(places, tmp_path):
