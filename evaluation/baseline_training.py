@@ -16,7 +16,6 @@ from evaluation.word_evaluation import (
     text_only_concreteness_metrics,
     word_metrics,
 )
-from models_src.baselines.files import require_free_name
 from models_src.baselines.supervised_concreteness import (
     SupervisedConcreteness,
     train_supervised_concreteness,
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def train_text_only_baseline(options: argparse.Namespace) -> None:
     """Cluster words by their co-occurrence within captions, save the model and score it."""
-    require_free_name(options.models_dir, TextOnlyModel.kind, options.model_name, options.overwrite)
+    TextOnlyModel.require_free_name(options.models_dir, options.model_name, options.overwrite)
     require_writable_folder(options.models_dir)
     norms = load_norms(options.datasets_dir, options.word_list)
     if norms.categories is None and norms.concreteness is None:
@@ -64,9 +63,8 @@ def train_concreteness_supervised_model(options: argparse.Namespace) -> None:
             "there is no feature to predict concreteness from; give one or more of "
             f"{', '.join('--' + kind for kind in kinds)}"
         )
-    require_free_name(
-        options.models_dir, SupervisedConcreteness.kind, options.model_name, options.overwrite
-    )
+    name = options.model_name
+    SupervisedConcreteness.require_free_name(options.models_dir, name, options.overwrite)
     require_writable_folder(options.models_dir)
     norms = load_norms(options.datasets_dir, log_absent=False)
     if norms.concreteness is None:
@@ -101,13 +99,12 @@ def train_concreteness_supervised_model(options: argparse.Namespace) -> None:
         settings=settings | {"data_fingerprint": pairs.fingerprint()},
     )
     model.save(options.models_dir, options.model_name)
-    predictions = {
-        "concreteness": model.cross_validated,
-        "concreteness_on_training_words": model.on_training_words,
-    }
+    counts = vocabulary.counts[rated]
     metrics = {
-        name: concreteness_metrics(words, vocabulary.counts[rated], predicted, norms)
-        for name, predicted in predictions.items()
+        "concreteness": concreteness_metrics(words, counts, model.cross_validated, norms),
+        "concreteness_on_training_words": concreteness_metrics(
+            words, counts, model.on_training_words, norms
+        ),
     }
     save_results(options, metrics, model.settings, training_data(pairs, norms), {})
     logger.info(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets_src.splits import Split
 from evaluation.classification import classification_counts, classification_scores
 from evaluation.inputs import (
     choose_device,
@@ -18,7 +19,7 @@ from evaluation.inputs import (
 )
 from evaluation.results import results_file, save_results
 from evaluation.thresholds import best_f1_threshold
-from models_src.baselines.bert_and_clip import CLIP, PROMPT, image_text_similarities
+from models_src.baselines.bert_and_clip import CLIP, PROMPT, clip_similarities
 from utils.errors import UserError
 from utils.files import read_json, reading, sha256_of_file
 
@@ -33,16 +34,13 @@ def find_clip_positive_threshold(options: argparse.Namespace) -> None:
     split, filtered = training_split(options)
     gold, similarities = _gold_and_similarities(options, split)  # (N, K), (N, K)
     best = best_f1_threshold(similarities, gold)
-    save_results(
-        options,
-        {"clip_positive_threshold": {**vars(best), "pair_count": gold.size}},
-        _settings(options),
-        {
-            "train_images": len(split.image_ids),
-            "train_images_fingerprint": split.fingerprint(),
-            "filtered": filtered,
-        },
-    )
+    data = {
+        "train_images": len(split.image_ids),
+        "train_images_fingerprint": split.fingerprint(),
+        "filtered": filtered,
+    }
+    metrics = {"clip_positive_threshold": {**vars(best), "pair_count": gold.size}}
+    save_results(options, metrics, _settings(options), data)
     logger.info(
         "for comparison: the published threshold is %.4f, of CLIP's RN50 on COCO",
         PUBLISHED_THRESHOLD,
@@ -81,7 +79,7 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return what similarities depend on beside the images; the model is told by its contents."""
-    folder = _folder(options)
+    folder = CLIP.folder(options.clip_dir, options.datasets_dir)
     # weights, and all settings and vocabularies of network, tokenizer and image processor
     patterns = ("model.safetensors", "pytorch_model.bin", "*.json", "*.txt")
     files = sorted(path for pattern in patterns for path in folder.glob(pattern))
@@ -95,27 +93,23 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    return CLIP.folder(options.clip_dir, options.datasets_dir)
-
-
 def _gold_and_similarities(
-    options: argparse.Namespace, split: Any
+    options: argparse.Namespace, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return, for N images and K single-word classes, who shows what and CLIP's similarities."""
-    instances = split.instances
-    gold = np.zeros((len(split.image_ids), 0), dtype=bool)
+    instances, images = split.instances, split.images(size=0)  # CLIP resizes itself
+    gold = np.zeros((len(images), 0), dtype=bool)
     if instances is not None:
-        gold = instances.counts(len(split.image_ids))[:, instances.is_single_word()] > 0
+        gold = instances.counts(len(images))[:, instances.is_single_word()] > 0
     if not gold.any():
         raise UserError(
             f"no image of {split.name} in {options.datasets_dir} has an instance of a class whose "
             f"name is one word, which {options.utility} needs; add its instances"
         )
-    return gold, image_text_similarities(
-        _folder(options),
-        [split.path(image) for image in range(len(split.image_ids))],
-        [PROMPT.format(name) for name in single_word_classes(split)],
+    return gold, clip_similarities(
+        CLIP.folder(options.clip_dir, options.datasets_dir),
+        images,
+        single_word_classes(split),
         batch_size=options.batch_size,
         workers=options.workers,
         device=choose_device(options.device),

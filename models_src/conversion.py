@@ -10,7 +10,7 @@ from models_src.model_files import (
     load_visual_model,
     model_exists,
     model_path,
-    remove_half,
+    remove_model,
     require_same_origin,
     save_halves,
 )
@@ -49,13 +49,13 @@ def convert_published_model(options: argparse.Namespace) -> None:
     halves = {half: (settings, encoder) for half, (encoder, settings, _) in loaded.items()}
     save_halves(folder, new_name, origins[0], halves)
     for half in HALVES:
-        if half in present:
-            settings, encoder = halves[half]
-            detail = settings.visual_encoder
-            if half == "text":
-                detail = f"{len(encoder.words)} words, {settings.text_encoder}"
-            path = model_path(folder, half, new_name, "cfg")
-            logger.info("%s half: %d clusters, %s: %s", half, settings.cluster_num, detail, path)
-        else:
-            remove_half(folder, half, new_name)  # an old one is not of the new model
+        if half not in halves:
+            remove_model(folder, new_name, [half])  # an old one is not of the new model
             logger.info("there is no %s: only the other half is converted", configs[half])
+            continue
+        settings, encoder = halves[half]
+        detail = settings.visual_encoder
+        if half == "text":
+            detail = f"{len(encoder.words)} words, {settings.text_encoder}"
+        path = model_path(folder, half, new_name, "cfg")
+        logger.info("%s half: %d clusters, %s: %s", half, settings.cluster_num, detail, path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datasets_src.captions import TokenizedCaptions
@@ -70,10 +71,7 @@ class Development:
         self.tokens += int(lengths.sum())
 
     def measure(self, step: int, visual: VisualEncoder, text: TextEncoder) -> None:
-        """Add the row of a step; p(c|w) of the text encoder is up to date.
-
-        The visual encoder is in training mode, and is so afterwards.
-        """
+        """Add the row of a step, whose p(c|w) is up to date; the CNN stays in training mode."""
         visual.eval()
         of_images = self.plan.evaluate_images(visual, text)
         visual.train()
@@ -81,7 +79,7 @@ class Development:
         of_words = values.get("model", {}).get("", {})
         values["model"] = {"": vars(batch_statistics(self.sums)) | of_words | of_images}
         self.moments.append(Moment(step, self.pairs, self.tokens, values))
-        self.sums = self.sums * 0
+        self.sums = torch.zeros_like(self.sums)
         if rank() == 0:
             self.plan.report(self.moments)
 

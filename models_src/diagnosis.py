@@ -34,13 +34,10 @@ def empty_sums(cluster_num: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def step_sums(result: StepResult) -> Tensor:
-    """Return a step's sums over its pairs, to be added up over steps; nothing leaves the device.
+    """Return a step's sums over its pairs, (8 + 3 C,) float64; nothing leaves the device.
 
-    Returns:
-        (8 + 3 C,) float64: the number of pairs, and of those that the text encoder learned from;
-        both losses times those numbers, the activations on either side, the inputs without any on
-        either side; then for each cluster the images, the captions, and the pairs with both that
-        activate it.
+    They are those of ``_SCALARS``, a mean loss times the pairs it is of; then for each cluster the
+    images, the captions, and the pairs with both that activate it.
     """
     images, captions = result.image_bits, result.caption_bits  # (B, C)
     pair_count = len(images)
@@ -106,11 +103,8 @@ def bit_agreement(
     clusters: 1 when all bits agree, 0 when they agree as often as bits drawn independently with
     each cluster's two frequencies, below 0 when less often. None when every bit is constant.
 
-    Args:
-        images: (C,) images that activate each cluster.
-        captions: (C,) captions that do.
-        both: (C,) pairs in which both do.
-        pair_count: Number of pairs.
+    ``images``, ``captions`` and ``both`` (C,) count the images, the captions and the pairs with
+    both that activate each cluster.
     """
     expected = images * captions / pair_count  # (C,)
     possible = float(((images + captions) / 2 - expected).sum())
@@ -121,10 +115,10 @@ def bit_agreement(
 
 
 def trouble(seen: BatchStatistics, cluster_num: int) -> str | None:
-    """Return in plain words what is wrong with a training that starves or has collapsed, or None.
+    """Say what is wrong with a training that starves or has collapsed; None where neither is so.
 
     It starves when most images or captions activate no cluster; it has collapsed when hardly any
-    cluster is left that tells inputs apart.
+    cluster tells inputs apart.
     """
     shares = {"images": seen.images_without_cluster, "captions": seen.captions_without_cluster}
     worst = max(shares, key=lambda side: shares[side])

@@ -49,10 +49,7 @@ def rank() -> int:
 
 def any_rank(*flags: bool) -> list[bool]:
     """Return of each flag whether it is set on any rank. GPUs are not waited for."""
-    if world_size() == 1:
-        return list(flags)
-    votes = torch.tensor(flags, dtype=torch.int32)
-    distributed.all_reduce(votes, distributed.ReduceOp.MAX)
+    votes = sum_over_ranks(torch.tensor(flags, dtype=torch.int32))
     return [bool(vote) for vote in votes]
 
 
@@ -62,10 +59,10 @@ def own_span(count: int) -> range:
 
 
 def own_images(count: int) -> np.ndarray:
-    """Return which images of a batch are this rank's, (I,) bool; each is that of one rank.
+    """Return which images of a batch are this rank's, (I,) bool.
 
-    Ranks get runs of neighbours, as even as can be and of at least two images, which batch
-    normalisation needs; where there are too few for all, the last ranks get none.
+    Ranks get even runs of neighbours, of at least two images, which batch normalisation needs;
+    where there are too few for all, the last ranks get none.
     """
     parts = np.array_split(np.arange(count), max(1, min(world_size(), count // 2)))
     own = np.zeros(count, dtype=bool)
@@ -87,11 +84,9 @@ def pad_to_two(images: Tensor) -> Tensor:
 
 def row_counts(count: int) -> list[int]:
     """Return the numbers of all ranks, in their order. GPUs are not waited for."""
-    if world_size() == 1:
-        return [count]
-    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
-    distributed.all_gather(counts, torch.tensor([count]))
-    return [int(of_rank) for of_rank in counts]
+    counts = torch.zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = count
+    return [int(number) for number in sum_over_ranks(counts)]
 
 
 def share_of_rows(count: int) -> float:
@@ -122,10 +117,9 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def replicated(network: nn.Module) -> nn.Module:
-    """Return a network whose gradients are averaged over ranks while they are computed.
+    """Return a network with the first rank's weights, whose gradients are averaged over ranks.
 
-    Weights are those of the first rank. Running statistics are not exchanged, see
-    ``average_statistics``.
+    Running statistics are not exchanged, see ``average_statistics``.
     """
     if world_size() == 1:
         return network

@@ -6,7 +6,7 @@ Models of the published program are read in the same places (see ``published_mod
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from models_src.published_models import (
     read_safely,
     read_text_half,
     read_visual_half,
+    settings_in,
 )
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
@@ -40,26 +41,23 @@ ADVICE = "train the model again or restore the file"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from: the same in both halves of one training."""
+    """Where a model comes from: the same in both halves of one training.
+
+    Of a published model only the number of clusters is known.
+    """
 
     run: str  # random id of the training run, PUBLISHED_RUN for the published program's models
-    step: int | None  # joint steps taken; this, seed and data of a published model are not known
-    seed: int | None
-    data_fingerprint: str | None
-    cluster_num: int | None = None  # of a loaded half; all that tells published models apart
+    step: int | None = None  # joint steps taken
+    seed: int | None = None
+    data_fingerprint: str | None = None
+    cluster_num: int | None = None  # of a loaded half
     commit: str | None = None  # of the program, see ``git_commit``; that of the last session
     training_seconds: float | None = None  # over all sessions; earlier files have neither
 
     def __str__(self) -> str:
-        """Return an origin in a few words."""
         if self.run == PUBLISHED_RUN:
             return f"published with {self.cluster_num} clusters"
         return f"run {self.run[:8]} step {self.step}"
-
-
-def published_origin(cluster_num: int) -> Origin:
-    """Return the origin of a half of a published model: next to nothing is known."""
-    return Origin(PUBLISHED_RUN, None, None, None, cluster_num)
 
 
 def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
@@ -67,25 +65,25 @@ def model_path(models_dir: Path, half: str, name: str, suffix: str) -> Path:
     return models_dir / half / f"{name}.{suffix}"
 
 
+def _files(models_dir: Path, name: str, halves: Iterable[str]) -> list[Path]:
+    return [model_path(models_dir, half, name, kind) for half in halves for kind in ("cfg", "mdl")]
+
+
 def model_exists(models_dir: Path, name: str) -> bool:
     """Return whether any file of a model of this name exists."""
-    return any(
-        model_path(models_dir, half, name, suffix).exists()
-        for half in HALVES
-        for suffix in ("cfg", "mdl")
-    )
+    return any(path.exists() for path in _files(models_dir, name, HALVES))
 
 
-def remove_model(models_dir: Path, name: str) -> None:
-    """Remove both halves of a model, as far as they exist."""
-    for half in HALVES:
-        remove_half(models_dir, half, name)
+def remove_model(models_dir: Path, name: str, halves: Iterable[str] = HALVES) -> None:
+    """Remove a model, as far as it exists."""
+    for path in _files(models_dir, name, halves):
+        path.unlink(missing_ok=True)
 
 
-def remove_half(models_dir: Path, half: str, name: str) -> None:
-    """Remove one half of a model, as far as it exists."""
-    for suffix in ("cfg", "mdl"):
-        model_path(models_dir, half, name, suffix).unlink(missing_ok=True)
+def names_in(folder: Path) -> str:
+    """Say which models a folder has."""
+    known = sorted(file.stem for file in folder.glob("*.cfg"))
+    return f"there are {', '.join(known)}" if known else "there is none"
 
 
 def save_halves(
@@ -99,26 +97,24 @@ def save_halves(
 
     ``word_counts`` (V,) are those of the text encoder's words in the training captions.
     """
-    for half, (_, encoder) in halves.items():
+    named = {key: value for key, value in vars(origin).items() if key != "cluster_num"}
+    for half, (settings, encoder) in halves.items():
+        weights = model_path(models_dir, half, name, "mdl")
         if isinstance(encoder, VisualEncoder):
             content = encoder.network.state_dict()
         else:
             content = {"words": list(encoder.words), "state": encoder.state_dict()}
             if word_counts is not None:
                 content["word_counts"] = torch.from_numpy(word_counts)
-        save_tensors(model_path(models_dir, half, name, "mdl"), content)
-    named = {key: value for key, value in vars(origin).items() if key != "cluster_num"}
-    for half, (settings, _) in halves.items():
+        save_tensors(weights, content)
         header = {
             "format_version": FORMAT_VERSION,
             "half": half,
             "origin": named,  # the settings have the number of clusters
-            "weights_sha256": sha256_of_file(model_path(models_dir, half, name, "mdl")),
+            "weights_sha256": sha256_of_file(weights),
             "settings": settings.as_dict(),
         }
-        write_text(
-            model_path(models_dir, half, name, "cfg"), yaml.safe_dump(header, sort_keys=False)
-        )
+        write_text(weights.with_suffix(".cfg"), yaml.safe_dump(header, sort_keys=False))
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
@@ -142,8 +138,7 @@ def find_config(models_dir: Path, half: str, name: str) -> Path:
     path = model_path(models_dir, half, name, "cfg")
     if path.is_file():
         return path
-    known = sorted(file.stem for file in (models_dir / half).glob("*.cfg"))
-    where = f"no {half} model '{name}' in {models_dir / half}"
+    where = f"no {half} model '{name}' in {path.parent}"
     for kind, model_type in MODEL_TYPES.items():
         if model_type.trained and model_path(models_dir, kind, name, "cfg").is_file():
             raise UserError(
@@ -151,8 +146,8 @@ def find_config(models_dir: Path, half: str, name: str) -> Path:
                 "evaluation of words, or another --model_name"
             )
     raise UserError(
-        f"{where} ({'there are ' + ', '.join(known) if known else 'there is none'}); train it "
-        f"with --utility train_joint_model --model_name {name}"
+        f"{where} ({names_in(path.parent)}); train it with --utility train_joint_model "
+        f"--model_name {name}"
         + (", or give the --model_type of a baseline" if half == "text" else "")
     )
 
@@ -163,18 +158,12 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
         header = yaml.safe_load(path.read_text(encoding="utf-8"))
         if (header["format_version"], header["half"]) != (FORMAT_VERSION, half):
             raise ValueError(f"no {half} model's settings of this version")
-        values = dict(header["settings"])
+        values, kind = dict(header["settings"]), TrainingSettings
         origin = Origin(**header["origin"], cluster_num=values["cluster_num"])
-        is_converted = origin == published_origin(values["cluster_num"])
-        kinds = type(origin.run), type(origin.step), type(origin.seed)
-        if not is_converted and kinds != (str, int, int):
-            raise ValueError("its origin is damaged")
-        if is_converted:  # some settings are not known
+        if origin.run == PUBLISHED_RUN:  # some settings are not known
             values = {key: value for key, value in values.items() if value is not None}
-        try:
-            settings = (PublishedSettings if is_converted else TrainingSettings)(**values)
-        except UserError as error:  # names the setting alone
-            raise UserError(f"{error} (in {path})") from None
+            kind = PublishedSettings
+        settings = settings_in(path, values, kind)
         told = header.get("weights_sha256")  # older files do not tell
     weights = path.with_suffix(".mdl")
     if told is not None and weights.is_file() and told != sha256_of_file(weights):
@@ -195,7 +184,8 @@ def load_text_model(
     with reading(path, ADVICE):
         if is_published(config):
             settings, words, counts = read_text_half(config, path)
-            state, origin = {"word_cluster_counts": counts}, published_origin(settings.cluster_num)
+            state = {"word_cluster_counts": counts}
+            origin = Origin(PUBLISHED_RUN, cluster_num=settings.cluster_num)
         else:
             settings, origin = read_header(config, "text")
             content = load_tensors(path, f"the text model '{name}'")
@@ -229,7 +219,7 @@ def load_visual_model(
     with reading(path, ADVICE):
         if is_published(config):
             settings, state = read_visual_half(config, path)
-            origin = published_origin(settings.cluster_num)
+            origin = Origin(PUBLISHED_RUN, cluster_num=settings.cluster_num)
         else:
             settings, origin = read_header(config, "visual")
             state = load_tensors(path, f"the visual model '{name}'")

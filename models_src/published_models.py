@@ -10,9 +10,10 @@ Axes: C clusters, V words.
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +28,7 @@ COUNTS_CLASS = "models_src.underlying_models.word_cluster_count_model.WordCluste
 MODES = {0: "discriminative", 1: "generative"}  # by the count model's attribute ``mode``
 PRETRAINED = "published (file not recorded)"  # where a published model began with trained weights
 
-# a published attribute -> the setting it is
-CONFIG_SETTINGS = {
+CONFIG_SETTINGS = {  # a published attribute -> the setting it is
     "visual_underlying_model": "visual_encoder",
     "pretrained_visual_underlying_model": "pretrained_visual",
     "freeze_visual_parameters": "freeze_visual",
@@ -40,6 +40,9 @@ CONFIG_SETTINGS = {
 }
 # what is known of a published model: the above, and the image and batch size it is evaluated with
 KNOWN_SETTINGS = {*CONFIG_SETTINGS.values(), "image_size", "batch_size"}
+
+
+Settings = TypeVar("Settings", bound=TrainingSettings)
 
 
 class PublishedSettings(TrainingSettings):
@@ -56,10 +59,16 @@ class PublishedSettings(TrainingSettings):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values by name; None for what is not known."""
-        return {
-            name: value if name in KNOWN_SETTINGS else None
-            for name, value in super().as_dict().items()
-        }
+        unknown = super().as_dict().keys() - KNOWN_SETTINGS
+        return super().as_dict() | dict.fromkeys(unknown)
+
+
+def settings_in(path: Path, values: Mapping[str, Any], kind: type[Settings]) -> Settings:
+    """Return the settings that a file holds; a refused value names the file."""
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise UserError(f"{error} (in {path})") from None
 
 
 class _Record:
@@ -98,8 +107,8 @@ STAND_INS: list[Any] = [
 def read_safely(path: Path, what: str, stand_ins: list[Any] | None = None) -> Any:
     """Read a torch file, running nothing that it may hold.
 
-    ``stand_ins`` are pairs of what stands in for a name in the file, and the name. Without any, the
-    file may hold tensors and plain values only.
+    Without ``stand_ins``, pairs of what stands in for a name in the file and the name, it may hold
+    tensors and plain values only.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins or []):
@@ -121,7 +130,7 @@ def read_safely(path: Path, what: str, stand_ins: list[Any] | None = None) -> An
         ) from None
 
 
-def _read_record(path: Path, what: str, needed: Mapping[str, Any]) -> dict[str, Any]:
+def _read_record(path: Path, what: str, needed: Iterable[str]) -> dict[str, Any]:
     """Return the attributes of the object of a published class in a file."""
     record = read_safely(path, what, STAND_INS)
     attributes = record.attributes if isinstance(record, _Record) else {}
@@ -133,8 +142,6 @@ def _read_record(path: Path, what: str, needed: Mapping[str, Any]) -> dict[str, 
 
 def is_published(config: Path) -> bool:
     """Return whether a ``.cfg`` is one of torch's files, and not this project's text."""
-    if not config.is_file():
-        return False  # reading it as text tells what is wrong
     with config.open("rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02")
 
@@ -151,10 +158,7 @@ def read_settings(config: Path) -> PublishedSettings:
     values["pretrained_visual"] = PRETRAINED if trained_start else None
     if values["text_encoder"] not in MODES.values():
         values["text_encoder"] = "generative"
-    try:
-        return PublishedSettings(**values)
-    except UserError as error:
-        raise UserError(f"{error} (in {config})") from None
+    return settings_in(config, values, PublishedSettings)
 
 
 def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[str, ...], Tensor]:
@@ -164,40 +168,34 @@ def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[
     the counts were made for. The probabilities beside the counts can be older, and are not read.
     """
     settings = read_settings(config)
-    attributes = _read_record(model, "the text model", {"mode": ...})
+    attributes = _read_record(model, "the text model", ["mode"])
     with reading(model, "restore the file"):
         mode = MODES[attributes["mode"]]
         if mode == "generative":
             columns = attributes["cluster_to_word_co_occur"]  # C dicts: word -> count
-            rows = {
-                word: row for row, word in enumerate(dict.fromkeys(w for c in columns for w in c))
-            }
-            counts = np.zeros((len(rows), len(columns)))
-            for cluster, column in enumerate(columns):
-                counts[[rows[word] for word in column], cluster] = list(column.values())
+            words = list(dict.fromkeys(word for column in columns for word in column))
+            counts = np.array([[column.get(word, 0) for column in columns] for word in words])
         else:
             table = attributes["word_to_cluster_co_occur"]  # word -> C counts
-            rows = {word: row for row, word in enumerate(table)}
-            counts = np.array(list(table.values()), dtype=np.float64).reshape(len(table), -1)
+            words, counts = list(table), np.array(list(table.values()))
+        counts = counts.astype(np.float64).reshape(len(words), -1)
         whole = (counts >= 0) & (counts == np.floor(counts)) & np.isfinite(counts)
-        if not whole.all() or not all(type(word) is str for word in rows):
+        if not whole.all() or not all(type(word) is str for word in words):
             raise ValueError("its counts are not whole numbers of words")
         if counts.size and counts.shape[1] != settings.cluster_num:
             raise ValueError(
                 f"it has {counts.shape[1]} clusters, {config.name} says {settings.cluster_num}"
             )
-        totals = counts.sum(axis=1)
-        words = sorted(rows, key=lambda word: (-totals[rows[word]], word))
-        table = counts[[rows[word] for word in words]].astype(np.int64)
-    values = {**vars(settings), "text_encoder": mode}
-    return PublishedSettings(**values), tuple(words), torch.from_numpy(table)
+        order = sorted(range(len(words)), key=lambda row: (-counts[row].sum(), words[row]))
+    settings = replace(settings, text_encoder=mode)
+    by_word = torch.from_numpy(counts[order].astype(np.int64))
+    return settings, tuple(words[row] for row in order), by_word
 
 
 def read_visual_half(config: Path, model: Path) -> tuple[PublishedSettings, dict[str, Tensor]]:
     """Return the settings, and a state dict with the names of ``VisualEncoder.network``.
 
-    That is without the prefix "module." that parallel training leaves and GoogLeNet's auxiliary
-    heads, with the batch counters that older files lack.
+    That is without GoogLeNet's auxiliary heads and the "module." that parallel training leaves.
     """
     settings = read_settings(config)
     state = read_safely(model, "the visual model")
@@ -209,9 +207,6 @@ def read_visual_half(config: Path, model: Path) -> tuple[PublishedSettings, dict
         layers = {name.rpartition(".")[0] for name in state if name.startswith("classifier.")}
         if len(layers) == 1:
             state = {re.sub(r"^classifier\.\d+\.", "classifier.", k): v for k, v in state.items()}
-        for name in [name for name in state if name.endswith("running_mean")]:
-            counter = name.removesuffix("running_mean") + "num_batches_tracked"
-            state.setdefault(counter, torch.tensor(0))
         if not all(value.isfinite().all() for value in state.values()):
             raise ValueError("a weight is not finite")
     return settings, state

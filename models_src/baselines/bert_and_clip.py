@@ -5,16 +5,20 @@ The models lie in local folders, in the files of the package transformers; nothi
 Axes: N images, W words or texts, B of a batch, L pieces of a text, D numbers of a vector.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from sklearn.preprocessing import normalize
+from torch import Tensor
 
-from datasets_src.images import open_rgb
+from datasets_src.images import ImageSet
+from datasets_src.loading import load_images
 from utils.errors import UserError
 from utils.files import reading
 from utils.progress import with_bar
@@ -86,12 +90,28 @@ def _load(kind: PretrainedModel, folder: Path, device: str, **arguments: Any) ->
         return network.to(device).eval(), tokenizer
 
 
-def _joined(vectors: Sequence[np.ndarray], dim: int) -> np.ndarray:
-    """Return batches of vectors (B, D) as one array."""
-    joined = np.concatenate([np.zeros((0, dim), np.float32), *vectors])
+def _vectors(batches: Iterable[Any], dim: int, encode: Callable[[Any], Tensor]) -> np.ndarray:
+    """Return what ``encode`` makes of all batches, each (B, D), as one array (W or N, D)."""
+    vectors = [np.zeros((0, dim), np.float32)]
+    with torch.inference_mode():
+        vectors += [encode(batch).cpu().numpy() for batch in batches]
+    joined = np.concatenate(vectors)
     if not np.isfinite(joined).all():
         raise ValueError("it computes numbers that are not finite; its weights are damaged")
     return joined
+
+
+def _tokenized(tokenizer: Any, texts: Sequence[str], longest: int, device: Any) -> Iterable[Any]:
+    """Yield the texts in batches: the network's inputs, and where each piece stands in its text."""
+    for start in with_bar(range(0, len(texts), TEXT_BATCH), "reading words", "batch"):
+        yield tokenizer(
+            list(texts[start : start + TEXT_BATCH]),
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        ).to(device)
 
 
 def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.ndarray:
@@ -101,59 +121,49 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
     """
     # the pooling layer is for sentences; not all models have one
     network, tokenizer = _load(BERT, folder, device, add_pooling_layer=False)
-    vectors = []
-    with reading(folder, BERT.advice), torch.inference_mode():
-        for start in with_bar(range(0, len(words), TEXT_BATCH), "reading words", "batch"):
-            inputs = tokenizer(
-                [CONTEXT + word for word in words[start : start + TEXT_BATCH]],
-                padding=True,
-                truncation=True,
-                max_length=network.config.max_position_embeddings,
-                return_offsets_mapping=True,
-                return_tensors="pt",
-            ).to(device)
-            # the word is the sentence's end: its pieces are those that reach into it
-            own = inputs.pop("offset_mapping")[:, :, 1] > len(CONTEXT)  # (B, L)
-            hidden = network(**inputs).last_hidden_state  # (B, L, D)
-            weights = own / own.sum(dim=1, keepdim=True)  # (B, L)
-            vectors.append(torch.einsum("bl,bld->bd", weights, hidden).cpu().numpy())
-        return _joined(vectors, network.config.hidden_size)
+
+    def encode(inputs: Any) -> Tensor:
+        # the word is the sentence's end: its pieces are those that reach into it
+        own = inputs.pop("offset_mapping")[:, :, 1] > len(CONTEXT)  # (B, L)
+        hidden = network(**inputs).last_hidden_state  # (B, L, D)
+        return torch.einsum("bl,bld->bd", own / own.sum(dim=1, keepdim=True), hidden)
+
+    config, texts = network.config, [CONTEXT + word for word in words]
+    with reading(folder, BERT.advice):
+        batches = _tokenized(tokenizer, texts, config.max_position_embeddings, device)
+        return _vectors(batches, config.hidden_size, encode)
 
 
 def clip_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.ndarray:
     """Return CLIP's projected text vector of "a photo of a WORD" for each word, (W, D) float32."""
-    network, tokenizer = _load(CLIP, folder, device)
     with reading(folder, CLIP.advice):
-        return _text_vectors(network, tokenizer, [PROMPT.format(word) for word in words])
+        return _clip_text_vectors(*_load(CLIP, folder, device), words)
 
 
-def _text_vectors(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
-    vectors = []
-    with torch.inference_mode():
-        for start in range(0, len(texts), TEXT_BATCH):
-            inputs = tokenizer(
-                list(texts[start : start + TEXT_BATCH]),
-                padding=True,
-                truncation=True,
-                max_length=network.config.text_config.max_position_embeddings,
-                return_tensors="pt",
-            ).to(network.device)
-            vectors.append(network.get_text_features(**inputs).pooler_output.cpu().numpy())
-    return _joined(vectors, network.config.projection_dim)
+def _clip_text_vectors(network: Any, tokenizer: Any, words: Sequence[str]) -> np.ndarray:
+    def encode(inputs: Any) -> Tensor:
+        del inputs["offset_mapping"]
+        vectors: Tensor = network.get_text_features(**inputs).pooler_output
+        return vectors
+
+    longest = network.config.text_config.max_position_embeddings
+    texts = [PROMPT.format(word) for word in words]
+    batches = _tokenized(tokenizer, texts, longest, network.device)
+    return _vectors(batches, network.config.projection_dim, encode)
 
 
-def image_text_similarities(
+def clip_similarities(
     folder: Path,
-    paths: Sequence[Path],
-    texts: Sequence[str],
+    images: ImageSet,
+    words: Sequence[str],
     *,
     batch_size: int,
     workers: int,
     device: str,
 ) -> np.ndarray:
-    """Return the cosine similarity of the CLIP vectors of images and texts, (N, W) float32.
+    """Return the cosines of CLIP's vectors of images and of "a photo of a WORD", (N, W) float32.
 
-    ``workers`` are threads that read images; ``batch_size`` changes the result by rounding only.
+    ``batch_size`` changes the result by rounding only.
     """
     network, tokenizer = _load(CLIP, folder, device)
     import transformers
@@ -164,30 +174,21 @@ def image_text_similarities(
             folder, local_files_only=True
         )
 
-    def read(path: Path) -> np.ndarray:
-        pixels: np.ndarray = processor(open_rgb(path), return_tensors="np").pixel_values[0]
-        return pixels.astype(np.float32)  # (3, S, S)
+        def encode(pixels: Tensor) -> Tensor:
+            vectors: Tensor = network.get_image_features(pixels.to(device)).pooler_output
+            return vectors
 
-    vectors = []
-    with (
-        reading(folder, CLIP.advice),
-        torch.inference_mode(),
-        ThreadPoolExecutor(max(workers, 1)) as pool,
-    ):
-        text = _text_vectors(network, tokenizer, texts)  # (W, D)
-        starts = range(0, len(paths), batch_size)
-        for start in with_bar(starts, "reading images", "batch"):
-            pixels = torch.from_numpy(
-                np.stack(list(pool.map(read, paths[start : start + batch_size])))
-            )
-            features = network.get_image_features(pixels.to(device)).pooler_output  # (B, D)
-            vectors.append(features.cpu().numpy())
-        image = _joined(vectors, network.config.projection_dim)  # (N, D)
-    cosines: np.ndarray = _unit_length(image) @ _unit_length(text).T  # (N, W)
+        text = _clip_text_vectors(network, tokenizer, words)  # (W, D)
+        starts = range(batch_size, len(images), batch_size)
+        batches = np.split(np.arange(len(images)), starts) if len(images) else []
+        prepared = replace(images, prepare=partial(_clip_pixels, processor), cache=None)
+        loaded = load_images(prepared, batches, workers)
+        bar = with_bar(loaded, "reading images", "batch", len(batches))
+        image = _vectors(bar, network.config.projection_dim, encode)  # (N, D)
+    cosines: np.ndarray = normalize(image) @ normalize(text).T if len(image) else image @ text.T
     return cosines
 
 
-def _unit_length(vectors: np.ndarray) -> np.ndarray:
-    """Return (N, D) vectors scaled to length 1; a zero vector stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # (N, 1)
-    return vectors / np.where(lengths == 0, 1, lengths)
+def _clip_pixels(processor: Any, image: Image.Image) -> np.ndarray:
+    pixels: np.ndarray = processor(image, return_tensors="np").pixel_values[0]
+    return pixels.astype(np.float32)  # (3, S, S)

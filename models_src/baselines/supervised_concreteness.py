@@ -1,8 +1,7 @@
-"""Concreteness predicted from features of words by support vector regression.
+"""Concreteness predicted from features of words by support vector regression on human ratings.
 
-A model is trained on human ratings, with any of three kinds of features: the parts of speech that
-WordNet gives a word, its endings, and its fastText vector. Nothing is learned from captions or
-images; the training captions only say which words count.
+Features are of three kinds: the parts of speech that WordNet gives a word, its endings, and its
+fastText vector. The training captions only say which words count.
 
 Axes: W words, F features.
 
@@ -21,7 +20,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVR
 
-from models_src.baselines.files import WordBaseline
+from models_src.baselines.word_baseline import WordBaseline
 from utils.errors import UserError
 
 FOLDS = 5
@@ -57,9 +56,8 @@ class WordFeatures(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     """Features (W, F) of words that are told by their indices.
 
     Each kind of features is divided by one number so that the variances of its columns sum up to 1:
-    kinds then weigh alike, whatever their number of columns, and rare endings weigh little. (Giving
-    each column the variance 1 instead would make two words with different rare endings unlike in
-    everything.) Endings and scales are those of the words that it is fitted on.
+    kinds then weigh alike, whatever their number of columns, and rare endings weigh little. Endings
+    and scales are those of the words that it is fitted on.
     """
 
     def __init__(
@@ -99,8 +97,7 @@ def train_supervised_concreteness(
 ) -> SupervisedConcreteness:
     """Predict the concreteness of rated words, by cross-validation and on the training words.
 
-    The regression has a radial basis function kernel. ``given_features`` are (W, F) by kind, and
-    ``settings`` are recorded with the model.
+    ``given_features`` are (W, F) by kind, and ``settings`` are recorded with the model.
     """
     if len(words) < LEAST_WORDS:
         raise UserError(

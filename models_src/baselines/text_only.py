@@ -19,7 +19,7 @@ from sklearn.preprocessing import normalize
 from datasets_src.captions import TokenizedCaptions
 from datasets_src.norms import Norms
 from datasets_src.pairs import TrainingPairs
-from models_src.baselines.files import WordBaseline
+from models_src.baselines.word_baseline import WordBaseline
 from models_src.baselines.word_vectors import cluster_vectors
 
 NO_CLUSTER = -1  # of a word that is not clustered
@@ -40,14 +40,11 @@ class TextOnlyModel(WordBaseline):
 
 
 def co_occurrence(captions: TokenizedCaptions, word_num: int) -> csr_matrix:
-    """Count how often words stand in the same captions.
+    """Count how often words stand in the same captions, (V, V) int64.
 
-    With X the (M, V) counts of words in captions the result is XᵀX: the sum over captions of the
-    product of two words' counts, on the diagonal of a word's squared count. Tokens outside the
-    vocabulary are left out.
-
-    Returns:
-        (V, V) sparse int64; V x V values are never held at once.
+    With X the (M, V) counts of words in captions it is XᵀX: the sum over captions of the product of
+    two words' counts, on the diagonal of a word's squared count. Tokens outside the vocabulary are
+    left out.
     """
     caption = np.repeat(np.arange(len(captions)), np.diff(captions.offsets))  # (T,)
     known = captions.tokens >= 0  # (T,)
@@ -59,14 +56,12 @@ def co_occurrence(captions: TokenizedCaptions, word_num: int) -> csr_matrix:
 
 
 def reference_words(counts: np.ndarray, ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the most concrete and the most abstract of the frequent words with a rating.
+    """Return the most concrete and most abstract of the frequent rated words, (R,) indices each.
 
-    These are ``REFERENCE_WORDS`` each; where fewer than twice as many words are rated and frequent,
-    each side takes half of them. Of words of equal rating the concrete side takes those that stand
-    first in the vocabulary, the abstract side the last.
-
-    ``ratings`` (V,) are NaN for words without one. Returns (R,) indices of the most concrete words,
-    the most concrete first, and (R,) of the most abstract, the most abstract first.
+    The most extreme come first. R is ``REFERENCE_WORDS``; where fewer than twice as many words are
+    rated and frequent, each side takes half of them. Of words of equal rating the concrete side
+    takes those that stand first in the vocabulary, the abstract side the last. ``ratings`` (V,) are
+    NaN for words without one.
     """
     rated = np.flatnonzero((counts > REFERENCE_MIN_COUNT) & ~np.isnan(ratings))
     falling = rated[np.argsort(-ratings[rated], kind="stable")]
@@ -79,9 +74,9 @@ def co_occurrence_concreteness(
 ) -> np.ndarray:
     """Return how much more words resemble the concrete than the abstract reference words.
 
-    It is the sum of the cosines of a word's row to those of the R concrete reference words, minus
-    the sum of those to the R abstract ones, (V,) in -R..R; 0 for a word without co-occurrence.
-    ``rows`` (V, V) are the words' co-occurrences, each row of length 1 (or zero).
+    It is the sum of the cosines of a word's row to those of the concrete reference words, minus the
+    sum of those to the abstract ones, (V,) in -R..R; 0 for a word without co-occurrence. ``rows``
+    (V, V) are the words' co-occurrences, each row of length 1 (or zero).
     """
     # cosines add up: one product with the summed rows holds all of them
     direction = rows[concrete].sum(axis=0) - rows[abstract].sum(axis=0)  # (1, V)
@@ -95,8 +90,7 @@ def train_text_only(
     """Learn clusters and concreteness of words from the training captions.
 
     The words of the category file that occur in the captions are clustered by k-means over their
-    rows of the co-occurrence matrix, brought to length 1. Concreteness is learned for all words.
-    What lacks its norms is left out, and the log says so.
+    rows of the co-occurrence matrix, brought to length 1. What lacks its norms is left out.
     """
     words, counts = pairs.vocabulary.words, pairs.vocabulary.counts
     rows = normalize(co_occurrence(pairs.captions, len(words)).astype(np.float64))  # (V, V)
@@ -105,8 +99,7 @@ def train_text_only(
     if norms.categories is None:
         logger.info("no words are clustered: %s", norms.absent["categorization"])
     else:
-        index = {word: position for position, word in enumerate(words)}
-        evaluated = [index[word] for word in norms.evaluated_words(words)]
+        evaluated = [words.index(word) for word in norms.evaluated_words(words)]
         clusters[evaluated] = cluster_vectors(rows[evaluated], cluster_num, seed)
         logger.info("%d words are clustered", len(evaluated))
 
@@ -117,11 +110,7 @@ def train_text_only(
         ratings = np.array([norms.concreteness.get(word, np.nan) for word in words])  # (V,)
         concrete, abstract = reference_words(counts, ratings)
         if not len(concrete):
-            logger.info(
-                "concreteness is 0 for all words: fewer than two words with a rating occur more "
-                "than %d times",
-                REFERENCE_MIN_COUNT,
-            )
+            logger.info("concreteness is 0 for all words: fewer than two frequent words are rated")
         concreteness = co_occurrence_concreteness(rows, concrete, abstract)
         references = {
             "concrete": [words[word] for word in concrete],

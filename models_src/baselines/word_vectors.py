@@ -9,10 +9,11 @@ Axes: W wanted words, K of them in the file, D values of a vector.
 """
 
 import gzip
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -23,8 +24,7 @@ from utils.errors import UserError
 from utils.files import reading
 from utils.progress import with_bar
 
-BLOCK = 1 << 20  # bytes read at once
-LONGEST_WORD = 4096  # bytes; a record without a space within them is no record
+LONGEST_LINE = 1 << 20  # bytes; the binary form need not have lines
 STARTS = 10  # k-means runs from this many starts; the tightest result counts
 SOURCES = (
     "word2vec's from code.google.com/archive/p/word2vec, fastText's from "
@@ -35,15 +35,11 @@ SOURCES = (
 def load_word_vectors(
     path: Path, words: Sequence[str], option: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read the vectors of some words.
+    """Return whether a file has each word, (W,) bool, and the vectors it has, (K, D) float32.
 
     Words are looked up as they are written, case included; of a word's vectors the first counts.
-    The file ``path``, which ``option`` names, is text or binary (told apart by the first record),
-    and may be compressed as ``.gz``.
-
-    Returns:
-        (W,) bool, whether the file has each word, and the vectors (K, D) float32 of those it has,
-        in the order of ``words``.
+    The file, which ``option`` names, is text or binary (told apart by the first record), and may be
+    compressed as ``.gz``. Vectors are in the order of ``words``.
     """
     if not path.is_file():
         raise UserError(
@@ -52,14 +48,14 @@ def load_word_vectors(
     wanted = {word.encode("utf-8", "surrogatepass") for word in words}
     vectors: dict[bytes, np.ndarray] = {}
     opened: Any = gzip.open if path.suffix == ".gz" else open
-    with reading(path, "get the file again"), opened(path, "rb") as file:
-        header = file.readline(LONGEST_WORD)
+    with reading(path, "get the file again"), io.BufferedReader(opened(path, "rb")) as file:
+        header = file.readline(LONGEST_LINE)
         if len(header.split()) != 2:
             raise ValueError("line 1 is no header with the numbers of words and of values")
         count, dim = map(int, header.split())
-        first = _numbers(file.readline(BLOCK).partition(b" ")[2])
+        first = _numbers(file.readline(LONGEST_LINE).partition(b" ")[2])
         is_text = first is not None and len(first) > 0
-        if first is not None and len(first) not in (0, dim):
+        if is_text and len(first) != dim:
             raise ValueError(f"line 2 has {len(first)} numbers, line 1 says {dim}")
         file.seek(len(header))
         records = with_bar(
@@ -92,7 +88,7 @@ def _numbers(values: bytes) -> np.ndarray | None:
         return numbers.astype(np.float32)
 
 
-def _text_records(file: IO[bytes], count: int, dim: int) -> Iterator[tuple[bytes, bytes]]:
+def _text_records(file: BinaryIO, count: int, dim: int) -> Iterator[tuple[bytes, bytes]]:
     for number in range(count):
         line = file.readline()
         if not line:
@@ -101,28 +97,21 @@ def _text_records(file: IO[bytes], count: int, dim: int) -> Iterator[tuple[bytes
         yield word, values
 
 
-def _binary_records(file: IO[bytes], count: int, dim: int) -> Iterator[tuple[bytes, bytes]]:
-    block, start, width = b"", 0, 4 * dim  # the next record begins at start
+def _binary_records(file: BinaryIO, count: int, dim: int) -> Iterator[tuple[bytes, bytes]]:
     for number in range(1, count + 1):
-        space = block.find(b" ", start, start + LONGEST_WORD)
-        if space < 0 or space + 1 + width > len(block):
-            block, start = block[start:] + file.read(max(BLOCK, width)), 0
-            space = block.find(b" ", 0, LONGEST_WORD)
-            if space < 0 or space + 1 + width > len(block):
-                raise ValueError(f"record {number} of {count} is no word with {dim} numbers")
-        word = block[start:space].lstrip(b"\n")  # the line feed of the record before
-        start = space + 1 + width
-        yield word, block[space + 1 : start]
+        word = bytearray()
+        while (letter := file.read(1)) not in (b" ", b""):
+            word += letter
+        values = file.read(4 * dim)
+        if len(values) < 4 * dim:
+            raise ValueError(f"record {number} of {count} is no word with {dim} numbers")
+        yield bytes(word.lstrip(b"\n")), values  # the line feed ends the record before
 
 
 def cluster_vectors(vectors: np.ndarray | csr_matrix, cluster_num: int, seed: int) -> np.ndarray:
-    """Cluster the rows of a (W, D) matrix by k-means with Euclidean distance.
+    """Cluster the rows of a (W, D) matrix by k-means with Euclidean distance, (W,) int64.
 
-    Rows are taken as they are: whoever wants cosines brings them to length 1 first. Equal rows
-    share a cluster; there are at most as many clusters as rows.
-
-    Returns:
-        (W,) int64 clusters in 0..cluster_num-1; the same seed gives the same ones.
+    Clusters are numbered from 0. Equal rows share one; there are at most as many as rows.
     """
     row_num = vectors.shape[0]
     if not row_num:
