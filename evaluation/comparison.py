@@ -8,10 +8,9 @@ Axes: U units (words, images or pairs of images), D draws of units, S settings, 
 
 import argparse
 import fnmatch
-import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,10 +24,10 @@ from evaluation.classification import summed_scores
 from evaluation.concreteness import concreteness_scores
 from evaluation.metrics_table import METRICS, chance_level
 from evaluation.reports import flatten
-from evaluation.results import results_file
+from evaluation.results import data_identity, identity_differences, results_file
 from evaluation.sentence_image_matching import matching_scores
 from utils.errors import UserError
-from utils.files import reading, write_text
+from utils.files import read_json, reading, write_text
 from utils.progress import with_bar
 
 # utilities whose results hold metrics of a model; where two hold the same, the first one counts
@@ -43,18 +42,6 @@ SOURCES = (
     "clip_classification_evaluation",
 )
 BY_IMAGE = ("visual_evaluation", "clip_classification_evaluation")  # with results by image
-WITHOUT_WORD_LIST = ("concreteness_evaluation", "train_concreteness_supervised_model")
-# entries of data or settings that must be alike -> what it means that they differ
-ALIKE_FOR_WORDS = {
-    "train_fingerprint": "other training captions",
-    "norms_fingerprint": "other norms",
-    "word_list_sha256": "another word list",
-    "dataset": "another data set",
-}
-ALIKE_FOR_IMAGES = {
-    "test_fingerprint": "other test captions or boxes",
-    "dataset": "another data set",
-}
 OF_ONE_RUN = {"seed", "evaluation_seed", "origin"}  # settings in which seeds may differ
 RESAMPLED = {metric.path: metric.label for metric in METRICS if metric.resampled_over}
 SAME_SCORE = 1e-5  # tables of words are rounded
@@ -74,7 +61,7 @@ class ModelResults:
     name: str
     metrics: dict[str, float | None]  # flattened, see ``flatten``
     settings: dict[str, dict[str, Any]]  # by utility
-    data: dict[str, dict[str, Any]]  # by utility
+    identities: dict[str, dict[str, Any]]  # of the data, by utility
 
     @property
     def setting(self) -> str:
@@ -132,42 +119,44 @@ def matching_models(results_dir: Path, patterns: Sequence[str]) -> list[str]:
     by_number = sorted(
         present, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
     )
-    chosen: dict[str, None] = {}
+    chosen: list[str] = []
     for pattern in patterns:
         found = fnmatch.filter(by_number, pattern)
         if not found:
             raise UserError(
-                f"no stored results match '{pattern}' in {results_dir} "
-                f"({'there are ' + ', '.join(by_number) if present else 'there are none'}); run "
-                "--utility text_evaluation and visual_evaluation, or check --results_dir"
+                f"no stored results match '{pattern}' in {results_dir} (there are "
+                f"{', '.join(by_number) or 'none'}); run --utility text_evaluation and "
+                "visual_evaluation, or check --results_dir"
             )
-        chosen |= dict.fromkeys(found)
-    return list(chosen)
+        chosen += found
+    return list(dict.fromkeys(chosen))
 
 
 def read_results(results_dir: Path, name: str) -> ModelResults:
     """Read all results files of a model, which must be of one training."""
     metrics: dict[str, float | None] = {}
-    settings, data, trainings = {}, {}, {}
+    settings, identities, trainings = {}, {}, {}
     for utility in SOURCES:
-        path = results_dir / f"{utility}_{name}.json"
+        path, advice = (
+            results_file(results_dir, utility, name),
+            f"remove it and run --utility {utility} again",
+        )
         if not path.is_file():
             continue
-        with reading(path, f"remove it and run --utility {utility} again"):
-            content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, advice)
+        with reading(path, advice):
             found = flatten(content["metrics"])
             metrics = {k: None if v is None else float(v) for k, v in found.items()} | metrics
-            settings[utility], data[utility] = dict(content["settings"]), dict(content["data"])
+            settings[utility] = dict(content["settings"])
+            identities[utility] = data_identity(content)
             origin = settings[utility].get("origin")  # a baseline has none
             trainings[utility] = origin and (origin["run"], origin["step"])
-    first, *others = trainings
-    for other in others:
-        if trainings[other] != trainings[first]:
-            raise UserError(
-                f"{first} and {other} of '{name}' are of different trainings, or one is of a "
-                "baseline; run both again, a baseline with a --model_name of its own"
-            )
-    return ModelResults(name, metrics, settings, data)
+    if len(set(trainings.values())) > 1:
+        raise UserError(
+            f"{' and '.join(trainings)} of '{name}' are of different trainings, or one is of a "
+            "baseline; run them again, a baseline with a --model_name of its own"
+        )
+    return ModelResults(name, metrics, settings, identities)
 
 
 def by_setting(models: Sequence[ModelResults]) -> dict[str, list[ModelResults]]:
@@ -180,47 +169,40 @@ def by_setting(models: Sequence[ModelResults]) -> dict[str, list[ModelResults]]:
 
 def require_comparable(models: Sequence[ModelResults]) -> None:
     """See that all models were evaluated on the same data, and a setting's seeds alike."""
-    seen: dict[tuple[bool, str], tuple[str, str, Any]] = {}
+    seen: dict[str, Any] = {}
     for model in models:
-        for utility, settings in model.settings.items():
-            by_image = utility in BY_IMAGE
-            for key, meaning in (ALIKE_FOR_IMAGES if by_image else ALIKE_FOR_WORDS).items():
-                if key == "word_list_sha256" and utility in WITHOUT_WORD_LIST:
-                    continue
-                value = model.data[utility].get(key, settings.get(key))
-                name, first, wanted = seen.setdefault((by_image, key), (model.name, utility, value))
-                if value != wanted:
-                    raise UserError(
-                        f"{utility} of '{model.name}' was on other data than {first} of '{name}' "
-                        f"({meaning}); evaluate both alike, then compare"
-                    )
+        for utility, identity in model.identities.items():
+            differences = identity_differences(seen, identity)
+            if differences:
+                raise UserError(
+                    f"{utility} of '{model.name}' was on other data than the models before it "
+                    f"({', '.join(differences)}); evaluate all alike, then compare"
+                )
+            seen |= identity
     for first_seed, *others in by_setting(models).values():
-        for model in others:
-            for utility in first_seed.settings.keys() & model.settings.keys():
-                one, two = first_seed.settings[utility], model.settings[utility]
-                for key in (one.keys() | two.keys()) - OF_ONE_RUN:
-                    if one.get(key) != two.get(key):
-                        raise UserError(
-                            f"'{first_seed.name}' and '{model.name}' would be averaged as seeds of "
-                            f"one setting, but differ ({key} {one.get(key)!r} and "
-                            f"{two.get(key)!r}); evaluate them alike, or train under names that "
-                            "differ in more than the number"
-                        )
+        for model, utility in product(others, first_seed.settings):
+            one, two = first_seed.settings[utility], model.settings.get(utility, {})
+            for key in (one.keys() | two.keys()) - OF_ONE_RUN if two else ():
+                if one.get(key) != two.get(key):
+                    raise UserError(
+                        f"'{first_seed.name}' and '{model.name}' would be averaged as seeds of one "
+                        f"setting, but differ ({key} {one.get(key)!r} and {two.get(key)!r}); "
+                        "evaluate them alike, or train under names that differ in more than the "
+                        "number"
+                    )
 
 
 def threshold_notes(models: Sequence[ModelResults]) -> list[str]:
     """Say where models were evaluated at different thresholds."""
     notes = []
     for utility, key in product(SOURCES, ("text_threshold", "visual_threshold")):
-        settings_at: dict[Any, dict[str, None]] = {}
+        settings_at: dict[float, dict[str, None]] = {}
         for model in models:
             if key in model.settings.get(utility, {}):
                 settings_at.setdefault(model.settings[utility][key], {})[model.setting] = None
         if len(settings_at) > 1:
-            found = "; ".join(
-                f"{value:.4g} for {', '.join(at)}" for value, at in settings_at.items()
-            )
-            notes.append(f"{utility} was at different values of {key}: {found}.")
+            found = [f"{value:.4g} for {', '.join(at)}" for value, at in settings_at.items()]
+            notes.append(f"{utility} was at different values of {key}: {'; '.join(found)}.")
     return notes
 
 
@@ -228,35 +210,30 @@ def threshold_notes(models: Sequence[ModelResults]) -> list[str]:
 
 
 def comparison_table(models: Sequence[ModelResults]) -> pd.DataFrame:
-    """Return a row for each metric, or its chance level, and setting.
-
-    A mean is undefined unless all seeds of the setting have the figure: a mean over those that
-    happen to be defined would be another quantity. Rows that no setting has are left out.
-    """
-    values = []
-    for metric in METRICS:
-        own = [model.metrics.get(metric.path) for model in models]
-        chance = [
-            None if value is None else chance_level(model.metrics, metric.path)
-            for model, value in zip(models, own, strict=True)
-        ]
-        for label, row in ((metric.label, own), (f"{metric.label} (random)", chance)):
-            if set(row) != {None}:
-                settings = [model.setting for model in models]
-                values.append(pd.DataFrame({"metric": label, "setting": settings, "value": row}))
-    return mean_over_seeds(pd.concat(values)) if values else pd.DataFrame()
+    """Return a row for each metric, or its chance level, and setting; none where none has it."""
+    rows = []
+    for metric, suffix, model in product(METRICS, ("", " (random)"), models):
+        value = model.metrics.get(metric.path)
+        if suffix and value is not None:
+            value = chance_level(model.metrics, metric.path)
+        rows.append((metric.label + suffix, model.setting, value))
+    figures = pd.DataFrame(rows, columns=["metric", "setting", "value"]).astype({"value": float})
+    return mean_over_seeds(figures[figures.groupby("metric")["value"].transform("count") > 0])
 
 
 def mean_over_seeds(figures: pd.DataFrame) -> pd.DataFrame:
-    """Return mean, deviation and number of the ``value`` of each ``metric`` and ``setting``."""
+    """Return mean, deviation and number of the ``value`` of each ``metric`` and ``setting``.
+
+    A mean is undefined unless all seeds of the setting have the figure: a mean over those that
+    happen to be defined would be another quantity.
+    """
     groups = figures.astype({"value": float}).groupby(["metric", "setting"], sort=False)["value"]
-    return pd.DataFrame(
-        {
-            "mean": groups.mean(skipna=False),
-            "standard_deviation": groups.std(skipna=False),
-            "seeds": groups.size(),
-        }
-    ).reset_index()
+    statistics = {
+        "mean": groups.mean(skipna=False),
+        "standard_deviation": groups.std(skipna=False),
+        "seeds": groups.size(),
+    }
+    return pd.DataFrame(statistics).reset_index()
 
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -302,8 +279,8 @@ def as_latex(cells: pd.DataFrame) -> str:
 class Answers:
     """What a model answered about U units: words, images or pairs of images."""
 
-    def __init__(self, units: tuple[Any, ...], score: Callable[[np.ndarray], dict[str, Any]]):
-        self.units = units
+    def __init__(self, units: Sequence[Any], score: Callable[[np.ndarray], dict[str, Any]]):
+        self.units = list(units)
         self.score = score  # positions of drawn units -> nested metrics
         self.whole = self.scores(np.arange(len(units)))  # (P,)
 
@@ -313,10 +290,13 @@ class Answers:
         return np.array([found.get(path) for path in RESAMPLED], dtype=float)
 
 
-def read_word_answers(path: Path) -> Answers | None:
-    """Read a table of ``word_clusters``, of its words with category or rating; None without."""
+def read_word_answers(path: Path) -> dict[str, Answers]:
+    """Read a table of ``word_clusters``, of its words with category or rating, where there is one.
+
+    Returns answers by kind of units, here ``words`` alone.
+    """
     if not path.is_file():
-        return None
+        return {}
     numbers = ("count", "cluster", "concreteness", "concreteness_rating")
     with reading(path, "write it again with --utility word_clusters"):
         table = pd.read_csv(
@@ -334,14 +314,10 @@ def read_word_answers(path: Path) -> Answers | None:
         def score(drawn: np.ndarray) -> dict[str, Any]:
             known, scored = drawn[placed[drawn]], drawn[rated[drawn]]
             words = categorization_scores(category[known], cluster[known])
-            return {
-                "categorization": {"known_words": words},
-                "concreteness": concreteness_scores(
-                    concreteness[scored], rating[scored], count[scored], [20]
-                ),
-            }
+            scores = concreteness_scores(concreteness[scored], rating[scored], count[scored], [20])
+            return {"categorization": {"known_words": words}, "concreteness": scores}
 
-        return Answers(tuple(table["word"]), score)
+        return {"words": Answers(table["word"], score)}
 
 
 def read_image_answers(results_dir: Path, model: ModelResults) -> dict[str, Answers]:
@@ -349,7 +325,7 @@ def read_image_answers(results_dir: Path, model: ModelResults) -> dict[str, Answ
 
     Clusters keep the classes that all images gave them.
     """
-    utility = next(name for name in BY_IMAGE if name in model.settings)
+    utility = next((name for name in BY_IMAGE if name in model.settings), BY_IMAGE[0])
     path = results_file(results_dir, utility, model.name, "npz")
     if not path.is_file():
         return {}
@@ -358,21 +334,21 @@ def read_image_answers(results_dir: Path, model: ModelResults) -> dict[str, Answ
         np.load(path, allow_pickle=False) as stored,
     ):
         counts = dict(stored)
-        images = tuple(counts.pop("image_ids").tolist())
-        pairs = tuple(map(tuple, counts.pop("matching_image_ids", np.zeros((0, 2))).tolist()))
-        outcomes = counts.pop("sentence_image_matching", np.zeros((0, 2)))
+        images = counts.pop("image_ids")
+        pairs = counts.pop("matching_image_ids", None)
+        outcomes = counts.pop("sentence_image_matching", None)
 
         def score_images(drawn: np.ndarray) -> dict[str, Any]:
             weights = np.bincount(drawn, minlength=len(images))
             return {name: summed_scores((weights @ rows)[None]) for name, rows in counts.items()}
 
-        def score_pairs(drawn: np.ndarray) -> dict[str, Any]:
-            return {"sentence_image_matching": matching_scores(outcomes[drawn])}
-
-        return {
-            "images": Answers(images, score_images),
-            "pairs of images": Answers(pairs, score_pairs),
-        }
+        found = {"images": Answers(images.tolist(), score_images)}
+        if pairs is not None and outcomes is not None:
+            found["pairs of images"] = Answers(
+                pairs.tolist(),
+                lambda drawn: {"sentence_image_matching": matching_scores(outcomes[drawn])},
+            )
+        return found
 
 
 def all_p_values(
@@ -380,62 +356,55 @@ def all_p_values(
 ) -> dict[tuple[str, str], float]:
     """Return p-values by metric's label and setting, over words, images and pairs of images.
 
-    Where there are none over one kind of units, the reason is logged.
+    What is stored by unit counts if it is of the first model's units and scores as the results:
+    it may be of another training of that name, or of other words. Models without are logged.
     """
     found: dict[tuple[str, str], float] = {}
     if len(by_setting(models)) < 2:
         return found
-    of_words = {
+    answers = {
         model.name: read_word_answers(results_dir / f"word_clusters_{model.name}.csv")
+        | read_image_answers(results_dir, model)
         for model in models
     }
-    of_images = {
-        model.name: read_image_answers(results_dir, model)
-        for model in models
-        if model.settings.keys() & set(BY_IMAGE)
+    advice = {
+        "words": "word_clusters stores them, of a baseline of clusters with its --model_type",
+        "images": "visual_evaluation stores them",
+        "pairs of images": "visual_evaluation stores them",
     }
-    advice = "word_clusters stores them, of a baseline of clusters with its --model_type"
-    units: list[tuple[str, dict[str, Answers | None], str]] = [("words", of_words, advice)]
-    for what in ("images", "pairs of images"):
-        answers = {name: one.get(what) for name, one in of_images.items()}
-        units.append((what, answers, "visual_evaluation stores them"))
-    for what, answers, advice in units:
-        stored = {name: one for name, one in answers.items() if one is not None}
-        lacking = ", ".join(name for name in answers if name not in stored)
+    for what in advice:
+        usable: dict[str, Answers] = {}
+        first = answers[models[0].name].get(what)
+        for model in models:
+            own = answers[model.name].get(what)
+            scores = np.array([model.metrics.get(path) for path in RESAMPLED], dtype=float)
+            if own is None or first is None or own.units != first.units:
+                continue
+            if not (np.abs(own.whole - scores) > SAME_SCORE).any():  # NaN is not
+                usable[model.name] = own
+        asked = [m for m in models if what == "words" or m.settings.keys() & set(BY_IMAGE)]
+        lacking = ", ".join(model.name for model in asked if model.name not in usable)
         if lacking:
-            message = "no significance over %s for %s: no answers by %s are stored; --utility %s"
-            logger.info(message, what, lacking, what, advice)
+            logger.info(
+                "no significance over %s for %s: no answers by %s that fit the results are stored; "
+                "--utility %s",
+                what, lacking, what, advice[what],
+            )  # fmt: skip
         groups = {
-            setting: [stored[member.name] for member in members]
+            setting: [usable[member.name] for member in members]
             for setting, members in by_setting(models).items()
-            if all(member.name in stored for member in members)
+            if all(member.name in usable for member in members)
         }
         if models[0].setting not in groups or len(groups) < 2:
             continue
-        compared = [model for model in models if model.setting in groups]
-        if len({stored[model.name].units for model in compared}) > 1:
-            logger.info("no significance over %s: they are not the same for all models", what)
-            continue
-        scores = np.array([[m.metrics.get(path) for path in RESAMPLED] for m in compared], float)
-        apart = np.abs([stored[model.name].whole for model in compared] - scores) > SAME_SCORE
-        if apart.any():
-            logger.info(
-                "no significance over %s: what is stored of them scores otherwise than the results "
-                "of %s (another training of that name, or a --word_list); --utility %s",
-                what,
-                compared[apart.any(axis=1).argmax()].name,
-                advice,
-            )
-            continue
-        for setting, row in zip(
-            list(groups)[1:], significance(groups, seed, DRAWS)[1:], strict=True
-        ):
+        p_values = significance(list(groups.values()), seed, DRAWS)  # (S, P)
+        for setting, row in zip(list(groups)[1:], p_values[1:], strict=True):
             labelled = zip(RESAMPLED.values(), row, strict=True)
             found |= {(label, setting): float(p) for label, p in labelled if not np.isnan(p)}
     return found
 
 
-def significance(groups: Mapping[str, Sequence[Answers]], seed: int, draws: int) -> np.ndarray:
+def significance(groups: Sequence[Sequence[Answers]], seed: int, draws: int) -> np.ndarray:
     """Return how easily a setting's difference from the first could come from the choice of units.
 
     Each draw takes a random half of the units, the same for all models, and a setting's score is
@@ -445,26 +414,24 @@ def significance(groups: Mapping[str, Sequence[Answers]], seed: int, draws: int)
     cluster with itself, which raises the agreement of both, the more so the more clusters there
     are. It says nothing of other data, nor of the choice of seeds.
 
-    ``groups`` hold, by setting, the answers of each of its seeds, all about the same units. Returns
-    (S, P) two-sided p-values: the share of D ``draws`` whose difference is at least as far from
-    their mean as the whole's is from 0, where the whole counts as one more draw. NaN where the
+    ``groups`` hold S settings' answers of each seed, all about the same units. Returns (S, P)
+    two-sided p-values: the share of D ``draws`` whose difference is at least as far from their
+    mean as the whole's is from 0, where the whole counts as one more draw. NaN where the
     difference is undefined, or in all draws.
     """
 
     def differences(drawn: np.ndarray) -> np.ndarray:
         means = np.array(
-            [np.mean([one.scores(drawn) for one in seeds], axis=0) for seeds in groups.values()]
-        )  # (S, P)
-        return np.asarray(means[0] - means)
+            [np.mean([one.scores(drawn) for one in seeds], axis=0) for seeds in groups]
+        )
+        return np.asarray(means[0] - means)  # (S, P)
 
-    count = len(next(iter(groups.values()))[0].units)
+    count = len(groups[0][0].units)
     rng = np.random.default_rng(seed)
-    whole = differences(np.arange(count))  # (S, P)
+    whole = differences(np.arange(count))
+    halves = (rng.permutation(count)[: count // 2] for _ in range(draws))
     of_draws = np.array(
-        [
-            differences(rng.permutation(count)[: count // 2])
-            for _ in with_bar(range(draws), "drawing halves", "draw")
-        ]
+        [differences(half) for half in with_bar(halves, "drawing halves", "draw", draws)]
     )  # (D, S, P)
     defined = (~np.isnan(of_draws + whole)).sum(axis=0)  # (S, P)
     mean = np.nansum(of_draws, axis=0) / np.maximum(defined, 1)

@@ -131,6 +131,22 @@ def activated_maps(
             yield logits.cpu().numpy(), image.cpu().numpy(), cluster.cpu().numpy(), maps
 
 
+def activations_by_image(
+    model: VisualModel, source: Split | ImageFiles, images: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """Yield for each of some images (N,) what it activates.
+
+    That is the image, its clusters (A,), the strongest first, and their maps (A, h, w).
+    """
+    seen = 0
+    for logits, image, cluster, maps in activated_maps(model, source, images):
+        for at, row in enumerate(logits):
+            own = np.flatnonzero(image == at)
+            own = own[np.argsort(-row[cluster[own]], kind="stable")]
+            yield int(images[seen + at]), cluster[own], maps[own]
+        seen += len(logits)
+
+
 def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, Split]:
     """Predict the bits of all images of a split, and a box and a peak per activated cluster.
 

@@ -16,20 +16,23 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from scipy.stats import rankdata
+from sklearn.metrics import cohen_kappa_score
 
 from datasets_src.captions import encode_captions
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs
+from datasets_src.splits import Split
 from evaluation import cluster_tables, inputs, joint_evaluation
 from evaluation.acquisition import TABLE
 from evaluation.demonstrations import gold_objects
-from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activated_maps
-from evaluation.localization import box_iou, boxes_and_peaks, match_boxes
+from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activations_by_image, boxes_match
+from evaluation.localization import boxes_and_peaks, match_boxes
 from evaluation.metrics_table import METRICS, chance_level
 from evaluation.report_figures import curves_svg, data_uri, scatter_svg, with_map
 from evaluation.reports import flatten, format_word, read_development, read_history
+from evaluation.results import data_identity, identity_differences
 from evaluation.word_evaluation import (
     WordPredictions,
     known_evaluated_words,
@@ -50,6 +53,7 @@ CLUSTER_SIDE, LOCALIZED_SIDE = 112, 240  # pixels of an image's longer side
 FALSE_ALARMS = 4  # boxes drawn in one image, the strongest
 SHADES = 4  # of cells: shares up to a quarter, a half, three quarters, and all
 DIFFERS_BELOW = 0.2  # kappa up to which agreement is "slight" (Landis and Koch 1977)
+BUILT_ALIKE = ("visual_encoder", "text_encoder", "cluster_num", "image_size")
 
 # questions of the tables at the end -> sections of the results; the rest stands under "More"
 QUESTIONS = {
@@ -66,27 +70,6 @@ QUESTIONS = {
     "Does an image activate the clusters of its caption?": ("sentence_image_matching",),
     "How many clusters are in use?": ("cluster_counts", "activation"),
 }  # fmt: skip
-# the last part of a metric's name -> how to read it
-HOW_TO_READ = {
-    "adjusted_mutual_info": "0 is chance, 1 the human categories; fair to any number of clusters",
-    "v_measure": "0 to 1; rises with the number of clusters, so read it beside chance only",
-    "f_score": "0 to 1: how well each category has one cluster that fits it",
-    "purity": "share of words in a cluster's main category; 1 if each word has its own cluster",
-    "collocation": "share of words in a category's main cluster; 1 if all share one cluster",
-    "purity_collocation_f1": "harmonic mean of purity and collocation",
-    "mean_absolute_error": "the published figure, 0 to 1 against ratings of 1 to 5: read it only "
-    "beside other published ones",
-    "mean_association_strength": "mean strength of word pairs in one cluster; higher is closer",
-    "f1": "harmonic mean of precision and recall, 0 to 1",
-    "precision": "share of what the model says that is right",
-    "recall": "share of what is there that the model finds",
-    "accuracy": "share of images nearer to their own caption; a tie is wrong",
-    "accuracy_with_ties": "the same; a tie is right, so bits that never differ score 1",
-    "accuracy_half_ties": "the same; a tie counts one half, so chance is exactly one half",
-    "clusters_per_image": "mean number of clusters that a test image activates",
-    "clusters_per_caption": "mean number of clusters that a test caption activates",
-}
-
 logger = logging.getLogger(__name__)
 
 
@@ -136,13 +119,6 @@ def report(options: argparse.Namespace) -> None:
     for section in (_curves, _clusters, _heat_map, _concreteness, _localization, _words):
         page |= section(subject)
     page["absent"] = {name: value for name, value in page.items() if isinstance(value, _Absent)}
-    path = options.results_dir / f"report_{options.model_name}.html"
-    write_text(path, _render(page))
-    logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
-
-
-def _render(page: Mapping[str, Any]) -> str:
-    """Return the HTML; every text in it is escaped, and a name that is missing is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -150,9 +126,10 @@ def _render(page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = two_decimals
-    environment.filters["word"] = format_word
-    return environment.get_template("report.html").render(page)
+    environment.filters |= {"number": two_decimals, "word": format_word}
+    path = options.results_dir / f"report_{options.model_name}.html"
+    write_text(path, environment.get_template("report.html").render(page))
+    logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
 
 
 def two_decimals(value: Any) -> str:
@@ -187,24 +164,25 @@ def _sentence(subject: _Subject) -> str:
 
 @dataclass(frozen=True)
 class Others:
-    """Stored models to compare with, their metrics flattened, by name."""
+    """Stored models to compare with, their metrics flattened."""
 
     control: str | None  # trained alike, with random votes to the end
-    metrics: dict[str, dict[str, Any]]  # of the control and of all baselines
+    control_metrics: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]  # name -> metrics
     left_out: dict[str, str]  # file -> why
 
-    def of_control(self, path: str) -> Any:
-        """Return the control's value of a metric, None without."""
-        return None if self.control is None else self.metrics[self.control].get(path)
-
-    def best_baseline(self, path: str) -> tuple[float, str] | None:
-        """Return the highest value among the baselines and whose it is, None without."""
-        found = [
-            (scores[path], name)
-            for name, scores in self.metrics.items()
-            if name != self.control and scores.get(path) is not None
+    def beside(self, path: str, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what stands beside the model's ``own`` metric: chance, control, best baseline."""
+        known = [
+            (scores[path], name.replace("_", " "))
+            for name, scores in self.baselines.items()
+            if scores.get(path) is not None
         ]
-        return max(found) if found else None
+        return {
+            "chance": chance_level(own, path),
+            "control": self.control_metrics.get(path),
+            "baseline": max(known, default=None),
+        }
 
 
 def _stored_others(subject: _Subject) -> Others:
@@ -214,43 +192,40 @@ def _stored_others(subject: _Subject) -> Others:
     its votes were random to its last step and it is built as this one; of several, the one of the
     same seed, then the first by name.
     """
-    options, settings = subject.options, subject.model.recorded_settings
-    own = subject.data | {"word_list_sha256": None} | inputs.word_list_settings(options)
-    metrics: dict[str, dict[str, Any]] = {}
-    controls: dict[str, bool] = {}  # name -> whether the seed is another
+    settings = subject.model.recorded_settings
+    own = data_identity(
+        {
+            "settings": inputs.word_list_settings(subject.options),
+            "data": subject.data,
+            "metrics": subject.metrics,
+        }
+    )
+    controls: dict[tuple[bool, str], dict[str, Any]] = {}  # first key: whether the seed is another
+    baselines: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
-    alike = ("visual_encoder", "text_encoder", "cluster_num", "image_size")
-    for path in sorted(options.results_dir.glob("*.json")):
+    for path in sorted(subject.options.results_dir.glob("*.json")):
         try:
             stored = read_json(path)
-            name, scores, its = stored["model_name"], flatten(stored["metrics"]), stored["settings"]
-            origin = its.get("origin")
-            if stored["utility"].startswith("random_") or (
-                origin
-                and (
-                    its["random_start_steps"] < origin["step"]
-                    or any(its[key] != settings[key] for key in alike)
-                )
-            ):
+            name, its = stored["model_name"], stored["settings"]
+            origin, scores = its.get("origin"), flatten(stored["metrics"])
+            is_other = origin and (
+                its["random_start_steps"] < origin["step"]
+                or any(its[key] != settings[key] for key in BUILT_ALIKE)
+            )
+            if is_other or stored["utility"].startswith("random_"):
                 continue
-            data = stored["data"] | {"dataset": its["dataset"]}
-            if any(path.startswith(("categorization", "word_association")) for path in scores):
-                data["word_list_sha256"] = its.get("word_list_sha256")
+            differences = identity_differences(data_identity(stored), own)
         except (UserError, KeyError, TypeError, AttributeError):
             continue  # another tool's file, or a damaged one
-        other = sorted(key for key in data.keys() & own.keys() if data[key] != own[key])
-        if other:
-            left_out[path.name] = f"other {', '.join(other).replace('_', ' ')}"
+        if differences:
+            left_out[path.name] = ", ".join(differences)
             logger.info("not compared with: %s has %s", path, left_out[path.name])
-            continue
-        metrics[name] = metrics.get(name, {}) | scores
-        if origin:
-            controls[name] = its["seed"] != settings.get("seed")
-    control = min(controls, key=lambda name: (controls[name], name), default=None)
-    kept = {
-        name: found for name, found in metrics.items() if name not in controls.keys() - {control}
-    }
-    return Others(control, kept, left_out)
+        elif origin:
+            controls.setdefault((its["seed"] != settings.get("seed"), name), {}).update(scores)
+        else:
+            baselines.setdefault(name, {}).update(scores)
+    (_, control), found = min(controls.items(), default=((False, None), {}))
+    return Others(control, found, baselines, left_out)
 
 
 def key_figures(metrics: Mapping[str, Any], others: Others) -> list[dict[str, Any]]:
@@ -261,15 +236,11 @@ def key_figures(metrics: Mapping[str, Any], others: Others) -> list[dict[str, An
     flat = flatten(metrics)
     figures = []
     for metric in METRICS:
-        path = metric.path
-        if not metric.key or flat.get(path) is None:
+        if not metric.key or flat.get(metric.path) is None:
             continue
-        best = others.best_baseline(path)
-        values = {
-            "model": flat[path],
-            "chance": chance_level(flat, path),
-            "control": others.of_control(path),
-        } | ({} if best is None else {best[1].replace("_", " "): best[0]})
+        beside = others.beside(metric.path, flat)
+        best, name = beside.pop("baseline") or (None, "")
+        values = {"model": flat[metric.path], **beside, name: best}
         known = {name: value for name, value in values.items() if value is not None}
         top = max(1.0, *known.values())
         bars = [(name, value, max(0, round(100 * value / top))) for name, value in known.items()]
@@ -281,31 +252,23 @@ def question_tables(metrics: Mapping[str, Any], others: Others) -> dict[str, lis
     """Return for each question its tables: a title with the counts, and a row for each score."""
     flat = flatten(metrics)
     question_of = {name: asked for asked, sections in QUESTIONS.items() for name in sections}
-    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    tables: dict[str, dict[str, dict[str, Any]]] = {asked: {} for asked in (*QUESTIONS, "More")}
     for path, value in flat.items():
         section, (group, _, leaf) = path.partition(".")[0], path.rpartition(".")
         if section.endswith("_chance") or "_by_min_count" in path or value is None:
             continue
         title = group.replace("_", " ").replace(".", ", ")
-        of_question = tables.setdefault(question_of.get(section, "More"), {})
+        of_question = tables[question_of.get(section, "More")]
         table = of_question.setdefault(group, {"title": title, "counts": [], "rows": []})
         label = leaf.replace("_", " ")
         if isinstance(value, int):
             table["counts"].append(f"{label} {value:,}")
             continue
-        best = others.best_baseline(path)
-        table["rows"].append(
-            {
-                "metric": label,
-                "value": value,
-                "chance": chance_level(flat, path),
-                "control": others.of_control(path),
-                "baseline": best and f"{best[0]:.2f} ({best[1].replace('_', ' ')})",
-                "how": HOW_TO_READ.get(leaf, ""),
-            }
-        )
-    order = [*QUESTIONS, "More"]
-    return {asked: list(tables[asked].values()) for asked in order if asked in tables}
+        beside = others.beside(path, flat)
+        best = beside["baseline"]
+        beside["baseline"] = best and f"{best[0]:.2f} ({best[1]})"
+        table["rows"].append({"metric": label, "value": value, **beside})
+    return {asked: list(found.values()) for asked, found in tables.items() if found}
 
 
 def _curves(subject: _Subject) -> dict[str, Any]:
@@ -326,22 +289,6 @@ def _curves(subject: _Subject) -> dict[str, Any]:
 
 
 # ---- clusters
-
-
-def cluster_agreement(image_bits: np.ndarray, caption_bits: np.ndarray) -> np.ndarray:
-    """Return Cohen's kappa of two bits (N, C) for each of C clusters.
-
-    1 if both are on for the same images, 0 as often as by chance; NaN where both are constant and
-    equal, or without images.
-    """
-    if not len(image_bits):
-        return np.full(image_bits.shape[1], np.nan)
-    images, captions = image_bits.mean(axis=0), caption_bits.mean(axis=0)  # (C,)
-    expected = images * captions + (1 - images) * (1 - captions)
-    observed = (image_bits == caption_bits).mean(axis=0)
-    with np.errstate(invalid="ignore"):
-        kappa: np.ndarray = (observed - expected) / np.where(expected < 1, 1 - expected, np.nan)
-    return kappa
 
 
 def _class_names(subject: _Subject) -> list[list[str]]:
@@ -373,28 +320,26 @@ def _clusters(subject: _Subject) -> dict[str, Any]:
     bits = logits >= model.visual.threshold  # (N, C)
     mentions = _mentions(subject, words)  # (N, C)
     captioned = split.first_captions() >= 0  # (N,)
-    agreement = cluster_agreement(bits[captioned], mentions[captioned])  # (C,)
     best = np.argsort(-logits, axis=0, kind="stable")[:CLUSTER_IMAGES]  # (images, C)
-    wanted = [(int(i), row["cluster"]) for row in rows for i in best[:, row["cluster"]]]
-    pictures = _cluster_pictures(subject, {(i, c) for i, c in wanted if bits[i, c]})
+    wanted = [(int(i), c) for c in words for i in best[:, c] if bits[i, c]]
+    pictures = _cluster_pictures(subject, wanted)
     cards = []
     for row in rows:
-        cluster, image_count = row["cluster"], row["test_image_count"]
-        mentioned = int(mentions[:, cluster].sum())
-        kappa = None if np.isnan(agreement[cluster]) else float(agreement[cluster])
-        if not image_count or not mentioned:
-            kappa = None
+        cluster = row["cluster"]
+        image_count, mentioned = row["test_image_count"], int(mentions[:, cluster].sum())
+        kappa = None
+        if image_count and mentioned and min(image_count, mentioned) < len(bits):
+            pair = bits[captioned, cluster], mentions[captioned, cluster]
+            kappa = float(cohen_kappa_score(*pair, labels=[False, True]))
         is_judged = min(image_count, mentioned) >= CLUSTER_IMAGES  # fewer agree by accident
         cards.append(
             {
-                "cluster": cluster,
-                "class_names": row["class_names"],
+                **row,
                 "words": words[cluster],
-                "verdict": verdict(image_count, bool(words[cluster]), mentioned, kappa),
+                "mentioned": mentioned,
+                "kappa": kappa,
                 "differs": kappa is not None and kappa < DIFFERS_BELOW,
                 "pictures": [pictures[at] for at in wanted if at[1] == cluster and at in pictures],
-                "word_count": row["word_count"],
-                "image_count": image_count,
                 "rank": (not is_judged, 2.0 if kappa is None else -kappa),
             }
         )
@@ -416,22 +361,8 @@ def _mentions(subject: _Subject, words: Mapping[int, Sequence[str]]) -> np.ndarr
     return mentions
 
 
-def verdict(image_count: int, has_words: bool, mentioned: int, kappa: float | None) -> str:
-    """Say in plain words how well a cluster's words and images agree."""
-    if not image_count:
-        return "no test image activates it"
-    if not has_words:
-        return "nothing to compare its images with"
-    if not mentioned:
-        return "no test caption has its words"
-    if kappa is None:
-        return "all test images and captions have it"
-    agreement = f"agreement {two_decimals(kappa)}"
-    return agreement if kappa >= DIFFERS_BELOW else f"its words and its images differ: {agreement}"
-
-
 def _cluster_pictures(
-    subject: _Subject, wanted: set[tuple[int, int]]
+    subject: _Subject, wanted: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """Draw images with the class activation maps of clusters over them.
 
@@ -439,22 +370,20 @@ def _cluster_pictures(
     another batch, and has no picture then.
     """
     split = subject.images.split
-    images = np.array(sorted({image for image, _ in wanted}), dtype=np.int64)
+    images = np.unique([image for image, _ in wanted]).astype(np.int64)
     pictures = {}
-    start = 0
-    for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
-        pairs = zip(images[start + offset].tolist(), cluster.tolist(), strict=True)
-        for number, at in enumerate(pairs):
-            if at in wanted:
-                picture = ImageOps.contain(
-                    split.images(CLUSTER_SIDE).open(at[0]), (CLUSTER_SIDE,) * 2
-                )
-                pictures[at] = {
-                    "id": int(split.image_ids[at[0]]),
-                    "uri": data_uri(with_map(picture, maps[number].cpu().numpy())),
-                }
-        start += len(logits)
+    for image, clusters, maps in activations_by_image(subject.model.visual, split, images):
+        for cluster, map_ in zip(clusters.tolist(), maps.cpu().numpy(), strict=True):
+            if (image, cluster) in wanted:
+                drawn = with_map(_picture(split, image, CLUSTER_SIDE), map_)
+                id_ = int(split.image_ids[image])
+                pictures[image, cluster] = {"id": id_, "uri": data_uri(drawn)}
     return pictures
+
+
+def _picture(split: Split, image: int, side: int) -> Image.Image:
+    """Return an image whose longer side has so many pixels."""
+    return ImageOps.contain(split.images(side).open(image), (side, side))
 
 
 # ---- words
@@ -492,11 +421,12 @@ def heat_map(
         cells.setdefault((row, column), []).append(word)
     sizes = Counter(categories.tolist())
     rows = sorted(sizes, key=lambda row: (-sizes[row], row))
-    place = {row: at for at, row in enumerate(rows)}
-    main: dict[int, tuple[int, int]] = {}  # of a cluster: most words, negative, and whose they are
-    for (row, column), inside in cells.items():
-        main[column] = min((-len(inside), place[row]), main.get(column, (0, 0)))
-    columns = sorted(main, key=lambda column: (main[column][1], main[column][0], column))
+
+    def place(column: int) -> tuple[int, int, int]:
+        counts = [len(cells.get((row, column), ())) for row in rows]
+        return counts.index(max(counts)), -max(counts), column
+
+    columns = sorted({column for _, column in cells}, key=place)
 
     def cell(row: int, column: int) -> dict[str, Any] | None:
         inside = cells.get((row, column), [])
@@ -589,32 +519,21 @@ def _localization(subject: _Subject) -> dict[str, Any]:
         return {"localization": _Absent("no test image has a gold or a predicted box")}
     images = np.array([image for chosen in groups.values() for image in chosen])
     examples: dict[int, dict[str, Any]] = {}
-    for logits, offset, cluster, maps in activated_maps(subject.model.visual, split, images):
-        all_boxes, _ = boxes_and_peaks(maps, MAP_SIZE)
-        for position in range(len(logits)):
-            image = int(images[len(examples)])
-            gold = gold_objects(split, image)
-            assert gold is not None  # there are instances
-            chosen = np.flatnonzero(offset == position)
-            boxes = all_boxes[chosen]
-            hit, found = match_boxes(box_iou(boxes, gold.boxes) >= MATCH_IOU)
-            strength = logits[position, cluster[chosen]]
-            order = np.argsort(-strength, kind="stable")  # hits, and the strongest false alarms
-            shown = np.concatenate([np.flatnonzero(hit), order[~hit[order]][:FALSE_ALARMS]])
-            labels = [
-                ", ".join((f"cluster {c}", *class_names[c])) for c in cluster[chosen].tolist()
-            ]
-            examples[image] = {
-                "id": int(split.image_ids[image]),
-                "uri": data_uri(
-                    ImageOps.contain(
-                        split.images(LOCALIZED_SIDE).open(image), (LOCALIZED_SIDE,) * 2
-                    )
-                ),
-                "predicted": _boxes(boxes[shown], [labels[int(at)] for at in shown], hit[shown]),
-                "false_alarms": int((~hit).sum()),
-                "gold": _boxes(gold.boxes, gold.class_names, found),
-            }
+    for image, clusters, maps in activations_by_image(subject.model.visual, split, images):
+        boxes, _ = boxes_and_peaks(maps, MAP_SIZE)
+        gold = gold_objects(split, image)
+        assert gold is not None  # there are instances
+        hit, found = match_boxes(boxes_match(boxes, gold.boxes))
+        false_alarms = np.flatnonzero(~hit)  # the strongest first
+        shown = np.concatenate([np.flatnonzero(hit), false_alarms[:FALSE_ALARMS]])
+        labels = [", ".join((f"cluster {c}", *class_names[c])) for c in clusters[shown]]
+        examples[image] = {
+            "id": int(split.image_ids[image]),
+            "uri": data_uri(_picture(split, image, LOCALIZED_SIDE)),
+            "predicted": _boxes(boxes[shown], labels, hit[shown]),
+            "false_alarms": len(false_alarms),
+            "gold": _boxes(gold.boxes, gold.class_names, found),
+        }
     return {
         "localization": {title: [examples[i] for i in chosen] for title, chosen in groups.items()},
         "with_hits": int((counts[:, 0] > 0).sum()),

@@ -13,7 +13,31 @@ from evaluation.reports import format_metrics
 from utils.files import write_atomically, write_json
 from utils.provenance import provenance
 
+# entries of stored results that tell their data -> what it means that they differ
+IDENTITY = {
+    "train_fingerprint": "other training captions",
+    "norms_fingerprint": "other norms",
+    "word_list_sha256": "another word list",
+    "test_fingerprint": "other test captions or boxes",
+}
+
 logger = logging.getLogger(__name__)
+
+
+def data_identity(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells the data of stored results from others, as far as it went into them."""
+    stored = {**results["settings"], **results["data"]}
+    # concreteness is over all rated words, with a word list and without
+    uses_word_list = not {"categorization", "word_association"}.isdisjoint(results["metrics"])
+    found = {key: stored[key] for key in IDENTITY if key in stored and key != "word_list_sha256"}
+    word_list = {"word_list_sha256": stored.get("word_list_sha256")}
+    return found | (word_list if uses_word_list else {})
+
+
+def identity_differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Say in what the data of two results differ; an entry that one of them lacks says nothing."""
+    shared = one.keys() & two.keys()
+    return [what for key, what in IDENTITY.items() if key in shared and one[key] != two[key]]
 
 
 def results_file(results_dir: Path, utility: str, model_name: str, ending: str = "json") -> Path:

@@ -7,6 +7,7 @@ The result of each combination is stored, so that the same command continues a s
 import argparse
 import contextlib
 import difflib
+import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,6 @@ from evaluation.inputs import (
     word_list_settings,
 )
 from evaluation.joint_evaluation import evaluate_images
-from evaluation.metrics_table import BY_PATH
 from evaluation.reports import flatten, format_value
 from evaluation.results import save_results, write_results
 from evaluation.word_evaluation import predict_words, word_metrics
@@ -66,7 +66,6 @@ MAIN_METRICS = {
     "cluster_counts.active_clusters": "clusters",
     "activation.clusters_per_image": "per image",
 }
-LOWER_IS_BETTER = ("false_positives", "false_negatives", "mean_absolute_error", "pairs_not_found")
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +93,8 @@ class _Task:
     held_out: Split
     norms: Norms
     seed: int  # of the draw of held-out images, and of the evaluation's random choices
-    results: Path  # folder of stored results
     models: Path  # folder of checkpoints, and of models until they are evaluated
-
-    def remove_training(self, key: str) -> None:
-        """Remove a combination's models and checkpoint, as far as they exist."""
-        remove_model(self.models, key)
-        remove_model(self.models, f"{key}_best")
-        RunOptions(key, self.models).checkpoint_file.unlink(missing_ok=True)
+    results: Path  # folder of stored results
 
 
 def tune_joint_model_parameters(options: argparse.Namespace) -> None:
@@ -114,11 +107,7 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     if twice:
         raise UserError(f"{', '.join(twice)} is given here and in {options.grid}; leave one out")
     combinations = grid_combinations(grid, base, options.grid)
-    for path in {run.settings.pretrained_visual for run in combinations}:
-        if path is not None and not Path(path).is_file():
-            raise UserError(f"no file {path} for --pretrained_visual; give the weights' path")
     choose_device(options.device)
-
     results = options.results_dir / options.model_name / "tuning"
     models = options.models_dir / "tuning" / options.model_name
     for place in (models, results):
@@ -139,14 +128,33 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     )
     not_measured = norms.absent | unmeasured_on_images(held_out, options.datasets_dir)
     rank_by = ranking_metric(options.rank_by, not_measured)
+    task = _Task(options, pairs, held_out, norms, seed, models, results)
+    identities = [_identity(task, run.settings) for run in combinations]
     lock = models.parent / f"{options.model_name}.lock"
     with only_process(lock, f"the tuning of '{options.model_name}'"):
         if options.overwrite:
             for folder in (results, models, models / "text", models / "visual"):
                 for stale in folder.glob("[0-9a-f]" * 16 + ".*"):
                     stale.unlink()
-        task = _Task(options, pairs, held_out, norms, seed, results, models)
-        runs = _run_all(task, combinations, rank_by)
+        runs: list[TunedRun] = []
+        for run, identity in zip(combinations, identities, strict=True):
+            logger.info("combination %d of %d:", len(runs) + 1, len(combinations))
+            try:
+                runs.append(_stored_or_trained(task, run, identity))
+            except KeyboardInterrupt:
+                logger.info(
+                    "%d of %d results are stored; the same command (without --overwrite) continues",
+                    len(runs),
+                    len(combinations),
+                )
+                raise
+            known = flatten(runs[-1].metrics or {})
+            if known and rank_by not in known:
+                near = difflib.get_close_matches(rank_by, known, n=5, cutoff=0.3)
+                raise UserError(
+                    f"--rank_by {rank_by} is no metric; did you mean {', '.join(near)}? The same "
+                    "command with another --rank_by trains nothing again"
+                )
     for folder in (models / "text", models / "visual", models, models.parent):
         with contextlib.suppress(OSError):  # other trainings are left there
             folder.rmdir()
@@ -154,10 +162,30 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     if options.grid is None:
         recorded = runs[0].settings.as_dict() | seeds
         save_results(options, runs[0].metrics or {}, recorded, counts, not_measured)
+        return
+    runs = ranked(runs, rank_by)
+    table = pd.DataFrame(ranking_rows(runs, rank_by), dtype=object)
+    path = options.results_dir / options.model_name / "tuning.csv"
+    write_text(path, table.to_csv(index=False))
+    common = {k: v for k, v in runs[0].settings.as_dict().items() if k not in grid}
+    stored = [
+        {"rank": rank, "settings": run.settings.as_dict(), "metrics": run.metrics,
+         "failure": run.failure}
+        for rank, run in enumerate(runs, start=1)
+    ]  # fmt: skip
+    logger.info("%d combinations by falling %s:", len(runs), rank_by)
+    headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
+    shown = table.drop(columns="failure", errors="ignore").map(format_value)
+    logger.info("%s", shown.rename(columns=headings).to_string(index=False))
+    metrics = {"rank_by": rank_by, "runs": stored}
+    written = write_results(
+        options, metrics, common | {"grid": grid, **seeds}, counts, not_measured
+    )
+    logger.info("results: %s and %s", path, written)
+    if runs[0].value(rank_by) is None:
+        logger.info("there is no best: %s is undefined for every combination", rank_by)
     else:
-        _report_ranking(
-            options, ranked(runs, rank_by), rank_by, {"grid": grid, **seeds}, counts, not_measured
-        )
+        logger.info("to train the best on all images: %s", _best_command(options, runs[0]))
 
 
 def read_grid(path: Path) -> dict[str, list[Any]]:
@@ -204,89 +232,62 @@ def ranking_metric(wanted: str | None, not_measured: Mapping[str, str]) -> str:
     """
     if wanted is None:
         return next(name for name in MAIN_METRICS if name.split(".")[0] not in not_measured)
-    section, last = wanted.split(".")[0], wanted.split(".")[-1]
+    section = wanted.split(".")[0]
     if section in not_measured:
         raise UserError(
             f"--rank_by {wanted} is not measured: {not_measured[section]}; give another metric"
         )
-    if last in LOWER_IS_BETTER:
-        raise UserError(
-            f"--rank_by {wanted} is lower for better models; give a metric that rises with quality"
-        )
-    if section == wanted:  # no metric is a section
-        raise UserError(f"--rank_by {wanted} is no metric; there are {', '.join(BY_PATH)}")
     return wanted
 
 
-def _run_all(task: _Task, combinations: Sequence[TunedRun], rank_by: str) -> list[TunedRun]:
-    """Train and evaluate every combination that no stored result is there for.
-
-    That a grid's settings fail is a result, too; but a lack of memory may pass.
-
-    Raises:
-        KeyboardInterrupt: what is finished is stored, the current training has a checkpoint.
-    """
-    data = {
+def _identity(task: _Task, settings: TrainingSettings) -> dict[str, Any]:
+    """Return what the result of a combination depends on."""
+    weights = settings.pretrained_visual
+    with reading(Path(weights or ""), "give the path of the weights as --pretrained_visual"):
+        weights_hash = None if weights is None else sha256_of_file(Path(weights))
+    return {
         "captions": task.pairs.fingerprint(),
         "test": task.held_out.fingerprint(),
         "norms": task.norms.fingerprint(),
         "word_list": word_list_settings(task.options).get("word_list_sha256"),
         "held_out_seed": task.seed,
-    }
-    runs: list[TunedRun] = []
-    for number, run in enumerate(combinations, start=1):
-        weights = run.settings.pretrained_visual
-        settings = {  # files may give 0 where the command line gives 0.0
+        "settings": {  # files may give 0 where the command line gives 0.0
             name: float(value) if SETTINGS[name].type == "float" else value
-            for name, value in run.settings.as_dict().items()
-        }
-        identity = data | {
-            "settings": settings,
-            "pretrained_weights": None if weights is None else sha256_of_file(Path(weights)),
-        }
-        key = digest(identity)[:16]
-        path = task.results / f"{key}.json"
-        logger.info(
-            "combination %d of %d: %s%s",
-            number,
-            len(combinations),
-            described(run.chosen or run.settings.as_dict()),
-            " (stored)" if path.exists() else "",
-        )
-        outcome: dict[str, Any]
-        if path.exists():
-            with reading(path, "remove it to train its combination anew"):
-                stored = read_json(path)
-                outcome = {name: stored[name] for name in ("metrics", "failure")}
-        else:
-            error: Exception | None = None
-            try:
-                outcome = {"metrics": _train_and_evaluate(task, run, key), "failure": None}
-            except KeyboardInterrupt:
-                message = (
-                    "%d of %d results are stored; the same command (without --overwrite) continues"
-                )
-                logger.info(message, len(runs), len(combinations))
+            for name, value in settings.as_dict().items()
+        },
+        "pretrained_weights": weights_hash,
+    }
+
+
+def _stored_or_trained(task: _Task, run: TunedRun, identity: Mapping[str, Any]) -> TunedRun:
+    """Return a run with its stored outcome, or train and evaluate it and store that.
+
+    That a grid's settings fail is an outcome, too; but a lack of memory may pass.
+    """
+    key = digest(identity)[:16]
+    path = task.results / f"{key}.json"
+    shown = described(run.chosen or run.settings.as_dict())
+    logger.info("%s%s", shown, " (stored)" if path.exists() else "")
+    if path.exists():
+        with reading(path, "remove it to train its combination anew"):
+            stored = read_json(path)
+            outcome = {name: stored[name] for name in ("metrics", "failure")}
+    else:
+        may_pass = False
+        try:
+            outcome = {"metrics": _train_and_evaluate(task, run, key), "failure": None}
+        except (LossNotFiniteError, torch.OutOfMemoryError) as error:
+            if not run.chosen:
                 raise
-            except (LossNotFiniteError, torch.OutOfMemoryError) as failed:
-                if task.options.grid is None:
-                    task.remove_training(key)
-                    raise
-                error = failed
-                outcome = {"metrics": None, "failure": str(error).split("\n")[0]}
-                logger.warning("%s", outcome["failure"])
-            if not isinstance(error, torch.OutOfMemoryError):
-                write_json(path, {"identity": identity, **outcome})
-        task.remove_training(key)
-        runs.append(replace(run, **outcome))
-        known = flatten(outcome["metrics"] or {})
-        if known and rank_by not in known:
-            near = difflib.get_close_matches(rank_by, known, n=5, cutoff=0.3)
-            raise UserError(
-                f"--rank_by {rank_by} is no metric; did you mean {', '.join(near)}? The same "
-                "command with another --rank_by trains nothing again"
-            )
-    return runs
+            outcome = {"metrics": None, "failure": str(error).split("\n")[0]}
+            logger.warning("%s", outcome["failure"])
+            may_pass = isinstance(error, torch.OutOfMemoryError)
+        if not may_pass:
+            write_json(path, {"identity": identity, **outcome})
+    for name in (key, f"{key}_best"):
+        remove_model(task.models, name)
+    RunOptions(key, task.models).checkpoint_file.unlink(missing_ok=True)
+    return replace(run, **outcome)
 
 
 def _train_and_evaluate(task: _Task, run: TunedRun, key: str) -> dict[str, Any]:
@@ -317,8 +318,7 @@ def _train_and_evaluate(task: _Task, run: TunedRun, key: str) -> dict[str, Any]:
 
 def ranked(runs: Sequence[TunedRun], name: str) -> list[TunedRun]:
     """Return runs by falling metric; equal values in their order, undefined ones last."""
-    values = {id(run): run.value(name) for run in runs}
-    return sorted(runs, key=lambda run: (values[id(run)] is None, -(values[id(run)] or 0)))
+    return sorted(runs, key=lambda run: (run.value(name) is None, -(run.value(name) or 0)))
 
 
 def ranking_rows(runs: Sequence[TunedRun], rank_by: str) -> list[dict[str, Any]]:
@@ -335,48 +335,8 @@ def ranking_rows(runs: Sequence[TunedRun], rank_by: str) -> list[dict[str, Any]]
     ]
 
 
-def _report_ranking(
-    options: argparse.Namespace,
-    runs: Sequence[TunedRun],
-    rank_by: str,
-    varied: Mapping[str, Any],
-    counts: Mapping[str, Any],
-    not_measured: Mapping[str, str],
-) -> None:
-    """Show the ranked runs of a grid as a table, and write them as CSV and JSON."""
-    best = runs[0]
-    table = pd.DataFrame(ranking_rows(runs, rank_by), dtype=object)
-    path = options.results_dir / options.model_name / "tuning.csv"
-    write_text(path, table.to_csv(index=False))
-    headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
-    shown = table.drop(columns="failure", errors="ignore").map(format_value)
-    results = [
-        {
-            "rank": rank,
-            "settings": run.settings.as_dict(),
-            "metrics": run.metrics,
-            "failure": run.failure,
-        }
-        for rank, run in enumerate(runs, start=1)
-    ]
-    common = best.settings.as_dict().items()
-    stored = write_results(
-        options,
-        {"rank_by": rank_by, "runs": results},
-        {name: value for name, value in common if name not in best.chosen} | dict(varied),
-        counts,
-        not_measured,
-    )
-    logger.info("%d combinations by falling %s:", len(runs), rank_by)
-    logger.info("%s", shown.rename(columns=headings).to_string(index=False))
-    logger.info("results: %s and %s", path, stored)
-    value = best.value(rank_by)
-    if value is None:
-        logger.info("there is no best: %s is undefined for every combination", rank_by)
-        return
-    equals = sum(run.value(rank_by) == value for run in runs)
-    if equals > 1:
-        logger.info("%d combinations share the best value, and stand in their order", equals)
+def _best_command(options: argparse.Namespace, best: TunedRun) -> str:
+    """Return the command that trains the best combination on all images."""
     name = options.model_name
     if model_exists(options.models_dir, name):
         name += "_tuned"
@@ -385,8 +345,7 @@ def _report_ranking(
     words = ["python", "main.py", f"--model_name={name}"]
     words += [f"--{place}={options.given[place]}" for place in places if place in options.given]
     words += ["--use_all_images"] if options.use_all_images else []
-    command = shlex.join(words + command_line(best.settings))
-    logger.info("to train the best on all images: %s", command)
+    return shlex.join(words + command_line(best.settings))
 
 
 def command_line(settings: TrainingSettings) -> list[str]:
@@ -407,5 +366,4 @@ def described(chosen: Mapping[str, Any]) -> str:
 
 def _written(value: Any) -> str:
     """Return a setting's value as a YAML file has it."""
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)

@@ -33,14 +33,17 @@ F_SCORE, AMI = (
 
 
 def write(folder: Path, name: str, utility: str = "text_evaluation", **changes) -> None:
-    metrics = {
-        "categorization": {"known_words": {"f_score": changes.pop("f", 0.5)}},
-        "categorization_chance": {"known_words": {"f_score": 0.25}},
-    }
+    data, metrics = {"test_fingerprint": "a"}, {"class_name_classification": {"f1": 0.5}}
+    if utility != "visual_evaluation":
+        data = {"train_fingerprint": "a", "norms_fingerprint": "a"}
+        metrics = {
+            "categorization": {"known_words": {"f_score": changes.pop("f", 0.5)}},
+            "categorization_chance": {"known_words": {"f_score": 0.25}},
+        }
     content = {
         "metrics": metrics,
         "settings": {"cluster_num": 20, "seed": 1, "dataset": "coco"} | changes.pop("settings", {}),
-        "data": {"train_fingerprint": "a", "norms_fingerprint": "a"} | changes.pop("data", {}),
+        "data": data | changes.pop("data", {}),
     }
     (folder / f"{utility}_{name}.json").write_text(json.dumps(content | changes))
 
@@ -132,7 +135,7 @@ def test_formats_escape_and_align():
 def test_one_command_gives_a_markdown_table_of_seeds_control_and_baselines(tmp_path):
     for name, f in (("demo_0", 0.5), ("demo_1", 0.7), ("control_0", 0.4), ("control_1", 0.4)):
         write(tmp_path, name, f=f)
-        write(tmp_path, name, "visual_evaluation", data={"test_fingerprint": "c"},
+        write(tmp_path, name, "visual_evaluation",
               metrics={"heatmap": {"f1": 0.3}, "heatmap_equal_guess_chance": {"f1": 0.2}},
               settings={"visual_threshold": 0.1 if "demo" in name else 0.5})  # fmt: skip
     write(tmp_path, "text_only", "train_text_only_baseline", f=0.6)
@@ -159,8 +162,7 @@ def test_one_command_gives_a_markdown_table_of_seeds_control_and_baselines(tmp_p
     ("changes", "message"),
     [
         ({"data": {"norms_fingerprint": "b"}}, "(other norms)"),
-        ({"data": {"train_fingerprint": "b"}}, "'a_1' was on other data than text_evaluation of"),
-        ({"settings": {"dataset": "mine"}}, "(another data set)"),
+        ({"data": {"train_fingerprint": "b"}}, "text_evaluation of 'a_1' was on other data"),
         ({"settings": {"word_list_sha256": "b"}}, "(another word list)"),
         ({"settings": {"cluster_num": 30}}, "as seeds of one setting, but differ (cluster_num 20"),
         ({"settings": {"text_threshold": 0.1}}, "but differ (text_threshold None and 0.1)"),
@@ -177,9 +179,10 @@ def test_models_that_were_not_evaluated_alike_are_refused(tmp_path, capsys, chan
 
 def test_words_and_images_have_their_own_data(tmp_path, capsys):
     write(tmp_path, "a", settings={"word_list_sha256": "b"})
-    write(tmp_path, "visual", "visual_evaluation", data={"train_fingerprint": "c"})
+    write(tmp_path, "visual", "visual_evaluation")
     # ratings are those of all words, with a word list and without
-    write(tmp_path, "supervised", "train_concreteness_supervised_model")
+    ratings = {"metrics": {"concreteness": {"word_count": 9}}}
+    write(tmp_path, "supervised", "train_concreteness_supervised_model", **ratings)
     assert main(compare(tmp_path, "a", "visual", "supervised")) == 0
     write(tmp_path, "other", "visual_evaluation", data={"test_fingerprint": "d"})
     fails(capsys, *compare(tmp_path, "a", "visual", "other"), mentions="other test captions")
@@ -232,7 +235,7 @@ def of_words(folder: Path, clusters, categories=None, concreteness=None) -> Answ
             "category": np.arange(count) % 3 if categories is None else categories,
         }
     ).to_csv(path, index=False)
-    return read_word_answers(path)
+    return read_word_answers(path)["words"]
 
 
 def score(answers: Answers, drawn, path: str) -> float:
@@ -245,12 +248,12 @@ def p_of(groups, path: str, draws: int, seed: int = 0) -> list[float]:
 
 def test_tables_of_words_are_read_or_refused(tmp_path):
     path = tmp_path / "words.csv"
-    assert read_word_answers(path) is None
+    assert read_word_answers(path) == {}
     path.write_text(
         "word,count,cluster,concreteness,concreteness_rating,category\n"
         'null,7,0,0.5,4.8,animal\n"o,f",9,,0,1.2,\nthing,3,1,0.1,,\n'
     )
-    assert read_word_answers(path).units == ("null", "o,f")
+    assert read_word_answers(path)["words"].units == ["null", "o,f"]
     path.write_text("word,count\ndog,7\n")
     with pytest.raises(UserError, match=r"words\.csv: .*word_clusters"):
         read_word_answers(path)
@@ -267,7 +270,7 @@ def test_words_score_as_drawn(tmp_path):
 
 def test_significance_tells_a_real_difference_from_none(tmp_path):
     perfect, random = of_words(tmp_path, PERFECT), of_words(tmp_path, RANDOM)
-    groups = {"good": [perfect, perfect], "same": [perfect], "bad": [random]}
+    groups = [[perfect, perfect], [perfect], [random]]
     assert p_of(groups, F_SCORE, draws=60)[1:] == [1, pytest.approx(1 / 61)]
     # both have the same concreteness
     assert p_of(groups, "concreteness.pearson_by_min_count.20.r", draws=60)[2] == 1
@@ -281,7 +284,7 @@ def test_many_clusters_and_few_that_mean_nothing_do_not_differ_significantly(tmp
     for seed in range(20):
         categories = rng.integers(12, size=144)
         many, few = (of_words(tmp_path, rng.integers(n, size=144), categories) for n in (70, 8))
-        values.append(p_of({"many": [many], "few": [few]}, AMI, draws=40, seed=seed)[1])
+        values.append(p_of([[many], [few]], AMI, draws=40, seed=seed)[1])
     assert np.mean(np.array(values) < 0.05) <= 0.1
     assert np.mean(values) > 0.3
 
@@ -300,7 +303,7 @@ def test_images_and_pairs_score_as_drawn(tmp_path):
     assert score(found["images"], [0, 2, 2], "heatmap.f1") == pytest.approx(14 / 18)
     assert np.isnan(score(found["images"], [0, 2, 2], "bounding_box.f1"))
     pairs = found["pairs of images"]
-    assert pairs.units == ((0, 1), (2, 3), (4, 5))
+    assert pairs.units == [[0, 1], [2, 3], [4, 5]]
     assert score(pairs, [0, 2, 2, 2], "sentence_image_matching.accuracy") == 7 / 8
 
 
@@ -308,7 +311,7 @@ def test_significance_over_images_is_paired(tmp_path):
     base = np.random.default_rng(0).integers(0, 3, size=(40, 3))
     # a little better in every image
     a, b = (of_images(tmp_path, base + more, [])["images"] for more in ([1, 0, 0], [0, 0, 0]))
-    groups = {"a": [a], "b": [b], "c": [a]}
+    groups = [[a], [b], [a]]
     assert p_of(groups, "heatmap.f1", draws=98)[1:] == [pytest.approx(1 / 99), 1]
 
 
@@ -355,7 +358,7 @@ def test_command_compares_trained_models(places, tmp_path, caplog, monkeypatch):
         assert "p against lstm" in text
         assert "conservative" in text
 
-    def check(utility: str, message: str) -> None:
+    def check(message: str) -> None:
         caplog.clear()
         assert main(call) == 0
         assert message in caplog.text
@@ -363,12 +366,12 @@ def test_command_compares_trained_models(places, tmp_path, caplog, monkeypatch):
     # what is stored of another training of that name, or of other images, does not count
     words = pd.read_csv(tmp_path / "word_clusters_lstm.csv", keep_default_na=False)
     words.assign(cluster=0).to_csv(tmp_path / "word_clusters_lstm.csv", index=False)
-    check("word_clusters", "over words: what is stored of them scores otherwise than the results")
+    check("no significance over words for lstm")
     assert rows_of(tmp_path).xs("text_only", level="setting")["p_value"].isna().all()
-    arrays = dict(np.load(tmp_path / "visual_evaluation_lstm.npz"))
-    changed = arrays | {"image_ids": arrays["image_ids"] + 1}
-    np.savez(tmp_path / "visual_evaluation_lstm.npz", **changed)
-    check("visual_evaluation", "over images: they are not the same for all models")
-    (tmp_path / "visual_evaluation_generative.npz").unlink()
-    check("visual_evaluation", "over images for generative: no answers by images are stored")
+    stored = tmp_path / "visual_evaluation_generative.npz"
+    arrays = dict(np.load(stored))
+    np.savez(stored, **arrays | {"image_ids": arrays["image_ids"] + 1})
+    check("over images for generative: no answers by images that fit the results are stored")
+    stored.unlink()
+    check("over pairs of images for generative: no answers")
     assert "p against" not in (tmp_path / "compare_models.txt").read_text()

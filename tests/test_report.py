@@ -12,19 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import cohen_kappa_score
 
 import datasets_src.pairs as pairs_module
 from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE
 from evaluation.report import (
     Others,
-    cluster_agreement,
     heat_map,
     key_figures,
     question_tables,
     two_decimals,
     typical_images,
-    verdict,
 )
 from evaluation.report_figures import curves_svg, data_uri, scatter_svg, with_map
 from main import main
@@ -38,26 +35,6 @@ SECTIONS = (
 # what the page shows, by hand
 
 
-def test_agreement_is_cohens_kappa_of_each_cluster():
-    rng = np.random.default_rng(0)
-    images, captions = rng.random((2, 50, 3)) < 0.4
-    captions[:, 0] = images[:, 0]
-    found = cluster_agreement(images, captions)
-    assert found[0] == 1
-    for cluster in (1, 2):
-        expected = cohen_kappa_score(images[:, cluster], captions[:, cluster])
-        assert found[cluster] == pytest.approx(expected)
-    constant = np.zeros((5, 1), dtype=bool)
-    assert np.isnan(cluster_agreement(constant, constant)).all()
-
-
-def test_the_verdict_is_in_plain_words():
-    assert verdict(9, True, 9, 0.04) == "its words and its images differ: agreement 0.04"
-    assert verdict(9, True, 9, 0.2) == "agreement 0.20"
-    assert verdict(0, True, 9, None) == "no test image activates it"
-    assert verdict(9, True, 0, None) == "no test caption has its words"
-
-
 def test_key_figures_stand_beside_chance_control_and_the_best_baseline():
     metrics = {
         "bounding_box": {"f1": 0.5},
@@ -67,7 +44,7 @@ def test_key_figures_stand_beside_chance_control_and_the_best_baseline():
         "heatmap": None,
     }
     path = "word_association.mean_association_strength"
-    others = Others("c", {"c": {path: 2.0}, "w2v": {path: 6.0}, "random": {path: 1.0}}, {})
+    others = Others("c", {path: 2.0}, {"w2v": {path: 6.0}, "random": {path: 1.0}}, {})
     association, boxes = key_figures(metrics, others)
     assert association["bars"] == [("model", 8.0, 100), ("control", 2.0, 25), ("w2v", 6.0, 75)]
     assert boxes["bars"] == [("model", 0.5, 50), ("chance", 0.2, 20)]
@@ -79,12 +56,11 @@ def test_tables_hold_every_score_and_its_counts():
         "bounding_box_chance": {"f1": 0.1, "true_positives": 1},
         "new_metric": {"depth": {"score": 1.0}},
     }
-    tables = question_tables(metrics, Others(None, {}, {}))
+    tables = question_tables(metrics, Others(None, {}, {}, {}))
     (boxes,) = tables["Do clusters see where things are?"]
     assert boxes["counts"] == ["true positives 3"]
     (row,) = boxes["rows"]
     assert (row["value"], row["chance"], row["control"]) == (0.5, 0.1, None)
-    assert "precision and recall" in row["how"]
     (more,) = tables["More"]
     assert (more["title"], more["rows"][0]["metric"]) == ("new metric, depth", "score")
     assert [two_decimals(value) for value in (0.256, 3, -0.001)] == ["0.26", "3", "0.00"]
@@ -217,7 +193,7 @@ def test_page_shows_what_the_evaluations_store(with_curves, tmp_path):
     for utility in ("text_evaluation", "visual_evaluation"):
         assert main([f"--utility={utility}", "--model_name=lstm", *with_curves]) == 0
         stored = json.loads((tmp_path / f"{utility}_lstm.json").read_text())
-        tables = question_tables(stored["metrics"], Others(None, {}, {}))
+        tables = question_tables(stored["metrics"], Others(None, {}, {}, {}))
         rows = [row for found in tables.values() for one in found for row in one["rows"]]
         assert len(rows) > 10
         for row in rows:

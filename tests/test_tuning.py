@@ -2,17 +2,17 @@
 
 import csv
 import json
-import re
 import shlex
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from datasets_src.captions import build_vocabulary
+from datasets_src.datasets import load_split
 from datasets_src.holdout import divide_training_data, held_out_images
-from datasets_src.splits import Instances, Split
 from evaluation import tuning
 from evaluation.reports import flatten
 from evaluation.tuning import TunedRun, grid_combinations, ranked, ranking_rows, read_grid
@@ -47,61 +47,36 @@ def test_a_fifth_of_the_images_is_held_out(images, held_out):
     assert images < 100 or (drawn != held_out_images(images, seed=5)).any()
 
 
-def some_split(caption_image) -> Split:
-    """Ten images of which image i has an object of class i % 2, and captions of its own words."""
-    count = 10
-    return Split(
-        name="train2014",
-        folder=Path("images"),
-        image_ids=np.arange(count) * 3 + 5,
-        file_names=np.array([f"{i}.png" for i in range(count)]),
-        widths=np.full(count, 20),
-        heights=np.full(count, 10),
-        captions=tuple(f"word{image} picture" for image in caption_image),
-        caption_image=np.array(caption_image, dtype=np.int64),
-        instances=Instances(
-            np.arange(count), np.arange(count) % 2, np.ones((count, 4)), ("dog", "cat")
-        ),
-    )
+def test_an_image_goes_to_one_side_with_all_its_captions_and_objects(demo_data):
+    split = load_split(demo_data, "train2014", with_instances=True)
+    pairs, held_out = divide_training_data(split, True, 1)
+    sides = [set(part.image_ids) for part in (pairs.split, held_out)]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == set(split.image_ids)
+
+    def captions(part):
+        return list(zip(part.image_ids[part.caption_image], part.captions, strict=True))
+
+    assert sorted(captions(pairs.split) + captions(held_out)) == sorted(captions(split))
+    assert {image for image, _ in captions(held_out)} == sides[1]
+    assert set(pairs.vocabulary.words) == set(build_vocabulary(pairs.split.captions)[0].words)
+    kept = np.isin(split.image_ids[split.instances.image], held_out.image_ids)
+    shown = held_out.instances
+    assert (shown.class_index == split.instances.class_index[kept]).all()
+    assert set(held_out.image_ids[shown.image]) == sides[1]
 
 
-def test_an_image_goes_to_one_side_with_all_its_captions_and_objects():
-    split = some_split([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 3, 3, 0])
-    for seed in range(3):
-        pairs, held_out = divide_training_data(split, True, seed)
-        ids, held_out_ids = set(pairs.split.image_ids), set(held_out.image_ids)
-        assert not ids & held_out_ids
-        assert ids | held_out_ids == set(split.image_ids)
-        assert len(held_out_ids) == 2
-        assert len(pairs) + len(held_out.captions) == len(split.captions)
-        for part in (pairs.split, held_out):
-            for text, image in zip(part.captions, part.caption_image, strict=True):
-                assert text == f"word{part.file_names[image][0]} picture"
-        assert set(pairs.vocabulary.words) == {f"word{(i - 5) // 3}" for i in ids} | {"picture"}
-        shown = held_out.instances
-        assert ((held_out.image_ids[shown.image] - 5) // 3 % 2 == shown.class_index).all()
-
-
-def test_too_little_data_to_divide_is_refused():
-    two = some_split([0, 1]).keep(np.arange(10) < 2)
+def test_too_little_data_to_divide_is_refused(demo_data):
+    split = load_split(demo_data, "train2014", with_instances=True)
+    two = split.keep(np.arange(len(split.image_ids)) < 2)
+    two = replace(two, captions=("a", "b"), caption_image=np.arange(2))
     assert "1 training captions of train2014" in refusal_of(divide_training_data, two, False, 0)
 
 
-@pytest.fixture
-def grid_file(tmp_path):
-    """A function that writes a grid and returns its path."""
-
-    def write(text):
-        path = tmp_path / "grid.yaml"
-        path.write_text(text)
-        return path
-
-    return write
-
-
-def test_a_grid_is_read_with_numbers_that_yaml_takes_for_text(grid_file):
+def test_a_grid_is_read_with_numbers_that_yaml_takes_for_text(tmp_path):
     text = "visual_learning_rate: [1e-3, 0.01]\nepochs: 3\nrandom_start_steps: [null, 0]\n"
-    assert read_grid(grid_file(text)) == {
+    (tmp_path / "grid.yaml").write_text(text)
+    assert read_grid(tmp_path / "grid.yaml") == {
         "visual_learning_rate": [0.001, 0.01],
         "epochs": [3],
         "random_start_steps": [None, 0],
@@ -112,18 +87,17 @@ def test_a_grid_is_read_with_numbers_that_yaml_takes_for_text(grid_file):
     ("text", "mentions"),
     [
         ("", "no setting"),
-        ("- epochs", "setting: value"),
         ("epochs: [1", "grid.yaml"),
         ("epoch: [1, 2]", "unknown settings"),
         ("epochs: []", "epochs"),
         ("epochs: [1, 0]", "--epochs is 0"),
-        ("epochs: [[1, 2]]", "--epochs"),
         ("text_threshold: [0.1, 1e-1]", "text_threshold in"),
         ("text_encoder: [lstm, rnn]", "'rnn'"),
     ],
 )
-def test_a_wrong_grid_is_refused_with_file_and_setting(grid_file, text, mentions):
-    path = grid_file(text)
+def test_a_wrong_grid_is_refused_with_file_and_setting(tmp_path, text, mentions):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
     message = refusal_of(read_grid, path)
     assert mentions in message
     assert str(path) in message
@@ -131,13 +105,8 @@ def test_a_wrong_grid_is_refused_with_file_and_setting(grid_file, text, mentions
 
 def test_combinations_are_all_on_top_of_the_base():
     found = grid_combinations({"epochs": [3, 1], "seed": [5, 6, 7]}, {"batch_size": 9, "epochs": 8})
-    assert {(run.settings.epochs, run.settings.seed) for run in found} == {
-        (epochs, seed) for epochs in (3, 1) for seed in (5, 6, 7)
-    }
+    assert len({(run.settings.epochs, run.settings.seed) for run in found}) == 6
     assert all(run.settings.batch_size == 9 for run in found)
-    assert list(found[1].chosen) == ["epochs", "seed"]
-    (only,) = grid_combinations({}, {"epochs": 4})
-    assert only == TunedRun({}, TrainingSettings(epochs=4))
 
 
 def test_combinations_are_checked_as_wholes():
@@ -149,24 +118,15 @@ def test_combinations_are_checked_as_wholes():
 def test_ranking():
     f1, matching = "class_name_classification.f1", "sentence_image_matching.accuracy"
 
-    def run_of(name, metrics):
-        return TunedRun({"text_encoder": name}, TrainingSettings(text_encoder=name), metrics)
+    def run_of(name, score, accuracy=None):
+        scores = {"class_name_classification": {"f1": score}}
+        scores |= {"sentence_image_matching": {"accuracy": accuracy}}
+        return TunedRun({"text_encoder": name}, TrainingSettings(text_encoder=name), scores)
 
-    def metrics(score, accuracy):
-        return {
-            "class_name_classification": {"f1": score},
-            "sentence_image_matching": {"accuracy": accuracy},
-        }
-
-    runs = [
-        run_of("lstm", metrics(None, 0.75)),
-        run_of("gru", metrics(0.25, 0.5)),
-        run_of("generative", None),
-        run_of("discriminative", metrics(0.5, None)),
-        run_of("lstm", metrics(0.25, 1 / 3)),
-    ]
-    order = ranked(runs, f1)
-    assert order == [runs[3], runs[1], runs[4], runs[0], runs[2]]
+    failed = TunedRun({}, TrainingSettings())
+    runs = [run_of("lstm", None), run_of("gru", 0.25), failed, run_of("lstm", 0.25, 1 / 3)]
+    order = ranked([*runs, run_of("generative", 0.5)], f1)
+    assert order == [run_of("generative", 0.5), runs[1], runs[3], runs[0], failed]
     assert ranking_rows(order, f1)[2] == {
         "rank": 3, "text_encoder": "lstm", f1: 0.25, matching: 1 / 3
     }  # fmt: skip
@@ -191,13 +151,8 @@ def test_the_metric_that_ranks():
     matching = "sentence_image_matching.accuracy"
     assert tuning.ranking_metric(None, absent) == matching
     assert tuning.ranking_metric("activation.clusters_per_image", absent)
-    for wanted, mentions in (
-        ("class_name_classification.f1", "no instances"),
-        ("accuracy", matching),
-        ("", "no metric"),
-        ("concreteness.mean_absolute_error", "lower for better"),
-    ):
-        assert mentions in refusal_of(tuning.ranking_metric, wanted, absent)
+    wanted = "class_name_classification.f1"
+    assert "no instances" in refusal_of(tuning.ranking_metric, wanted, absent)
 
 
 def places(data, folder) -> list[str]:
@@ -275,8 +230,7 @@ def test_a_search_is_ranked_and_goes_on_where_it_was_interrupted(
         assert search(demo_data, stopped) == 130
     assert "1 of 2 results are stored" in capsys.readouterr().out
     assert search(demo_data, stopped) == 0
-    printed = capsys.readouterr().out
-    assert "combination 1 of 2: batch_size 47, text_threshold 0.05 (stored)" in printed
+    assert "batch_size 47, text_threshold 0.05 (stored)" in capsys.readouterr().out
     assert outputs_of(stopped)[0] == table
     assert not list((stopped / "models").rglob("*"))
 
@@ -293,58 +247,35 @@ def test_overwrite_starts_anew_and_a_wrong_metric_costs_no_training(
     notes.write_text("mine")
     assert search(demo_data, tmp_path, "--overwrite", grid="batch_size: 70") == 0
     assert len(steps) == 7
-    assert sorted(path.suffix for path in notes.parent.iterdir()) == [".json", ".txt"]
-
-
-def test_a_damaged_result_is_named(demo_data, tmp_path, thin, capsys):  # noqa: F811
-    assert search(demo_data, tmp_path, grid="batch_size: 70") == 0
-    (stored,) = (tmp_path / "results" / "model1" / "tuning").iterdir()
+    stored, _ = sorted(notes.parent.iterdir())
     stored.write_text("{}")
     assert search(demo_data, tmp_path, grid="batch_size: 70") == 2
     assert f"{stored}: " in capsys.readouterr().err
 
 
-def test_running_out_of_memory_ends_no_search_and_is_tried_again(
-    demo_data, tmp_path, monkeypatch, thin  # noqa: F811
+def test_failures_rank_last_and_only_a_lack_of_memory_is_tried_again(
+    demo_data, tmp_path, monkeypatch, thin, steps  # noqa: F811
 ):  # fmt: skip
-    def no_memory(settings, *arguments):
+    def train_or_fail(settings, *arguments):
         if settings.batch_size == 70:
             raise torch.OutOfMemoryError("no memory for 70 images\nand a page of advice")
+        if settings.batch_size == 47:
+            raise training.LossNotFiniteError("the loss is not finite")
         return train(settings, *arguments)
 
+    grid = "batch_size: [47, 70, 90]\n"
     with monkeypatch.context() as patch:
-        patch.setattr(tuning, "train", no_memory)
-        assert search(demo_data, tmp_path) == 0
-    good, bad = outputs_of(tmp_path)[1]["metrics"]["runs"]
-    assert (good["failure"], bad["failure"]) == (None, "no memory for 70 images")
-    assert search(demo_data, tmp_path) == 0
-    assert [run["failure"] for run in outputs_of(tmp_path)[1]["metrics"]["runs"]] == [None, None]
-
-
-def test_settings_that_cannot_be_trained_rank_last(demo_data, tmp_path, thin):  # noqa: F811
-    rest = [option for option in SMALL if "learning_rate" not in option]
-    (tmp_path / "g.yaml").write_text("visual_learning_rate: [1e30, 1e-3]\nbatch_size: 70\n")
-    arguments = [*rest, f"--grid={tmp_path / 'g.yaml'}", *places(demo_data, tmp_path)]
-    assert main(arguments) == 0
+        patch.setattr(tuning, "train", train_or_fail)
+        assert search(demo_data, tmp_path, grid=grid) == 0
+    failures = ["the loss is not finite", "no memory for 70 images"]
     table, results = outputs_of(tmp_path)
-    good, bad = results["metrics"]["runs"]
-    assert (good["settings"]["visual_learning_rate"], good["failure"]) == (0.001, None)
-    assert bad["metrics"] is None
-    assert "not finite" in bad["failure"]
-    assert re.match(r"2,1e\+30,70,+the loss is not finite after 2 steps", table.splitlines()[2])
-
-
-def test_captions_alone_are_ranked_by_matching(demo_data, tmp_path, thin, capsys):  # noqa: F811
-    data = tmp_path / "data"
-    shutil.copytree(demo_data / "COCO", data / "COCO")
-    for path in (data / "COCO" / "annotations").glob("instances_*"):
-        path.unlink()
-    assert search(data, tmp_path, grid="batch_size: 90") == 0
-    _, results = outputs_of(tmp_path)
-    assert results["metrics"]["rank_by"] == "sentence_image_matching.accuracy"
-    wanted = "--rank_by=class_name_classification.f1"
-    assert search(data, tmp_path, wanted, grid="batch_size: 90") == 2
-    assert "no instances of train2014" in capsys.readouterr().err
+    assert [run["failure"] for run in results["metrics"]["runs"]] == [None, *failures]
+    assert table.splitlines()[2].startswith("2,47,,") and table.endswith(failures[1] + "\n")
+    taken = len(steps)
+    assert search(demo_data, tmp_path, grid=grid) == 0
+    runs = outputs_of(tmp_path)[1]["metrics"]["runs"]
+    assert sorted(run["failure"] or "" for run in runs) == ["", "", failures[0]]
+    assert len(steps) == taken + 2
 
 
 @pytest.mark.parametrize(
@@ -352,7 +283,6 @@ def test_captions_alone_are_ranked_by_matching(demo_data, tmp_path, thin, capsys
     [
         ("cluster_num: [3]", [], "--cluster_num is given here and in"),
         ("pretrained_visual: [absent.pt]", [], "absent.pt"),
-        ("visual_threshold: [0.5]", ["--rank_by=f1"], "--rank_by f1"),
         ("visual_threshold: [0.5]", ["--config=absent.yaml"], "absent.yaml"),
         ("visual_threshold: [0.5]", ["--word_list=absent.txt"], "absent.txt"),
     ],
