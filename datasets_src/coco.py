@@ -217,7 +217,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Return what an annotation file holds."""
     is_large = path.stat().st_size > LARGE_FILE
     bar = with_bar([path], f"reading {path.name}", "file", at_once=is_large)
-    (data,) = (read_json(file, "download or export it again") for file in bar)
+    (data,) = (
+        read_json(file, "it should be JSON: correct it, or download or export it again")
+        for file in bar
+    )
     if not isinstance(data, dict):
         raise UserError(
             f"{path} is not in COCO's format; it should be an object with the lists 'images' (each "

@@ -35,12 +35,18 @@ def load_split(
     """
     folder = dataset_folder(datasets_dir, dataset)
     if not folder.is_dir():
+        if any((datasets_dir / name).is_dir() for name in ANNOTATION_FOLDERS):
+            place = datasets_dir.resolve()
+            raise UserError(
+                f"{datasets_dir} is a data set itself; give --datasets_dir {place.parent} --dataset "
+                f"{place.name}"
+            )
         known = {name for name in DATASETS if dataset_folder(datasets_dir, name).is_dir()}
         for name in ANNOTATION_FOLDERS:
             known |= {path.parent.name for path in datasets_dir.glob(f"*/{name}")} - {COCO_FOLDER}
+        others = f"give --dataset {' or '.join(sorted(known))}" if known else "name another folder"
         raise UserError(
-            f"no folder {folder}, where --dataset {dataset} would be; data sets in {datasets_dir}: "
-            f"{', '.join(sorted(known)) or 'none'}; put it there, or name another"
+            f"no folder {folder}, where --dataset {dataset} would be; put it there, or {others}"
         )
     module = importlib.import_module(DATASETS.get(dataset, DATASETS[COCO]))
     loaded: Split = module.load(folder, split, with_instances=with_instances)

@@ -142,6 +142,8 @@ def load_filtered_split(
     path = filter_file(datasets_dir, dataset, cache_dir)
     if use_all_images or not path.is_file():
         reason = "as asked for" if use_all_images else f"setup has not filtered them in {path}"
+        if not any(file.exists() for file in split.instance_files):
+            reason = "without instances there is nothing to filter by"
         logger.info("%s: all %d images are used (%s)", name, count, reason)
         return split, False
     stored = _read_result(path, name)

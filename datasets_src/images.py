@@ -193,7 +193,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from None
     except Exception as error:  # Pillow's readers raise many kinds
         reason = " ".join(str(error).split())
-        raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from None
+        raise UserError(
+            f"cannot read image {path}: {reason}; replace it by a JPEG or PNG file, or remove it"
+        ) from None
 
 
 def normalise(images: Tensor, statistics: str = "clip") -> Tensor:

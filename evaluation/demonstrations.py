@@ -115,6 +115,12 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
             seen = cells[own], boxes[own], peaks[own]
             figure = draw_figure(kind, np.asarray(pixels), names, *seen, gold or NO_GOLD)
             write_atomically(file, partial(figure.savefig, format="png", dpi=DPI))
+    if cells.shape[1:] == (1, 1):
+        logger.warning(
+            "class activation maps are 1 x 1 for images of %d pixels and show no place; train with "
+            "a larger --image_size",
+            model.visual.image_size,
+        )
     logger.info("pictures: %d in %s", len(files), folder)
     if options.show:
         _show(files)
@@ -182,7 +188,7 @@ def draw_figure(
     shown = min(len(labels), MAX_CLUSTERS)
     titles = ["image" if len(labels) else "image (activates no cluster)"]
     if shown < len(labels):
-        titles = [f"image (the strongest {shown} of {len(labels)} clusters are shown)"]
+        titles = [f"image, and the strongest\n{shown} of {len(labels)} clusters"]
     notes = {
         "heatmap": "class activation maps of {} cells; +: maximum of the upsampled map",
         "bbox": "dashed: where a class activation map of {} cells, upsampled, reaches half its "

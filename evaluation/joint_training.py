@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets_src.captions import Vocabulary
-from datasets_src.norms import load_norms
+from datasets_src.norms import CATEGORY_FILE, load_norms
 from evaluation.acquisition import (
     TABLE,
     development_values,
@@ -48,6 +48,7 @@ EPOCH_LINE = {  # name in the log -> metric
     "concreteness r": "concreteness.pearson_by_min_count.0.r",
     "active clusters": "cluster_counts.active_clusters",
 }
+FEW_PAIRS = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,13 @@ def _train_one(options: argparse.Namespace) -> bool:
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in settings.as_dict().items()
     )
-    counts = len(pairs), len(pairs.split.image_ids), len(pairs.vocabulary.words)
+    images = len(np.unique(pairs.split.caption_image))
+    counts = len(pairs), images, len(pairs.vocabulary.words)
     logger.info("%d pairs of %d images and %d words; settings: %s", *counts, shown)
+    if len(pairs) < FEW_PAIRS:
+        logger.warning("so few pairs teach little: encoders that start anew need some thousand")
+    if options.best_by == "f_score" and norms.categories is None:
+        logger.warning("no %s_best is kept: --best_by f_score needs %s", run.name, CATEGORY_FILE)
 
     def evaluate(text: TextEncoder) -> Metrics:
         predictions = predict_words(text, pairs.vocabulary)
@@ -128,7 +134,8 @@ def _train_one(options: argparse.Namespace) -> bool:
             draw_development(folder, moments, options.model_name)
         else:
             remove_development(folder)  # of an earlier training of this name
-        shown = [f"{name} {format_value(history[-1].get(key))}" for name, key in EPOCH_LINE.items()]
+        values = {name: history[-1].get(key) for name, key in EPOCH_LINE.items()}
+        shown = [f"{name} {format_value(x)}" for name, x in values.items() if x is not None]
         logger.info("epoch %d: %s", len(history), ", ".join(shown))
 
     plan = None
@@ -165,7 +172,9 @@ def _train_one(options: argparse.Namespace) -> bool:
             writer = event_files(folder / "tensorboard", resume=options.resume)
             run = replace(run, watch=files.enter_context(writer))
         stopped = train(settings, pairs, run, evaluate, report, plan)
-    logger.info("model: %s, metrics by epoch: %s", options.models_dir, folder)
+    logger.info(
+        "model '%s' is in %s, its metrics by epoch in %s", run.name, options.models_dir, folder
+    )
     return stopped
 
 

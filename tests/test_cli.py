@@ -165,7 +165,11 @@ def test_captions_alone_train_and_evaluate(demo_data, tmp_path, capsys):
         path.unlink()
     places = [f"--datasets_dir={data}", f"--models_dir={tmp_path}", f"--results_dir={tmp_path}"]
     # an even share of 20 clusters: one epoch hardly lifts a word above it
-    assert main([*TINY, "--epochs=1", "--text_threshold=0.05", *places]) == 0
+    assert main([*TINY, "--epochs=1", "--text_threshold=0.05", "--best_by=f_score", *places]) == 0
+    told = capsys.readouterr().out
+    assert "no model1_best is kept" in told
+    assert "nothing to filter by" in told
+    assert "epoch 1: active clusters" in told
     assert main(["--utility=text_evaluation", *places]) == 0
     results = json.loads((tmp_path / "text_evaluation_model1.json").read_text())
     assert results["metrics"]["categorization"] is None
@@ -183,6 +187,7 @@ def test_captions_alone_train_and_evaluate(demo_data, tmp_path, capsys):
     assert results["metrics"]["heatmap"] is None
     assert results["metrics"]["sentence_image_matching"]["trial_count"] == 10
     assert main(["--utility=bbox_demonstration", "--num_items=1", "--workers=0", *places]) == 0
+    assert "maps are 1 x 1 for images of 32 pixels" in capsys.readouterr().out
 
 
 def test_config_file_is_used_and_an_option_wins(demo_data, tmp_path):

@@ -113,8 +113,9 @@ def test_unknown_data_set_is_refused_with_those_there_are(tmp_path, capsys):
     for name in ("yours", "file"):
         errors = fails(capsys, *TINY, *data, f"--dataset={name}")
         assert f"no folder {tmp_path / name}" in errors
-        assert ": coco, flickr30k, mine;" in errors
-    assert ": coco, flickr30k, mine;" in fails(capsys, *TINY, *data, "--dataset=yours")
+        assert "--dataset coco or flickr30k or mine\n" in errors
+    itself = fails(capsys, *TINY, f"--datasets_dir={tmp_path / 'mine'}", *data[1:])
+    assert f"give --datasets_dir {tmp_path} --dataset mine" in itself
     assert "captions_train2014.json" in fails(capsys, *TINY, *data, "--dataset=notes")
     assert "--dataset" in fails(capsys, *TINY, *data, "--dataset=../mine")
     assert "--dataset" in fails(capsys, *TINY, *data, "--dataset=..")

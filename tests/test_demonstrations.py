@@ -120,7 +120,7 @@ def test_without_gold_nothing_is_compared_and_too_many_clusters_are_said():
     figure = figure_of("heatmap", MAX_CLUSTERS + 2, NO_GOLD)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[1:] == [f"cluster {k}" for k in range(MAX_CLUSTERS)]
-    assert "strongest 11 of 13" in titles[0]
+    assert "strongest\n11 of 13" in titles[0]
     assert "gold" not in figure.get_suptitle()
 
 
