@@ -10,13 +10,10 @@ from PIL import Image, ImageDraw
 from PIL.ImageColor import getrgb
 
 Box = tuple[int, int, int, int]  # x, y, width, height in whole pixels
-Colour = tuple[int, ...]  # red, green, blue: 0..255 each
 Rng = np.random.Generator
 Pen = ImageDraw.ImageDraw
 
-WORLD: dict[str, Any] = yaml.safe_load(
-    Path(__file__).with_name("demo_world.yaml").read_text(encoding="utf-8")
-)
+WORLD: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("demo_world.yaml").read_bytes())
 OBJECTS: dict[str, dict[str, Any]] = WORLD["objects"]
 # Where the second colour of a textured part shows, from the object's own coordinates (0..100).
 PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -48,11 +45,9 @@ def draw_scene(
 ) -> tuple[np.ndarray, list[DrawnObject]]:
     """Draw a background and objects in front of it, wholly inside and hardly overlapping.
 
-    The background depends only on the generator's state on entry, not on the objects.
-
-    Returns:
-        The picture, (height, width, 3) uint8 RGB, and its objects in the order of ``names``; an
-        object for which no room was found is left out.
+    The background depends only on the generator's state on entry. Returns the picture,
+    (height, width, 3) uint8 RGB, and its objects in the order of ``names``, without those for which
+    no room was found.
     """
     picture = draw_background(rng, background, width, height).astype(np.float32)
     owner = np.full((height, width), -1)  # which object shows in each pixel
@@ -65,16 +60,14 @@ def draw_scene(
         for share in (1.0, 0.75):
             sprite = _draw_object(rng, name, codes, length * share)
             box = _free_box(rng, sprite, boxes, width, height)
-            if box is None:
-                continue
-            x, y, w, h = box
-            alpha = sprite[..., 3:] / np.float32(255)
-            region = picture[y : y + h, x : x + w]
-            region += (sprite[..., :3] - region) * alpha
-            owner[y : y + h, x : x + w][sprite[..., 3] > 0] = len(boxes)
-            boxes.append(box)
-            drawn.append((name, colour))
-            break
+            if box is not None:
+                x, y, w, h = box
+                region = picture[y : y + h, x : x + w]
+                region += (sprite[..., :3] - region) * (sprite[..., 3:] / np.float32(255))
+                owner[y : y + h, x : x + w][sprite[..., 3] > 0] = len(boxes)
+                boxes.append(box)
+                drawn.append((name, colour))
+                break
     objects = [
         DrawnObject(name, colour, _tight_box(owner == number), int((owner == number).sum()))
         for number, (name, colour) in enumerate(drawn)
@@ -109,16 +102,20 @@ def _tight_box(mask: np.ndarray) -> Box:
 def _draw_object(rng: Rng, name: str, codes: Sequence[str], length: float) -> np.ndarray:
     """Draw an object, (h, w, 4) uint8 RGBA, cut to its pixels, its longer side ``length``."""
     drawing = OBJECTS[name]
-    stretch = rng.uniform(0.9, 1.1)
-    zoom = np.array([OVERSAMPLING * length / 100 * stretch, OVERSAMPLING * length / 100])
+    scale = OVERSAMPLING * length / 100
+    zoom = np.array([scale * rng.uniform(0.9, 1.1), scale])
     size = tuple(round((100 + 2 * MARGIN) * side) for side in zoom)
     brightness = rng.uniform(0.9, 1.1)
-    colours: dict[str, Colour] = {
-        word: getrgb(f"#{code}") for word, code in WORLD["colours"].items()
-    }
-    for part, code in zip(("main", "second"), codes, strict=True):
-        varied = np.array(getrgb(f"#{code}")) * brightness + rng.normal(0, 4, 3)
-        colours[part] = tuple(np.rint(varied).clip(0, 255).astype(int).tolist())
+    main, second = (
+        tuple(
+            np.rint(np.array(getrgb(f"#{code}")) * brightness + rng.normal(0, 4, 3))
+            .clip(0, 255)
+            .astype(int)
+            .tolist()
+        )
+        for code in codes
+    )
+    colours = WORLD["colours"] | {"main": main, "second": second}
     shapes = []
     for shape in drawing["shapes"].split(";"):
         kind, fill, *points = shape.split()
@@ -127,7 +124,7 @@ def _draw_object(rng: Rng, name: str, codes: Sequence[str], length: float) -> np
 
     image = Image.new("RGBA", size)
     pen = ImageDraw.Draw(image)
-    edge = tuple(channel // 3 for channel in colours["main"])
+    edge = tuple(channel // 3 for channel in main)
     for kind, _, points in shapes:  # all silhouettes a little larger make one dark outline
         _draw_shape(pen, kind, points, edge, grow=0.4 * OVERSAMPLING)
     for kind, fill, points in shapes:
@@ -137,7 +134,7 @@ def _draw_object(rng: Rng, name: str, codes: Sequence[str], length: float) -> np
             x = np.arange(size[0])[None, :] / zoom[0] - MARGIN
             y = np.arange(size[1])[:, None] / zoom[1] - MARGIN
             pattern = np.broadcast_to(PATTERNS[drawing["texture"]](x, y), size[::-1])[..., None]
-            pixels = np.where(pattern, (*colours["second"], 255), (*colours["main"], 255))
+            pixels = np.where(pattern, (*second, 255), (*main, 255))
             image.paste(Image.fromarray(pixels.astype(np.uint8)), mask=mask)
         else:
             _draw_shape(pen, kind, points, colours[fill])
@@ -154,9 +151,7 @@ def _draw_object(rng: Rng, name: str, codes: Sequence[str], length: float) -> np
     return sprite[top : top + h, left : left + w]
 
 
-def _draw_shape(
-    pen: Pen, kind: str, points: np.ndarray, fill: Colour | int, grow: float = 0
-) -> None:
+def _draw_shape(pen: Pen, kind: str, points: np.ndarray, fill: Any, grow: float = 0) -> None:
     """Fill one shape, its outline moved outwards by ``grow`` pixels."""
     if kind in ("polygon", "curve"):
         ring = [tuple(point) for point in (_smooth(points) if kind == "curve" else points)]
@@ -188,14 +183,13 @@ def _smooth(points: np.ndarray, steps: int = 6) -> np.ndarray:
 
 def draw_background(rng: Rng, name: str, width: int, height: int) -> np.ndarray:
     """Draw a background without objects, (height, width, 3) uint8 RGB."""
-    sky, ground, (highest, lowest), paint_details = BACKGROUNDS[name]
-    horizon = round(rng.uniform(highest, lowest) * height)
-    above = np.linspace(getrgb(sky[0]), getrgb(sky[1]), horizon)
-    below = np.linspace(getrgb(ground[0]), getrgb(ground[1]), height - horizon)
+    colours = WORLD["backgrounds"][name]
+    horizon = round(rng.uniform(*colours["horizon"]) * height)
+    above = np.linspace(*map(getrgb, colours["above"]), horizon)
+    below = np.linspace(*map(getrgb, colours["below"]), height - horizon)
     rows = np.concatenate([above, below])[:, None]
-    picture = np.broadcast_to(rows, (height, width, 3)).astype(np.uint8)
-    image = Image.fromarray(picture)
-    paint_details(rng, ImageDraw.Draw(image), width, height, horizon)
+    image = Image.fromarray(np.broadcast_to(rows, (height, width, 3)).astype(np.uint8))
+    BACKGROUNDS[name](rng, ImageDraw.Draw(image), width, height, horizon)
     coarse = rng.normal(0, 7, (height // 10, width // 10)).astype(np.float32)
     clouds = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     noise = (rng.normal(0, 4, (height, width)) + clouds)[..., None]
@@ -204,7 +198,6 @@ def draw_background(rng: Rng, name: str, width: int, height: int) -> np.ndarray:
 
 
 def _meadow(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
-    """Paint a hill and tufts of grass."""
     left = rng.uniform(-0.4, 0.6) * width
     pen.ellipse([left, horizon - 14, left + width, horizon + 30], "#94ac80")
     for x, y in rng.uniform((0, horizon), (width, height), (60, 2)):
@@ -212,7 +205,6 @@ def _meadow(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
 
 
 def _beach(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
-    """Paint a strip of sea with foam, and pebbles."""
     sea = horizon - round(rng.uniform(0.12, 0.22) * height)
     pen.rectangle([0, sea, width, horizon], "#8aacb8")
     pen.line([0, horizon, width, horizon + int(rng.integers(-3, 4))], "#e4e6e2", width=3)
@@ -221,7 +213,6 @@ def _beach(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
 
 
 def _snow(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
-    """Paint bare trees and falling flakes."""
     for x in rng.uniform(0, width, 4):
         top = horizon - rng.uniform(15, 30)
         pen.polygon([x - 7, horizon + 2, x, top, x + 7, horizon + 2], "#a0b0b0")
@@ -230,7 +221,6 @@ def _snow(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
 
 
 def _street(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
-    """Paint a row of houses and the road's broken line."""
     left = 0
     while left < width:
         right = left + int(rng.integers(24, 48))
@@ -247,7 +237,6 @@ def _street(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
 
 
 def _room(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
-    """Paint a framed window, a skirting board and floor boards."""
     left, top = rng.uniform(0.1, 0.6) * width, rng.uniform(0.06, 0.2) * height
     right, bottom = left + 0.28 * width, top + 0.32 * height
     pen.rectangle([left, top, right, bottom], "#cedade", "#ac9c8c", 3)
@@ -259,7 +248,6 @@ def _room(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
 
 
 def _lake(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
-    """Paint a far shore with trees, and ripples."""
     for x in np.arange(-5, width, 9) + rng.uniform(-3, 3):
         top = horizon - rng.uniform(6, 18)
         pen.ellipse([x, top, x + 13, horizon + 6], "#688074")
@@ -268,16 +256,12 @@ def _lake(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
         pen.line([x, y, x + rng.uniform(8, 22), y], "#9eb6c4")
 
 
-Colours = tuple[str, str]  # from top to bottom
-# Sky or wall, ground, range of the horizon, and what is painted on them. Pale colours, so that the
-# objects stand out.
-BACKGROUNDS: dict[
-    str, tuple[Colours, Colours, tuple[float, float], Callable[[Rng, Pen, int, int, int], None]]
-] = {
-    "meadow": (("#b0cade", "#d6e0de"), ("#96b07a", "#7e9c64"), (0.3, 0.5), _meadow),
-    "beach": (("#bad0e2", "#dee2de"), ("#daccac", "#cebc98"), (0.4, 0.6), _beach),
-    "snow": (("#bec6d0", "#d6dae0"), ("#e8ecf0", "#dce2ea"), (0.25, 0.5), _snow),
-    "street": (("#c6ccd2", "#d6d6d2"), ("#808082", "#6e6e72"), (0.4, 0.6), _street),
-    "room": (("#e2d6c6", "#d8caba"), ("#b0967c", "#9e846c"), (0.55, 0.72), _room),
-    "lake": (("#beccda", "#dcdeda"), ("#86a4b6", "#7090a6"), (0.25, 0.45), _lake),
+# name -> what paints its details, before and behind the horizon
+BACKGROUNDS: dict[str, Callable[[Rng, Pen, int, int, int], None]] = {
+    "meadow": _meadow,  # a hill and tufts of grass
+    "beach": _beach,  # a strip of sea with foam, and pebbles
+    "snow": _snow,  # bare trees and falling flakes
+    "street": _street,  # a row of houses and the road's broken line
+    "room": _room,  # a framed window, a skirting board and floor boards
+    "lake": _lake,  # a far shore with trees, and ripples
 }

@@ -7,62 +7,41 @@ images without objects, categories with two-word names.
 """
 
 import argparse
-import itertools
 import logging
 import shutil
-import zlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from datasets_src.demo_drawing import BACKGROUNDS, OBJECTS, WORLD, DrawnObject, Rng, draw_scene
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
 from datasets_src.splits import SPLITS
 from utils.errors import UserError
-from utils.files import write_json, write_text
+from utils.files import write_json, writing
 from utils.progress import with_bar
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_IMAGES, MIN_IMAGES = 1500, 20  # of training
 MARKER_FILE = "demo_world.json"
+NORM_FILES = (CATEGORY_FILE, CONCRETENESS_FILE, ASSOCIATION_FILE)
+NORM_FOLDER = Path(__file__).with_name("demo_norms")  # of all words that captions use, and more
 CAPTIONS_PER_IMAGE = 5
-DESCRIPTION = "Demo world: invented pictures and captions in the layout of COCO 2014"
-INFO = {
-    "description": DESCRIPTION,
-    "url": "",
-    "version": "1",
-    "year": 2014,
-    "contributor": "",
-    "date_created": "2014/01/01",
-}
-LICENSES = [{"id": 1, "name": "Invented; free to use", "url": ""}]
+JPEG_QUALITY = 90
 
-# Group -> class name -> other words for it.
+# group -> class name -> other words for it
 GROUPS: dict[str, dict[str, list[str]]] = {}
 for _name, _object in OBJECTS.items():
     if " " not in _name:
         GROUPS.setdefault(_object["group"], {})[_name] = _object["other_words"]
 TWO_WORD_CLASSES = [name for name in OBJECTS if " " in name]
-CLASS_OF = {
-    word: name
-    for members in GROUPS.values()
-    for name, others in members.items()
-    for word in (name, *others)
-}
-PLACES: dict[str, list[str]] = WORLD["places"]
-PLACE_WORDS = sorted({where.split()[-1] for phrases in PLACES.values() for where in phrases})
 TEMPLATES: dict[str, list[str]] = WORLD["templates"]
-# A side of the mean length below the first or above the second share of the picture's side.
+# a side of the mean length below the first or above the second share of the picture's side
 SMALL, BIG = 0.26, 0.37
-
 ABSTRACT_SHARE, PLACE_SHARE, LEFT_OUT_SHARE, CLASS_NAME_SHARE = 1 / 3, 0.5, 0.2, 0.6
-RATINGS_HEADER = "Word\tBigram\tConc.M\tConc.SD\tUnknown\tTotal\tPercent_known\tSUBTLEX\tDom_Pos"
 
 # Every so many images one is of this kind, from the given index on: fixed places and not chance, so
 # that the smallest world has all of them.
@@ -72,7 +51,6 @@ TWO_WORD_EVERY, TWO_WORD_FIRST = 17, 1
 OBJECT_COUNT_SHARES = (0.32, 0.4, 0.2, 0.08)  # of 1, 2, 3 and 4 objects
 SAME_GROUP_SHARE = 0.2  # a further object is of the first one's group, on top of chance
 IMAGE_SIDES = ((152, 160, 168), (112, 120, 128))  # longer, shorter, in pixels
-JPEG_QUALITY = 90
 
 
 class Picture(NamedTuple):
@@ -92,37 +70,22 @@ def make_demo_dataset(options: argparse.Namespace) -> None:
             f"--images {given}: make_demo_dataset takes the number of training images, at least "
             f"{MIN_IMAGES}"
         )
-    try:
-        counts = make_demo_world(options.datasets_dir, int(given), options.seed)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the demo world in {options.datasets_dir}: {error.strerror or error}; "
-            "check the folder's permissions and the free disk space"
-        ) from None
-    held = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
-    logger.info("demo world in %s: %s", options.datasets_dir, held)
+    make_demo_world(options.datasets_dir, int(given), options.seed)
+    logger.info("demo world of %s training images in %s", given, options.datasets_dir)
 
 
-def make_demo_world(datasets_dir: Path, images: int, seed: int = 0) -> dict[str, int]:
-    """Write the demo world; an older demo world there is replaced, other data is refused.
+def make_demo_world(datasets_dir: Path, images: int, seed: int = 0) -> None:
+    """Write ``images`` training and a quarter as many test images, their captions and the norms.
 
-    The same images and seed give the same bytes, and image k is the same in a larger world.
-
-    Args:
-        datasets_dir: Created where it is missing.
-        images: Number of training images; a quarter as many test images are added.
-        seed: Not negative.
-
-    Returns:
-        What the world holds.
+    An older demo world there is replaced, other data is refused. The same images and seed give the
+    same bytes, and image k is the same in a larger world.
     """
     coco, marker = datasets_dir / "COCO", datasets_dir / MARKER_FILE
-    parts = [coco / name for name in (*SPLITS, "annotations")]
-    norms = [datasets_dir / name for name in (CATEGORY_FILE, CONCRETENESS_FILE, ASSOCIATION_FILE)]
+    norms = [datasets_dir / name for name in NORM_FILES]
     others = [] if marker.exists() else [path for path in (coco, *norms) if path.exists()]
     for path in (coco / "annotations").glob("captions_*.json"):  # COCO unpacked over a demo world
         with path.open("rb") as file:
-            others += [] if DESCRIPTION.encode() in file.read(500) else [path]
+            others += [] if WORLD["info"]["description"].encode() in file.read(500) else [path]
     if others:
         raise UserError(
             f"{others[0]} is not of a demo world and would be replaced; name another "
@@ -130,17 +93,18 @@ def make_demo_world(datasets_dir: Path, images: int, seed: int = 0) -> dict[str,
         )
     # first, so that a world cut short is known as one and replaced
     write_json(marker, {"version": 1, "images": images, "seed": seed})
-    counts: Counter[str] = Counter()
-    for part in parts:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    for split, kind, size in zip(SPLITS, ("train", "test"), (images, images // 4), strict=True):
-        counts += _write_split(coco, split, kind, seed, size)
-    return dict(counts) | {"categories": len(OBJECTS)} | _write_norms(*norms)
+    with writing(datasets_dir):
+        for part in (*SPLITS, "annotations"):
+            shutil.rmtree(coco / part, ignore_errors=True)
+            (coco / part).mkdir(parents=True)
+        for split, size in zip(SPLITS, (images, images // 4), strict=True):
+            _write_split(coco, split, seed, size)
+        for name in NORM_FILES:
+            shutil.copyfile(NORM_FOLDER / name, datasets_dir / name)
 
 
-def _write_split(coco: Path, split: str, kind: str, seed: int, size: int) -> Counter[str]:
-    """Write the images and both annotation files of a split and count what they hold."""
+def _write_split(coco: Path, split: str, seed: int, size: int) -> None:
+    """Write the images and both annotation files of a split."""
     # as in COCO, some numbers are not used
     categories = [
         {"id": 1 + position + position // 5, "name": name, "supercategory": thing["group"]}
@@ -150,31 +114,26 @@ def _write_split(coco: Path, split: str, kind: str, seed: int, size: int) -> Cou
     images: list[dict[str, Any]] = []
     captions: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter()
     for index in with_bar(range(size), f"drawing {split}", "image"):
-        picture = make_picture(seed, split, index)
-        file_name = f"COCO_{split}_{picture.image_id:012d}.jpg"
-        Image.fromarray(picture.pixels).save(coco / split / file_name, quality=JPEG_QUALITY)
-        height, width = picture.pixels.shape[:2]
-        image = {"id": picture.image_id, "file_name": file_name, "width": width, "height": height}
+        image_id, pixels, objects, texts = make_picture(seed, split, index)
+        file_name = f"COCO_{split}_{image_id:012d}.jpg"
+        Image.fromarray(pixels).save(coco / split / file_name, quality=JPEG_QUALITY)
+        height, width = pixels.shape[:2]
+        image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
         images.append(image | {"license": 1})
-        for number, caption in enumerate(picture.captions):
-            record = {"id": 10 * picture.image_id + number, "image_id": picture.image_id}
-            captions.append(record | {"caption": caption})
-        for number, thing in enumerate(picture.objects):
-            record = {"id": 10 * picture.image_id + number, "image_id": picture.image_id}
+        for number, text in enumerate(texts):
+            record = {"id": 10 * image_id + number, "image_id": image_id}
+            captions.append(record | {"caption": text})
+        for number, thing in enumerate(objects):
+            record = {"id": 10 * image_id + number, "image_id": image_id}
             shape = {"bbox": list(thing.box), "area": thing.area, "segmentation": [], "iscrowd": 0}
             instances.append(record | {"category_id": category_ids[thing.name]} | shape)
-        counts["grayscale_images"] += picture.pixels.ndim == 2
-        counts["images_without_objects"] += not picture.objects
-        counts["images_with_two_word_names"] += any(" " in o.name for o in picture.objects)
-    content = {"info": INFO, "licenses": LICENSES, "images": images}
-    folder = coco / "annotations"
-    write_json(folder / f"captions_{split}.json", content | {"annotations": captions})
-    labels = {"annotations": instances, "categories": categories}
-    write_json(folder / f"instances_{split}.json", content | labels)
-    sizes = {f"{kind}_images": size, f"{kind}_captions": len(captions), "objects": len(instances)}
-    return counts + Counter(sizes)
+    content = {"info": WORLD["info"], "licenses": WORLD["licenses"], "images": images}
+    for kind, rest in (
+        ("captions", {"annotations": captions}),
+        ("instances", {"annotations": instances, "categories": categories}),
+    ):
+        write_json(coco / "annotations" / f"{kind}_{split}.json", content | rest)
 
 
 def make_picture(seed: int, split: str, index: int) -> Picture:
@@ -221,7 +180,7 @@ def _caption(
 ) -> str:
     """Write one sentence about an image; ``side`` is the root of its area."""
     abstract = rng.random() < ABSTRACT_SHARE
-    where = _pick(rng, PLACES[background])
+    where = _pick(rng, WORLD["places"][background])
     told = list(objects)
     if objects:
         if rng.random() >= PLACE_SHARE:
@@ -275,64 +234,3 @@ def _with_article(phrase: str) -> str:
 
 def _pick(rng: Rng, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
-
-
-def _write_norms(category_file: Path, rating_file: Path, association_file: Path) -> dict[str, int]:
-    """Write invented norms in the layout of the published ones and count what they hold."""
-    extra: dict[str, dict[str, float]] = WORLD["extra_typicality"]
-    categories = {
-        group: extra[group]
-        | {name: _spread(name, 5.8, 6.7) for name in members}
-        | {word: _spread(word, 4.3, 5.7) for others in members.values() for word in others}
-        for group, members in GROUPS.items()
-    }
-    categories["place"] = extra["place"] | {word: _spread(word, 4.5, 6.6) for word in PLACE_WORDS}
-    write_text(category_file, yaml.dump(categories, explicit_start=True, sort_keys=False))
-
-    tables = [(low, high, part, words.split()) for low, high, part, words in WORLD["ratings"]]
-    tables += [(1.2, 2.2, "Noun", TEMPLATES["count"] + TEMPLATES["mass"])]
-    tables += [(4.3, 4.9, "Noun", PLACE_WORDS), (4.6, 5.0, "Noun", [*CLASS_OF])]
-    rated = {
-        word: (_spread(word, low, high), part)
-        for low, high, part, words in tables
-        for word in words
-    }
-    lines = [RATINGS_HEADER]
-    for word, (rating, part) in sorted(rated.items()):
-        deviation, raters = _spread(word[::-1], 0.2, 1.5), round(_spread(word + "#", 25, 31))
-        frequency = round(_spread(word + "+", 10, 9000))
-        row = [word.replace("_", " "), int("_" in word), f"{rating:.2f}", f"{deviation:.2f}"]
-        lines.append("\t".join(map(str, [*row, 0, raters, "1.00", frequency, part])))
-    write_text(rating_file, "".join(f"{line}\r\n" for line in lines))
-
-    # Associations are strong within a class and weak across groups.
-    group_of = {
-        word: group
-        for group, words in categories.items()
-        for word in words
-        if word not in extra[group] or word not in CLASS_OF
-    }
-    rows = []
-    for a, b in itertools.combinations(sorted(group_of), 2):
-        chance = _spread(f"{a} {b} found", 0, 1)
-        if CLASS_OF.get(a, a) == CLASS_OF.get(b, b):
-            count = round(_spread(f"{a} {b}", 60, 120))
-        elif group_of[a] == group_of[b]:
-            count = round(_spread(f"{a} {b}", 10, 45)) if chance < 0.85 else 0
-        else:
-            count = round(_spread(f"{a} {b}", 1, 6)) if chance < 0.15 else 0
-        # both orders and several relations, whose counts add up to the pair's
-        parts = (count - 3 * (count // 4), count // 4, count // 4, count // 4)
-        orders = (f"R1\t{a}\t{b}", f"R1\t{b}\t{a}", f"R2\t{a}\t{b}", f"R3\t{b}\t{a}")
-        rows += [f"{order}\t{part}\n" for order, part in zip(orders, parts, strict=True) if part]
-    write_text(association_file, "".join(rows))
-    return {
-        "category_words": len(set().union(*categories.values())),
-        "rated_words": len(rated),
-        "association_rows": len(rows),
-    }
-
-
-def _spread(text: str, low: float, high: float) -> float:
-    """Return a number between ``low`` and ``high`` that depends on nothing but the text."""
-    return round(low + (high - low) * zlib.crc32(text.encode()) / 2**32, 2)

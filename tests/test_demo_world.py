@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,35 +22,22 @@ from datasets_src.demo_drawing import (
     draw_background,
     draw_scene,
 )
-from datasets_src.demo_world import (
-    GROUPS,
-    MARKER_FILE,
-    make_demo_dataset,
-    make_demo_world,
-    make_picture,
-)
+from datasets_src.demo_world import GROUPS, make_demo_dataset, make_demo_world, make_picture
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
 from datasets_src.splits import SPLITS
 from utils.errors import UserError
-
-NORMS = (CATEGORY_FILE, CONCRETENESS_FILE, ASSOCIATION_FILE)
-SIZES = dict(zip(SPLITS, (41, 10), strict=True))
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "datasets"
-    return folder, make_demo_world(folder, images=41, seed=3)
+    make_demo_world(folder, images=41, seed=3)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def pictures():
     return [make_picture(0, SPLITS[0], index) for index in range(150)]
-
-
-def annotations(folder, kind, split):
-    path = folder / "COCO" / "annotations" / f"{kind}_{split}.json"
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def file_bytes(folder):
@@ -65,18 +51,18 @@ def words_of(captions):
 
 def test_the_world_does_not_change(world):
     """Figures of trained models are of this very world; pixels may differ with Pillow's version."""
-    files = file_bytes(world[0])
-    text = b"".join(data for name, data in files.items() if not name.endswith(".jpg"))
+    text = b"".join(data for name, data in file_bytes(world).items() if not name.endswith(".jpg"))
     assert hashlib.sha256(text).hexdigest()[:16] == "184a99f71d875a0f"
 
 
-def test_layout_is_coco_2014(world):
-    folder, _ = world
-    assert {path.name for path in folder.iterdir()} == {"COCO", *NORMS, MARKER_FILE}
-    seen = set()
-    for split, size in SIZES.items():
-        captions = annotations(folder, "captions", split)
-        instances = annotations(folder, "instances", split)
+def test_files_hold_what_make_picture_makes_in_the_layout_of_coco(world):
+    """Image k depends on the seed and not on the size of the world."""
+    seen, kinds = set(), set()
+    for split, size in zip(SPLITS, (41, 10), strict=True):
+        captions, instances = (
+            json.loads((world / "COCO" / "annotations" / f"{kind}_{split}.json").read_text())
+            for kind in ("captions", "instances")
+        )
         assert {"info", "licenses", "images", "annotations"} <= captions.keys()
         assert captions["images"] == instances["images"]
         ids = [image["id"] for image in captions["images"]]
@@ -84,65 +70,32 @@ def test_layout_is_coco_2014(world):
         assert max(ids) - min(ids) > 2 * size  # gaps
         assert seen.isdisjoint(ids)
         seen.update(ids)
-        for image in captions["images"]:
-            assert image["file_name"] == f"COCO_{split}_{image['id']:012d}.jpg"
-            with Image.open(folder / "COCO" / split / image["file_name"]) as picture:
-                assert picture.format == "JPEG"
-                assert picture.size == (image["width"], image["height"])
-        for data in (captions, instances):
-            numbers = [annotation["id"] for annotation in data["annotations"]]
-            assert len(set(numbers)) == len(numbers)
-
-
-def test_categories_and_counts_are_of_the_files(world):
-    folder, counts = world
-    found = Counter()
-    for split in SPLITS:
-        instances = annotations(folder, "instances", split)
         records = {record["id"]: record for record in instances["categories"]}
         assert [record["name"] for record in records.values()] == list(OBJECTS)
         assert len(records) == 18 < max(records)  # numbers with gaps
         assert all(r["supercategory"] == OBJECTS[r["name"]]["group"] for r in records.values())
-        shown = {image["id"]: set() for image in instances["images"]}
-        for annotation in instances["annotations"]:
-            shown[annotation["image_id"]].add(records[annotation["category_id"]]["name"])
-        found["objects"] += len(instances["annotations"])
-        found["images_without_objects"] += sum(not names for names in shown.values())
-        found["images_with_two_word_names"] += sum(" " in "".join(n) for n in shown.values())
-        for path in (folder / "COCO" / split).iterdir():
-            with Image.open(path) as picture:
-                found["grayscale_images"] += picture.mode == "L"
-    assert min(found.values()) > 0
-    assert found.items() <= counts.items()
-    assert (counts["train_captions"], counts["test_captions"]) == (205, 50)
-    for name, entry, header in (
-        (CONCRETENESS_FILE, "rated_words", 1),
-        (ASSOCIATION_FILE, "association_rows", 0),
-    ):
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        assert counts[entry] == len(lines) - header
-
-
-def test_files_hold_what_make_picture_makes(world):
-    """Image k depends on the seed and not on the size of the world."""
-    folder, _ = world
-    for split, size in SIZES.items():
-        captions = annotations(folder, "captions", split)
-        instances = annotations(folder, "instances", split)
-        names = {category["id"]: category["name"] for category in instances["categories"]}
-        for image, index in zip(captions["images"], range(size), strict=True):
+        for data in (captions, instances):
+            numbers = [annotation["id"] for annotation in data["annotations"]]
+            assert len(set(numbers)) == len(numbers)
+        for index, image in enumerate(captions["images"]):
             picture = make_picture(3, split, index)
             assert image["id"] == picture.image_id
-            with Image.open(folder / "COCO" / split / image["file_name"]) as opened:
+            assert image["file_name"] == f"COCO_{split}_{image['id']:012d}.jpg"
+            with Image.open(world / "COCO" / split / image["file_name"]) as opened:
+                assert opened.format == "JPEG"
+                assert opened.size == (image["width"], image["height"])
                 pixels = np.asarray(opened).astype(float)
-            assert pixels.shape == picture.pixels.shape
             assert np.abs(pixels - picture.pixels).mean() < 8  # what JPEG takes away
             found = [a for a in instances["annotations"] if a["image_id"] == image["id"]]
-            assert [(names[a["category_id"]], tuple(a["bbox"]), a["area"]) for a in found] == [
-                (thing.name, thing.box, thing.area) for thing in picture.objects
-            ]
+            assert [
+                (records[a["category_id"]]["name"], tuple(a["bbox"]), a["area"]) for a in found
+            ] == [(thing.name, thing.box, thing.area) for thing in picture.objects]
             said = [a["caption"] for a in captions["annotations"] if a["image_id"] == image["id"]]
             assert said == picture.captions
+            kinds.add("grayscale" if pixels.ndim == 2 else "coloured")
+            kinds.add("objects" if picture.objects else "empty")
+            kinds |= {"two words" for thing in picture.objects if " " in thing.name}
+    assert kinds == {"grayscale", "coloured", "objects", "empty", "two words"}
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -217,50 +170,24 @@ def test_captions_are_true_and_mostly_complete(pictures):
     assert 1.7 <= np.mean(object_counts) <= 2.3
 
 
-def test_norms_cover_what_captions_say_and_have_the_published_layouts(world, pictures):
-    folder, _ = world
+def test_norms_cover_what_captions_say(world, pictures):
     said = words_of(caption for picture in pictures for caption in picture.captions)
-
-    categories = yaml.safe_load((folder / CATEGORY_FILE).read_text(encoding="utf-8"))
+    categories = yaml.safe_load((world / CATEGORY_FILE).read_text(encoding="utf-8"))
     assert set(categories) == {*GROUPS, "place"}
-    assert all(1 <= rating <= 7 for words in categories.values() for rating in words.values())
-    occurrences = Counter(word for words in categories.values() for word in words)
-    assert sum(count > 1 for count in occurrences.values()) >= 3  # words of several categories
-    assert 1 <= len(set(occurrences) - said) <= 8
     for group, members in GROUPS.items():
         for word in itertools.chain(members, *members.values()):
             assert group == max(categories, key=lambda c, word=word: categories[c].get(word, 0))
-
-    with (folder / CONCRETENESS_FILE).open(encoding="utf-8", newline="") as file:
+    with (world / CONCRETENESS_FILE).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert all(None not in row and None not in row.values() for row in rows)
     assert all((row["Bigram"] == "1") == (" " in row["Word"]) for row in rows)
-    ratings = {row["Word"]: float(row["Conc.M"]) for row in rows}
-    assert said <= ratings.keys()
-    assert len(ratings.keys() - said) >= 24
-    objects = [ratings[name] for members in GROUPS.values() for name in members]
-    assert 5 >= min(objects) > 4.5 > ratings["red"] > ratings["idea"] >= 1
-
-    strength = Counter()
-    for line in (folder / ASSOCIATION_FILE).read_text(encoding="utf-8").splitlines():
-        relation, first, second, count = line.split("\t")
-        assert relation in ("R1", "R2", "R3") and first != second
-        strength[frozenset((first, second))] += int(count)
-    groups = [list(members) for members in GROUPS.values()]
-    pairs = [frozenset(pair) for group in groups for pair in itertools.combinations(group, 2)]
-    within = [strength[pair] for pair in pairs if strength[pair]]
-    across = [strength[frozenset((a, b))] for a in groups[0] for group in groups[1:] for b in group]
-    same_class = [
-        strength[frozenset((name, other))]
-        for members in GROUPS.values()
-        for name, others in members.items()
-        for other in others
-    ]
-    assert min(same_class) > max(within) >= min(within) > max(across) > min(across) == 0
+    assert said <= {row["Word"] for row in rows}
+    lines = (world / ASSOCIATION_FILE).read_text(encoding="utf-8").splitlines()
+    associated = {word for line in lines for word in line.split("\t")[1:3]}
+    assert associated == {word for words in categories.values() for word in words}
 
 
 def test_older_demo_world_is_replaced_also_one_cut_short(tmp_path):
-    make_demo_world(tmp_path / "world", images=30, seed=1)
+    make_demo_world(tmp_path / "world", images=25, seed=1)
     (tmp_path / "world" / CATEGORY_FILE).unlink()
     (tmp_path / "world" / "COCO" / "annotations" / "captions_val2014.json").unlink()
     make_demo_world(tmp_path / "world", images=20, seed=2)
@@ -281,16 +208,15 @@ def test_refuses_to_replace_other_data(tmp_path, name):
 
 
 def test_refuses_to_replace_coco_that_took_a_demo_worlds_place(tmp_path):
-    make_demo_world(tmp_path, images=20)
     path = tmp_path / "COCO" / "annotations" / "captions_val2014.json"
+    path.parent.mkdir(parents=True)
     path.write_text('{"info": {"description": "COCO 2014 Dataset"}}', encoding="utf-8")
-    before = file_bytes(tmp_path)
+    (tmp_path / "demo_world.json").touch()
     with pytest.raises(UserError, match=r"captions_val2014\.json"):
         make_demo_world(tmp_path, images=20)
-    assert file_bytes(tmp_path) == before
 
 
-@pytest.mark.parametrize("images", [["19"], ["-5"], ["many"], ["a.png", "b.png"]])
+@pytest.mark.parametrize("images", [["19"], ["-5"], ["a.png", "b.png"]])
 def test_bad_numbers_of_images_write_nothing(tmp_path, images):
     with pytest.raises(UserError, match="at least 20"):
         make_demo_dataset(Namespace(datasets_dir=tmp_path / "new", images=images, seed=0))
