@@ -11,32 +11,26 @@ Axes: N images of a split, M captions, G instances (boxes), K classes (types of 
 
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from datasets_src.coco import LARGEST_SIDE
 from datasets_src.splits import SPLITS, Instances, Split, require_image_files
-from utils.errors import UserError
-from utils.files import read_lines, read_text, reading
+from utils.files import read_each_line, reading
 
 CAPTION_FILE = "results_20130124.token"
 SPLIT_NAMES = ("train", "test")  # in the order of SPLITS
 IMAGE_FOLDERS = ("flickr30k-images", "flickr30k_images", "images")
 BOX_FOLDER, PHRASE_FOLDER = "Annotations", "Sentences"  # of Entities
-ENTITIES_PLACE = "github.com/BryanPlummer/flickr30k_entities"
 CHAIN_TYPES = (
     "people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other",
 )  # fmt: skip
 NOT_VISUAL = "notvisual"  # the type of chains without class
+ENTITIES_HINT = "get it from Flickr30k Entities (github.com/BryanPlummer/flickr30k_entities)"
 
-PHRASE_FORM = "[/EN#<chain>/<type> words]"
-BOX_HINT = "it should be an annotation of Flickr30k Entities; download it again"
-
-_ID = "[1-9][0-9]{0,17}"  # within 64 bits
-_CAPTION = re.compile(rf"({_ID})\.jpg#[0-9]+\t(.*)")
+_LISTED = re.compile(r"^\s*([1-9][0-9]{0,17})\s*$")  # within 64 bits
+_CAPTION = re.compile(r"^([1-9][0-9]{0,17})\.jpg#[0-9]+\t(.*)$")
 _PHRASE = re.compile(r"\[/EN#([0-9]{1,18})((?:/[^\s/\[\]]+)*)(?=[\s\]])")  # [/EN#7/people ..
 
 logger = logging.getLogger(__name__)
@@ -58,22 +52,31 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     """
     name = SPLIT_NAMES[SPLITS.index(split)]
     list_file, caption_file = folder / f"{name}.txt", folder / CAPTION_FILE
-    image_ids = _read_image_ids(list_file)
+
+    def read_id(line: str) -> int:
+        (image_id,) = _LISTED.findall(line)
+        return int(image_id)
+
+    def read_caption(line: str) -> tuple[int, str]:
+        ((image_id, text),) = _CAPTION.findall(line)
+        return int(image_id), text
+
+    image_ids = sorted(set(read_each_line(list_file, read_id, "an image id", ENTITIES_HINT)))
     index = {image_id: position for position, image_id in enumerate(image_ids)}
-    captions, caption_image = _read_captions(caption_file, index)
-    bare = len(image_ids) - len(set(caption_image))
+    form = "'<image id>.jpg#<number>', a tab and a caption"
+    listed = read_each_line(caption_file, read_caption, form)
+    captions = [(index[image_id], text) for image_id, text in listed if image_id in index]
+    bare = len(image_ids) - len({image for image, _ in captions})
     if bare:
         logger.warning("%s: images of %s without caption: %d", caption_file, list_file.name, bare)
 
-    image_folder = next(
-        (folder / place for place in IMAGE_FOLDERS if (folder / place).is_dir()),
-        folder / IMAGE_FOLDERS[0],
-    )
+    image_folders = [folder / place for place in IMAGE_FOLDERS]
+    image_folder = next(filter(Path.is_dir, image_folders), image_folders[0])
     file_names = [f"{image_id}.jpg" for image_id in image_ids]
     require_image_files(image_folder, file_names)
 
     entities = (folder / BOX_FOLDER, folder / PHRASE_FOLDER)
-    has_entities = any(place.is_dir() for place in entities)
+    has_entities = any(map(Path.is_dir, entities))
     box_files = [entities[0] / f"{image_id}.xml" for image_id in image_ids]
     phrase_files = [entities[1] / f"{image_id}.txt" for image_id in image_ids]
     sizes, instances = np.zeros((len(image_ids), 2), dtype=np.int64), None
@@ -86,129 +89,83 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
         file_names=np.array(file_names, dtype=np.str_),
         widths=sizes[:, 0],
         heights=sizes[:, 1],
-        captions=captions,
-        caption_image=np.array(caption_image, dtype=np.int64),
+        captions=tuple(text for _, text in captions),
+        caption_image=np.array([image for image, _ in captions], dtype=np.int64),
         instances=instances,
         caption_files=(caption_file, list_file),
         instance_files=(*box_files, *phrase_files) if has_entities else entities,
     )
 
 
-def _read_image_ids(path: Path) -> list[int]:
-    """Return the ids of a split list, one a line, ascending."""
-    if not path.is_file():
-        raise UserError(
-            f"no split list {path}; get train.txt and test.txt of Flickr30k Entities "
-            f"({ENTITIES_PLACE}) and put them there"
-        )
-    ids = set()
-    for number, line in enumerate(read_lines(path, "the split list"), start=1):
-        word = line.strip()
-        if word and not re.fullmatch(_ID, word):
-            raise UserError(f"{path} line {number}: {word!r} is no image id; correct the line")
-        ids |= {int(word)} if word else set()
-    return sorted(ids)
-
-
-def _read_captions(path: Path, index: Mapping[int, int]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the captions of images ``index`` (id -> position), and the position of each."""
-    captions, images = [], []
-    for number, line in enumerate(read_lines(path, "the file of captions"), start=1):
-        if not line:
-            continue
-        match = _CAPTION.fullmatch(line)
-        if match is None:
-            raise UserError(
-                f"{path} line {number} is not '<image id>.jpg#<number>', a tab and a caption; "
-                "correct the line"
-            )
-        position = index.get(int(match[1]))
-        if position is not None:
-            captions.append(match[2])
-            images.append(position)
-    return tuple(captions), images
-
-
 def _read_entities(
     box_files: list[Path], phrase_files: list[Path]
 ) -> tuple[np.ndarray, Instances | None]:
-    """Read the sizes and the instances of N images.
+    """Read the widths and heights (N, 2) int64 and the instances, if any, of N images.
 
     Every box is one instance of each type that its chains have, however many of them have it and
     however often it was drawn; of these instances the first has the box as its own. Chains without
     box or type are none.
-
-    Returns:
-        Widths and heights (N, 2) int64; the instances, None where there is none.
     """
     sizes = np.zeros((len(box_files), 2), dtype=np.int64)
-    image, classes, boxes, has_own_box = [], [], [], []
-    for position, (box_file, phrase_file) in enumerate(zip(box_files, phrase_files, strict=True)):
+    rows: list[tuple[int, int, tuple[int, ...], bool]] = []  # image, class, box, is it its own
+    for image, (box_file, phrase_file) in enumerate(zip(box_files, phrase_files, strict=True)):
         types = _read_chain_types(phrase_file)
-        with reading(box_file, BOX_HINT):
-            sizes[position], chain_boxes = _read_boxes(read_text(box_file, "an annotation"))
+        with reading(box_file, ENTITIES_HINT):
+            sizes[image], boxes = _read_boxes(box_file)
         seen: dict[tuple[int, ...], set[int]] = {}  # box -> its types so far
-        for chain, box in chain_boxes:
+        for chain, box in boxes:
             known = seen.setdefault(box, set())
             for class_index in sorted(types.get(chain, set()) - known):
-                image.append(position)
-                classes.append(class_index)
-                boxes.append(box)
-                has_own_box.append(not known)
+                rows.append((image, class_index, box, not known))
                 known.add(class_index)
-    if not image:
+    if not rows:
         return sizes, None
+    images, classes, instance_boxes, own = zip(*rows, strict=True)
     return sizes, Instances(
-        image=np.array(image, dtype=np.int64),
+        image=np.array(images, dtype=np.int64),
         class_index=np.array(classes, dtype=np.int64),
-        boxes=np.array(boxes, dtype=np.float64),
+        boxes=np.array(instance_boxes, dtype=np.float64),
         class_names=CHAIN_TYPES,
-        has_own_box=np.array(has_own_box, dtype=bool),
+        has_own_box=np.array(own, dtype=bool),
     )
 
 
 def _read_chain_types(path: Path) -> dict[int, set[int]]:
     """Return the types of each chain in an image's captions, as indices into ``CHAIN_TYPES``."""
     types: dict[int, set[int]] = {}
-    for number, line in enumerate(read_lines(path, "the file of phrases"), start=1):
+
+    def read_phrases(line: str) -> None:
         phrases = _PHRASE.findall(line)
-        named = {name for _, names in phrases for name in names.split("/")[1:]}
-        unknown = named - {NOT_VISUAL, *CHAIN_TYPES}
-        if len(phrases) != line.count("[/EN#") or unknown:
-            raise UserError(
-                f"{path} line {number}: a phrase should be {PHRASE_FORM} with a type out of "
-                f"{', '.join((*CHAIN_TYPES, NOT_VISUAL))}; correct the line"
-            )
+        if len(phrases) != line.count("[/EN#"):
+            raise ValueError
         for chain, names in phrases:
             visual = set(names.split("/")[1:]) - {NOT_VISUAL}
             types.setdefault(int(chain), set()).update(map(CHAIN_TYPES.index, visual))
+
+    form = f"a caption with [/EN#<chain>/<type> words], a type being one of {CHAIN_TYPES}"
+    read_each_line(path, read_phrases, form, ENTITIES_HINT)
     return types
 
 
-def _read_boxes(text: str) -> tuple[tuple[int, int], list[tuple[int, tuple[int, ...]]]]:
+def _read_boxes(path: Path) -> tuple[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]:
     """Return an image's (width, height), and each chain with each of its boxes.
 
     The file has the first and the last pixel of a box, counted from 1; here a box is
     [x, y, width, height] counted from 0, so that x = xmin - 1 and width = xmax - xmin + 1.
     """
-    root = ElementTree.fromstring(text, ElementTree.XMLParser(target=_TreeWithoutDoctype()))
-
-    def whole(element: ElementTree.Element, place: str) -> int:
-        number = int(element.findtext(place) or "")
-        if abs(number) > LARGEST_SIDE:
-            raise ValueError(f"{place} is {number}")
-        return number
-
-    width, height = (whole(root, f"size/{side}") for side in ("width", "height"))
-    if min(width, height) < 1:
-        raise ValueError(f"the size is {width} x {height}")
+    root = ElementTree.parse(path, ElementTree.XMLParser(target=_TreeWithoutDoctype())).getroot()
+    size = tuple(int(root.findtext(f"size/{side}") or "") for side in ("width", "height"))
+    if min(size) < 1:
+        raise ValueError(f"the size is {size}")
     found: list[tuple[int, tuple[int, ...]]] = []
     for element in root.iterfind("object"):
         chains = [int(name.text or "") for name in element.iterfind("name")]
         for box in element.iterfind("bndbox"):
-            left, top, right, bottom = (whole(box, e) for e in ("xmin", "ymin", "xmax", "ymax"))
+            left, top, right, bottom = (
+                int(box.findtext(edge) or "") for edge in ("xmin", "ymin", "xmax", "ymax")
+            )
             if left > right or top > bottom:
                 raise ValueError(f"{left} {top} {right} {bottom} is no box xmin ymin xmax ymax")
             corners = (left - 1, top - 1, right - left + 1, bottom - top + 1)
             found += [(chain, corners) for chain in chains]
-    return (width, height), found
+    return size, found

@@ -5,7 +5,7 @@ Axes: N images of a set, B images of a batch, S the image size in pixels.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,7 @@ from utils.errors import UserError
 # mean and standard deviation per channel (red, green, blue), for values scaled to 0..1: those of
 # CLIP's training images, which the published system uses, and those of ImageNet
 PIXEL_STATISTICS = {
-    "clip": (
-        (0.48145466, 0.4578275, 0.40821073),
-        (0.26862954, 0.26130258, 0.27577711),
-    ),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 # of a data set's images a few, or this share, may be missing or unreadable, and are left out
@@ -45,13 +42,13 @@ def are_too_many(bad: int, images: int) -> bool:
 class LoadedImage(NamedTuple):
     """An image that could be read."""
 
-    pixels: np.ndarray  # (3, S, S) uint8, or what ``prepare`` returns
+    pixels: np.ndarray  # (3, S, S) uint8
     has_declared_size: bool  # whether it is as wide and high as its data set says
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images by index, as a map-style data set of torch's; one that cannot be read is None.
+    """Images by index, as a map-style data set of torch's; one that cannot be read is its error.
 
     An image is taken as it is stored, whatever its EXIF orientation, because COCO's boxes count
     stored pixels. It is turned upright where width and height are then those that its data set
@@ -63,9 +60,7 @@ class ImageSet:
     size: int  # S
     declared: np.ndarray | None = None  # (N, 2) width and height that the data set says; 0 unknown
     upright: bool = False
-    prepare: Callable[[Image.Image], np.ndarray] | None = None  # in place of resizing to S
-    cache: ImageCache | None = None
-    rows: np.ndarray | None = None  # (N,) int64 rows in the cache
+    cache: tuple[ImageCache, np.ndarray] | None = None  # and (N,) int64 the rows in it
 
     def path(self, image: int) -> Path:
         """Return the file of the image with this index."""
@@ -77,36 +72,27 @@ class ImageSet:
 
     def read(self, image: int) -> LoadedImage:
         """Decode and resize (bilinear, aspect ratio not kept); UserError where that fails."""
-        path, declared = self.path(image), self._declared_size(image)
-        cached = None
-        if self.cache is not None and self.rows is not None:
-            cached = self.cache.row(int(self.rows[image]), self.size, path, declared)
-            pixels = cached.read()
-            if pixels is not None:
-                return LoadedImage(pixels, True)
+        declared = self._declared_size(image)
+        if self.cache is not None:
+            cache, row = self.cache[0], int(self.cache[1][image])
+            origin = cache.origin(self.path(image), declared)
+            stored = cache.read(row, self.size, origin)
+            if stored is not None:
+                return LoadedImage(stored, True)
         whole = self.open(image)
-        fits = declared is None or whole.size == declared
-        pixels = resized(whole, self.size) if self.prepare is None else self.prepare(whole)
-        if cached is not None and fits:
-            cached.write(pixels)
-        return LoadedImage(pixels, fits)
+        loaded = LoadedImage(resized(whole, self.size), declared in (None, whole.size))
+        if self.cache is not None and loaded.has_declared_size:
+            cache.write(row, loaded.pixels, origin)
+        return loaded
 
-    def __getitem__(self, image: int) -> LoadedImage | None:
+    def __getitem__(self, image: int) -> LoadedImage | UserError:
         try:
             return self.read(image)
-        except UserError:
-            return None
+        except UserError as error:
+            return error
 
     def __len__(self) -> int:
         return len(self.file_names)
-
-    def why_unreadable(self, image: int) -> str:
-        """Say what is wrong with an image that was None."""
-        try:
-            self.read(image)
-        except UserError as error:
-            return str(error)
-        return f"image {self.path(image)} could not be read at first; check its disk"
 
     def _declared_size(self, image: int) -> tuple[int, int] | None:
         if self.declared is None or not self.declared[image].all():
@@ -137,28 +123,11 @@ def open_rgb(
 ) -> Image.Image:
     """Read an image file whole, as RGB; see ``ImageSet`` for how it is turned."""
     with _opened(path) as image:
-        size = image.size
-        if upright or (declared is not None and size != declared and size == declared[::-1]):
+        if upright or (image.size != declared and image.size[::-1] == declared):
             ImageOps.exif_transpose(image, in_place=True)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return _eight_bits(image).convert("RGB")
+        if image.mode.startswith("I;16"):  # ``convert`` would cut bright pixels off at 255
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale an image of 16 or 32 bits, whose bright pixels ``convert`` would cut off at 255.
-
-    Its range is the smallest usual one that has its brightest pixel: 0..1 for fractions, 8 bits
-    but for files of 16 bits, 16 bits, 32 bits.
-    """
-    pixels = np.asarray(image)
-    if image.mode == "I":
-        pixels = pixels.view(np.uint32)
-    ranges = {"I": (2.0**8, 2.0**16), "F": (1.0, 2.0**8, 2.0**16)}.get(image.mode, (2.0**16,))
-    top = float(np.nan_to_num(pixels.max(initial=0)))
-    whole = next((end for end in ranges if top < end or top == end == 1), 2.0**32)
-    scaled = np.nan_to_num(pixels.astype(np.float64)) * ((255 if whole == 1 else 256) / whole)
-    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
 
 
 class Header(NamedTuple):
@@ -192,17 +161,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"image {path} is missing; check the path, or complete the image folder"
         ) from None
     except Exception as error:  # Pillow's readers raise many kinds
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"cannot read image {path}: {reason}; replace it by a JPEG or PNG file, or remove it"
+            f"cannot read image {path}: {error}; replace it by a JPEG or PNG file, or remove it"
         ) from None
 
 
 def normalise(images: Tensor, statistics: str = "clip") -> Tensor:
-    """Scale uint8 images (B, 3, H, W) to 0..1 and normalise each channel; float32.
-
-    ``statistics`` is a key of ``PIXEL_STATISTICS``.
-    """
+    """Scale uint8 images (B, 3, H, W) to 0..1 and normalise each channel; float32."""
     scaled = images.float() / 255
     mean, std = (
         scaled.new_tensor(channels).view(3, 1, 1) for channels in PIXEL_STATISTICS[statistics]

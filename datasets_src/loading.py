@@ -35,23 +35,32 @@ def load_batches(
     """Yield the images of each batch of indices, in order; what cannot be read is named.
 
     ``workers`` processes read ahead; 0 reads in this process. Whatever ends one of them ends the
-    loading with an error, after one more batch, which is read here: a training that was asked to
-    stop by the same signal takes its last step and saves.
+    loading with an error.
     """
-    if images.cache is not None and images.rows is not None:
-        read = np.concatenate([np.zeros(0, np.int64), *batches])
-        images.cache.require_space(images.rows[read], images.size)
+    if images.cache is not None:
+        cache, rows = images.cache
+        cache.require_space(rows[np.concatenate([np.zeros(0, np.int64), *batches])], images.size)
     unlike: set[int] = set()  # images that are not as large as their data set says
-    done = 0
     try:
-        for pixels, unread, odd in _stacks(images, batches, workers):
-            batch = batches[done]
-            errors = {
-                place: UserError(images.why_unreadable(int(batch[place]))) for place in unread
-            }
-            unlike.update(int(batch[place]) for place in odd)
-            done += 1
+        # no variable holds the iterator: one that an error's traceback kept alive would keep the
+        # workers, too, and they would keep this process from ending
+        for batch, (pixels, errors, odd) in zip(
+            batches, _start_reading(images, batches, workers), strict=True
+        ):
+            unlike.update(batch[odd].tolist())
             yield LoadedBatch(None if pixels is None else torch.from_numpy(pixels), errors)
+    except OSError as error:
+        raise UserError(
+            f"cannot start processes that read images: {error.strerror or error}; {ADVICE}, or "
+            "make room in /dev/shm (Docker: --shm-size)"
+        ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that reads images was killed, for want of memory or of room in /dev/shm, or "
+            f"by a signal; {ADVICE}"
+        ) from None
     finally:
         if unlike:
             logger.warning(
@@ -62,67 +71,51 @@ def load_batches(
             )
 
 
-Stack = tuple[np.ndarray | None, list[int], list[int]]
+# pixels of a batch, errors by place, and places of images of another size than declared
+Stack = tuple[np.ndarray | None, dict[int, UserError], list[int]]
 
 
-def _stacks(
+def _start_reading(
     images: ImageSet, batches: Sequence[np.ndarray], workers: int
-) -> Generator[Stack, None, None]:
-    """Yield what ``_stack`` returns of each batch."""
+) -> Iterator[Stack]:
+    """Return an iterator over the batches; its workers run from here on."""
     handler = signal.getsignal(signal.SIGCHLD)
-    try:
-        stacks = iter(
-            DataLoader(
-                images,  # type: ignore[arg-type]  # torch asks for no more than it has
-                batch_sampler=[batch.tolist() for batch in batches],
-                collate_fn=_stack,
-                num_workers=workers,
-                worker_init_fn=_heed_signals,
-                # a generator of its own: torch's must not depend on how often loading starts
-                generator=torch.Generator(),
-            )
+    stacks = iter(
+        DataLoader(
+            images,  # type: ignore[arg-type]  # torch asks for no more than it has
+            batch_sampler=[batch.tolist() for batch in batches],
+            collate_fn=_stack,
+            num_workers=workers,
+            worker_init_fn=_ignore_signals,
+            # a generator of its own: torch's must not depend on how often loading starts
+            generator=torch.Generator(),
         )
-    except OSError as error:
-        raise UserError(
-            f"cannot start processes that read images: {error.strerror or error}; {ADVICE}, or "
-            "make room in /dev/shm (Docker: --shm-size)"
-        ) from None
+    )
     if handler is not None and workers:
         # torch's own would raise in the middle of a training step when a worker ends
         signal.signal(signal.SIGCHLD, handler)
-    for batch in batches:
-        try:
-            stack = next(stacks)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            del stacks
-            yield _stack([images[image] for image in batch.tolist()])
-            raise UserError(
-                "a process that reads images was killed, for want of memory or of room in "
-                f"/dev/shm, or by a signal; {ADVICE}"
-            ) from None
-        yield stack
+    return stacks
 
 
-def _stack(images: list[LoadedImage | None]) -> Stack:
-    """Return the pixels of a batch, the places of unreadable images, and of those of other size.
+def _stack(images: list[LoadedImage | UserError]) -> Stack:
+    """Put a batch together.
 
     Pixels stay an array of numpy's: torch would hand a tensor on through /dev/shm, and wait for
     ever where that is full.
     """
-    read = [image.pixels for image in images if image is not None]
-    return (
-        np.stack(read) if read else None,
-        [place for place, image in enumerate(images) if image is None],
-        [p for p, image in enumerate(images) if image is not None and not image.has_declared_size],
-    )
+    read = [image.pixels for image in images if isinstance(image, LoadedImage)]
+    errors, odd = {}, []
+    for place, image in enumerate(images):
+        if isinstance(image, UserError):
+            errors[place] = image
+        elif not image.has_declared_size:
+            odd.append(place)
+    return np.stack(read) if read else None, errors, odd
 
 
-def _heed_signals(_worker: int) -> None:
-    """Let SIGTERM end a worker; other signals to the process group are for its parent."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGUSR1):
+def _ignore_signals(_worker: int) -> None:
+    """Leave signals to the process group to the parent, which ends the workers in the end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -140,8 +133,6 @@ def load_images(
     error all the same: too many of ``out_of`` images, or of these where that is not given.
     """
     total = sum(map(len, batches)) if out_of is None else out_of
-    # no variable holds the iterator: one that an error's traceback kept alive would keep the
-    # workers, too, and they would keep this process from ending
     for batch, loaded in zip(batches, load_batches(images, batches, workers), strict=True):
         for place, error in loaded.errors.items():
             if left_out is None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 import yaml
 
 from utils.errors import UserError
-from utils.files import read_lines, read_text, reading, sha256_of_file
+from utils.files import read_each_line, read_lines, reading, sha256_of_file
 
 CATEGORY_FILE = "mcrae_typicality.yaml"  # Fountain and Lapata (2010)
 CONCRETENESS_FILE = "Concreteness_ratings_Brysbaert_et_al_BRM.txt"  # Brysbaert et al. (2014)
 ASSOCIATION_FILE = "swow.en.csv"  # De Deyne et al. (2019), Small World of Words
+RATING_COLUMNS = ("Word", "Bigram", "Conc.M")  # those used of the concreteness file
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Norms:
         return [word for word in self.categories.words if word in allowed]
 
     def fingerprint(self) -> str:
-        """Return a hash of the norms themselves; the word list, which only chooses, is no part."""
+        """Return a hash of the norms; the word list, which only chooses words, is no part."""
         categories = self.categories
         content = [
             categories and [categories.words, categories.category.tolist(), categories.names],
@@ -70,12 +72,11 @@ def load_norms(
     datasets_dir: Path, word_list: Path | None = None, *, log_absent: bool = True
 ) -> Norms:
     """Load the norms that are there; each that is absent is logged, unless told not to."""
-    names = {
-        "categorization": CATEGORY_FILE,
-        "concreteness": CONCRETENESS_FILE,
-        "word_association": ASSOCIATION_FILE,
+    files = {
+        "categorization": datasets_dir / CATEGORY_FILE,
+        "concreteness": datasets_dir / CONCRETENESS_FILE,
+        "word_association": datasets_dir / ASSOCIATION_FILE,
     }
-    files = {metric: datasets_dir / name for metric, name in names.items()}
     absent = {
         metric: f"no file {path.name} in {datasets_dir}"
         for metric, path in files.items()
@@ -101,36 +102,32 @@ def load_categories(path: Path) -> Categories:
     first in the file). A category that stands twice is one with the words of both, and of a word
     that stands twice in a category the higher typicality counts; both are logged.
     """
-    text = read_text(path, "the category file")
     names: dict[str, int] = {}
     best: dict[str, tuple[float, int]] = {}
-    seen: set[tuple[str, int]] = set()
-    repeated: list[str] = []
+    times: Counter[str] = Counter()
     with reading(path, "each category should look like 'category: {word: typicality}'"):
         # nodes, and not what they would be read as: the words "no" and "on" stay words, and nothing
         # that stands twice gets lost
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
         if not isinstance(root, yaml.MappingNode) or not root.value:
             raise ValueError("it holds no categories")
-        for name_node, members in root.value:
-            name = name_node.value
-            if not isinstance(members, yaml.MappingNode) or not isinstance(name, str):
-                raise ValueError(f"line {name_node.start_mark.line + 1}: {name} holds no words")
-            name.encode()  # which refuses half of a character
-            if name in names:
-                repeated.append(name)
-            index = names.setdefault(name, len(names))
-            for word_node, typicality in members.value:
-                line, word = word_node.start_mark.line + 1, word_node.value
-                if not isinstance(word, str):
-                    raise ValueError(f"line {line}: a list or mapping stands for a word")
-                word.encode()
-                value = _number(typicality.value, f"line {line}: the typicality of {word}")
-                if (word, index) in seen:
-                    repeated.append(f"{word} in {name} (line {line})")
-                seen.add((word, index))
+        for name, members in root.value:
+            if not isinstance(members, yaml.MappingNode):
+                raise ValueError(f"line {name.start_mark.line + 1}: {name.value} holds no words")
+            index = names.setdefault(name.value, len(names))
+            times[name.value] += 1
+            for node, typicality in members.value:
+                word, line = node.value, node.start_mark.line + 1
+                times[f"{word} in {name.value}"] += 1
+                try:
+                    value = _finite(typicality.value)
+                except (TypeError, ValueError):
+                    raise ValueError(
+                        f"line {line}: the typicality of {word} is no number"
+                    ) from None
                 if word not in best or value > best[word][0]:
                     best[word] = (value, index)
+    repeated = [what for what, count in times.items() if count > 1]
     if repeated:
         logger.warning(
             "%s: categories and words that stand twice: %d, the first %s; words of equal "
@@ -148,24 +145,20 @@ def load_categories(path: Path) -> Categories:
 
 def load_concreteness(path: Path) -> dict[str, float]:
     """Read the ratings (1..5) of single words, lower case; where a word stands twice, the first."""
-    header, *lines = read_lines(path, "the concreteness file")
-    names, needed = header.split("\t"), {"Word", "Bigram", "Conc.M"}
-    if not needed <= set(names):
-        raise UserError(
-            f"{path}, line 1: no tab-separated header with Word, Bigram and Conc.M; use the file "
-            "as published"
-        )
+    header = read_lines(path)[0].split("\t")
     ratings: dict[str, float] = {}
-    with reading(path, "correct or remove the line"):
-        for number, line in enumerate(lines, start=2):
-            if not line.strip():
-                continue
-            row = dict(zip(names, line.split("\t"), strict=False))
-            if not needed <= set(row):
-                raise ValueError(f"line {number} has no word and rating")
-            rating = _number(row["Conc.M"], f"line {number}: the rating")
-            if row["Bigram"].strip() == "0":
-                ratings.setdefault(row["Word"].strip().lower(), rating)
+
+    def read_rating(line: str) -> None:
+        columns = line.split("\t")
+        word, bigram, rating = (columns[header.index(name)] for name in RATING_COLUMNS)
+        if columns != header:
+            value = _finite(rating)
+            if bigram.strip() == "0":
+                ratings.setdefault(word.strip().lower(), value)
+
+    read_each_line(path, read_rating, f"columns {', '.join(RATING_COLUMNS)} ... with tabs between")
+    if not ratings:
+        raise UserError(f"{path} holds no rating; use the file as published")
     return ratings
 
 
@@ -178,41 +171,32 @@ def load_associations(path: Path, words: Sequence[str]) -> tuple[np.ndarray, np.
         (P, 2) int64 indices i < j into ``words``, each pair once, and (P,) float64 strengths.
     """
     index = {word: position for position, word in enumerate(words)}
-    strengths: dict[tuple[int, int], float] = {}
-    with reading(path, "each line should be 'relation, word, word, count' with tabs between"):
-        for number, line in enumerate(read_lines(path, "the association file"), start=1):
-            if not line.strip():
-                continue
-            columns = line.split("\t")
-            if len(columns) != 4:
-                raise ValueError(f"line {number} has not four columns")
-            count = _number(columns[3], f"line {number}: the count")
-            if count < 0:
-                raise ValueError(f"line {number}: the count is negative")
-            first, second = index.get(columns[1]), index.get(columns[2])
-            if first is None or second is None or first == second:
-                continue
-            pair = (min(first, second), max(first, second))
-            strengths[pair] = strengths.get(pair, 0.0) + count
+    strengths: dict[tuple[int, ...], float] = {}
+
+    def read_association(line: str) -> None:
+        _, first, second, count = line.split("\t")
+        value = _finite(count)
+        if value < 0:
+            raise ValueError
+        if first != second and first in index and second in index:
+            pair = tuple(sorted((index[first], index[second])))
+            strengths[pair] = strengths.get(pair, 0.0) + value
+
+    read_each_line(path, read_association, "relation, word, word, count with tabs between")
     pairs = np.array(list(strengths), dtype=np.int64).reshape(-1, 2)
     return pairs, np.array(list(strengths.values()), dtype=np.float64)
 
 
 def load_word_list(path: Path) -> frozenset[str]:
     """Read one word a line, lower case."""
-    lines = read_lines(path, "the word list")
-    words = frozenset(line.strip().lower() for line in lines) - {""}
+    words = frozenset(line.strip().lower() for line in read_lines(path)) - {""}
     if not words:
         raise UserError(f"the word list {path} holds no word; give one word a line")
     return words
 
 
-def _number(text: object, what: str) -> float:
-    """Return a finite number; ValueError for anything else."""
-    try:
-        value = float(text) if isinstance(text, str) else math.nan
-    except ValueError:
-        value = math.nan
+def _finite(text: str) -> float:
+    value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{what} is no number")
+        raise ValueError
     return value

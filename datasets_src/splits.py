@@ -77,8 +77,7 @@ class Split:
             self.file_names,
             size,
             declared=np.stack([self.widths, self.heights], axis=1),
-            cache=self.cache,
-            rows=self._rows(),
+            cache=None if self.cache is None else (self.cache, self._rows()),
         )
 
     def _rows(self) -> np.ndarray:

@@ -10,9 +10,11 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from utils.errors import UserError
+
+Value = TypeVar("Value")
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +23,7 @@ logger = logging.getLogger(__name__)
 def reading(path: Path, hint: str = "check the file or get it again") -> Iterator[None]:
     """Turn whatever a parser raises over the file ``path`` into a UserError of one line.
 
-    Args:
-        path: The file, for the message.
-        hint: What to do, for the message.
+    ``hint`` says what to do.
     """
     try:
         yield
@@ -101,10 +101,7 @@ def only_process(path: Path, what: str) -> Iterator[None]:
     """Be the only process that does something, as long as the ``with`` block lasts.
 
     The lock is the kernel's, on the file ``path``: it ends with the process, however that ends.
-
-    Args:
-        path: The lock file.
-        what: What is done, for the error message ("the training of 'model1'").
+    ``what`` is done, for the error message ("the training of 'model1'").
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,23 +139,34 @@ def read_json(path: Path, hint: str = "check the file or get it again") -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
-def read_text(path: Path, what: str) -> str:
-    """Return the text of a UTF-8 file, a byte-order mark removed.
-
-    Args:
-        path: The file.
-        what: What the file is, for the error message ("the category file").
-    """
-    with reading(path, f"it is {what}: check the path, or put it there as UTF-8 text"):
-        return path.read_text(encoding="utf-8-sig")
-
-
-def read_lines(path: Path, what: str) -> list[str]:
-    """Return the lines of a UTF-8 file, with Unix or Windows line ends (see ``read_text``).
+def read_lines(path: Path, hint: str = "check the path and the file") -> list[str]:
+    """Return the lines of a UTF-8 file, with Unix or Windows line ends, without byte-order mark.
 
     Only line feeds end a line: the rarer separators of Unicode may stand within a word or field.
     """
-    return [line.removesuffix("\r") for line in read_text(path, what).split("\n")]
+    with reading(path, hint):
+        text = path.read_text(encoding="utf-8-sig")
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def read_each_line(
+    path: Path, read: Callable[[str], Value], form: str, hint: str = "get the file again"
+) -> list[Value]:
+    """Return ``read(line)`` of each line that is not blank.
+
+    The first for which that is a ValueError or IndexError is refused; ``form`` says what a line
+    should be.
+    """
+    values = []
+    for number, line in enumerate(read_lines(path, hint), start=1):
+        if line.strip():
+            try:
+                values.append(read(line))
+            except (ValueError, IndexError):
+                raise UserError(
+                    f"{path} line {number}: {line[:100]!r} should be {form}; correct the line"
+                ) from None
+    return values
 
 
 def sha256_of_file(path: Path) -> str:
