@@ -5,9 +5,7 @@ what is used here is required, and a number may be written in any way.
 """
 
 import logging
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +34,7 @@ CATEGORY_FORM = '{"id": 18, "name": "dog"}'
 BOX_FORM = '{"image_id": 9, "category_id": 18, "bbox": [x, y, width, height]}'
 
 Value = TypeVar("Value")
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 logger = logging.getLogger(__name__)
 
@@ -62,36 +61,24 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     data = _read_json(path)
     pattern = NAMINGS[names]
 
-    def read_image(entry: dict[str, Any]) -> tuple[int, tuple[str, tuple[int, int]]]:
+    def read_image(entry: dict[str, Any]) -> tuple[int, tuple[str, tuple[int, ...]]]:
         image_id = _whole(entry["id"])
+        sizes = tuple(_whole(entry.get(side) or 0) for side in ("width", "height"))
+        if not all(0 <= size <= LARGEST_SIDE for size in sizes):
+            raise ValueError
         if pattern is not None and "file_name" not in entry:
-            return image_id, (pattern.format(split=name, id=image_id), _size(entry))
-        return image_id, (_text(entry["file_name"]), _size(entry))
+            return image_id, (pattern.format(split=name, id=image_id), sizes)
+        return image_id, (_text(entry["file_name"]), sizes)
 
-    images = _by_id(path, "images", _read_entries(path, data, "images", read_image, IMAGE_FORM))
+    def read_caption(entry: dict[str, Any]) -> tuple[int, str]:
+        return index.get(_whole(entry["image_id"]), -1), _text(entry["caption"])
+
+    images = dict(_read_entries(path, data, "images", read_image, IMAGE_FORM))
     image_ids = sorted(images)
     index = {image_id: position for position, image_id in enumerate(image_ids)}
-    # one file may hold captions and boxes: entries without a caption are then boxes
-    entries = [
-        (index.get(image_id, -1), text)
-        for image_id, text in _read_entries(
-            path,
-            data,
-            "annotations",
-            lambda entry: (_whole(entry["image_id"]), _text(entry["caption"])),
-            CAPTION_FORM,
-            other_kind="bbox",
-        )
-    ]
-    captions = [entry for entry in entries if entry[0] >= 0]
-    if len(captions) < len(entries):
-        strays = len(entries) - len(captions)
-        logger.warning("%s: captions of images that it does not list, left out: %d", path, strays)
-
+    rows = _read_entries(path, data, "annotations", read_caption, CAPTION_FORM, "caption", "bbox")
+    captions = _of_known_images(path, rows)
     file_names = [images[image_id][0] for image_id in image_ids]
-    same = len(file_names) - len(set(file_names))
-    if same:
-        logger.warning("%s: images that have the file of another image: %d", path, same)
     image_folder = folder / name
     if not image_folder.is_dir() and (folder / COMMON_IMAGE_FOLDER).is_dir():
         image_folder = folder / COMMON_IMAGE_FOLDER
@@ -102,20 +89,13 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     instance_file = annotation_file(folder, "instances", name)
     if with_instances and instance_file is not None:
         instances = _load_instances(instance_file, index)
-    if instances is not None and instance_file is not None:
+    if instances is not None:
         unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
         for image in with_bar(unknown, "reading sizes", "image"):
             try:
                 sizes[image] = read_header(image_folder / file_names[image]).size
             except UserError:
                 sizes[image] = 1  # no metric uses an image that cannot be read
-        start, extent = instances.boxes[:, :2], instances.boxes[:, 2:]  # (G, 2)
-        flat = (extent == 0).any(axis=1)
-        outside = ((start >= sizes[instances.image]) | (start + extent <= 0)).any(axis=1) & ~flat
-        for what, odd in (("without area", flat), ("wholly outside their image", outside)):
-            if odd.any():
-                count = odd.sum()
-                logger.warning("%s: boxes %s, counted like others: %d", instance_file, what, count)
     return Split(
         name=name,
         folder=image_folder,
@@ -142,20 +122,12 @@ def _choose_naming(folder: Path, split: str) -> tuple[str, str]:
         names: sum(annotation_file(folder, "captions", name) is not None for name in names)
         for names in NAMINGS
     }
-    there = [names for names, count in found.items() if count]
-    if not there:
+    chosen = max(found, key=lambda names: found[names])  # the first of several
+    if not found[chosen]:
         files = [f"captions_{names[SPLITS.index(split)]}.json" for names in NAMINGS]
         raise UserError(
             f"no {', '.join(files[:-1])} or {files[-1]} in {folder / ANNOTATION_FOLDERS[0]}; put "
             "the annotations there, or name another --datasets_dir or --dataset"
-        )
-    chosen = next((names for names in there if found[names] == 2), there[0])
-    if len(there) > 1:
-        logger.info(
-            "%s has annotations of several kinds: %s is used, %s is not",
-            folder,
-            " and ".join(chosen),
-            ", ".join(" and ".join(names) for names in there if names != chosen),
         )
     return chosen
 
@@ -165,44 +137,24 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
 
     Crowd regions count like other instances. Categories of one name are one class.
     """
+
+    def read_category(entry: dict[str, Any]) -> tuple[int, str]:
+        return _whole(entry["id"]), _text(entry["name"])
+
+    def read_box(entry: dict[str, Any]) -> tuple[int, int, tuple[float, ...]]:
+        box = tuple(map(float, entry["bbox"]))
+        if len(box) != 4 or min(box[2:]) < 0 or not all(abs(side) <= LARGEST_SIDE for side in box):
+            raise ValueError
+        position = index.get(_whole(entry["image_id"]), -1)
+        return position, class_index[_whole(entry["category_id"])], box
+
     data = _read_json(path)
-    categories = _by_id(
-        path,
-        "categories",
-        _read_entries(
-            path,
-            data,
-            "categories",
-            lambda entry: (_whole(entry["id"]), _text(entry["name"])),
-            CATEGORY_FORM,
-        ),
-    )
-    ids = sorted(categories)
-    names = list(dict.fromkeys(categories[category_id] for category_id in ids))
-    class_index = {category_id: names.index(categories[category_id]) for category_id in ids}
-    if len(names) < len(ids):
-        times = Counter(categories.values())
-        logger.warning(
-            "%s: categories of one name are taken as one class: %s",
-            path,
-            ", ".join(f"{name} ({count} times)" for name, count in times.items() if count > 1),
-        )
-    rows = _read_entries(
-        path,
-        data,
-        "annotations",
-        lambda entry: (
-            index.get(_whole(entry["image_id"]), -1),
-            class_index[_whole(entry["category_id"])],
-            _box(entry["bbox"]),
-        ),
-        f"{BOX_FORM}, with a category of the file",
-        other_kind="caption",
-    )
-    known = [row for row in rows if row[0] >= 0]
-    if len(known) < len(rows):
-        strays = len(rows) - len(known)
-        logger.warning("%s: instances of images without entry, left out: %d", path, strays)
+    categories = dict(_read_entries(path, data, "categories", read_category, CATEGORY_FORM))
+    names = list(dict.fromkeys(categories[category_id] for category_id in sorted(categories)))
+    class_index = {category_id: names.index(name) for category_id, name in categories.items()}
+    form = f"{BOX_FORM}, with a category of the file"
+    rows = _read_entries(path, data, "annotations", read_box, form, "bbox", "caption")
+    known = _of_known_images(path, rows)
     if not known:
         return None
     return Instances(
@@ -213,8 +165,16 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
     )
 
 
+def _of_known_images(path: Path, rows: list[Row]) -> list[Row]:
+    """Return captions or instances without those whose image has no entry, and count these."""
+    known = [row for row in rows if row[0] >= 0]
+    if len(known) < len(rows):
+        strays = len(rows) - len(known)
+        logger.warning("%s: annotations of unlisted images, left out: %d", path, strays)
+    return known
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return what an annotation file holds."""
     is_large = path.stat().st_size > LARGE_FILE
     bar = with_bar([path], f"reading {path.name}", "file", at_once=is_large)
     (data,) = (
@@ -235,19 +195,19 @@ def _read_entries(
     key: str,
     read: Callable[[dict[str, Any]], Value],
     form: str,
-    other_kind: str | None = None,
+    own: str = "",
+    other: str = "",
 ) -> list[Value]:
     """Return ``read(entry)`` of the entries under a key; the first it does not take is shown.
 
-    Entries that lack the last name of ``form`` and have ``other_kind`` in its place are left out.
+    One file may hold captions and boxes: entries with ``other`` in place of ``own`` are left out.
     """
     entries = data.get(key)
     if not isinstance(entries, list):
         raise UserError(f"{path} has no list '{key}'; it should hold entries like {form}")
-    own_kind = {"bbox": "caption", "caption": "bbox"}.get(other_kind or "")
     values = []
     for entry in with_bar(entries, f"checking {path.name}", "entry"):
-        if own_kind and isinstance(entry, dict) and own_kind not in entry and other_kind in entry:
+        if isinstance(entry, dict) and other in entry and own not in entry:
             continue
         try:
             values.append(read(entry))
@@ -261,51 +221,14 @@ def _read_entries(
     return values
 
 
-def _by_id(path: Path, key: str, values: Iterable[tuple[int, Value]]) -> dict[int, Value]:
-    """Return entries by their ids; one that is listed again counts once."""
-    found: dict[int, Value] = {}
-    for entry_id, value in values:
-        if found.setdefault(entry_id, value) != value:
-            raise UserError(
-                f"{path}: the id {entry_id} stands twice among the {key}, and differently; correct "
-                "the file"
-            )
-    return found
-
-
 def _whole(value: Any) -> int:
     """Return a whole number, however it is written; ValueError or TypeError for anything else."""
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError
     number = int(value)
-    if abs(number) >= 2**63:
+    if abs(number) >= 2**63 or (isinstance(value, float) and number != value):
         raise ValueError
     return number
-
-
-def _size(entry: dict[str, Any]) -> tuple[int, int]:
-    """Return an image's width and height, 0 where they are absent."""
-    sides = [entry.get(side) for side in ("width", "height")]
-    if None in sides:
-        return 0, 0
-    width, height = map(_whole, sides)
-    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
-        raise ValueError
-    return width, height
 
 
 def _text(value: str) -> str:
     str.encode(value)  # which refuses halves of surrogate pairs, as JSON may hold them
     return value
-
-
-def _box(value: Any) -> tuple[float, ...]:
-    """Return an instance's box as four finite numbers."""
-    if not isinstance(value, list) or len(value) != 4:
-        raise ValueError
-    box = tuple(map(float, value))
-    if not all(math.isfinite(side) and abs(side) <= LARGEST_SIDE for side in box):
-        raise ValueError
-    if min(box[2:]) < 0:
-        raise ValueError
-    return box

@@ -1,7 +1,6 @@
 """Data in COCO's layout: packed arrays, files as other tools export them, and refusals."""
 
 import json
-import logging
 import shutil
 
 import numpy as np
@@ -9,9 +8,8 @@ import pytest
 from PIL import Image
 
 from datasets_src import images
-from datasets_src.coco import annotation_file
 from datasets_src.datasets import load_split
-from datasets_src.splits import SPLITS, Instances, Split
+from datasets_src.splits import SPLITS
 from evaluation.image_evaluation import split_gold_boxes
 from utils.errors import UserError
 
@@ -76,26 +74,21 @@ def refusal_of(function, *arguments, **options):
     return message
 
 
-def change(*keys, to):
-    """An edit that sets the value at a path of keys."""
+def change(*keys, to=None, drop=False):
+    """An edit that sets, or drops, the value at a path of keys."""
 
     def edit(content):
         for key in keys[:-1]:
             content = content[key]
         content[keys[-1]] = to
+        if drop:
+            del content[keys[-1]]
 
     return edit
 
 
 def drop(*keys):
-    """An edit that removes the value at a path of keys."""
-
-    def edit(content):
-        for key in keys[:-1]:
-            content = content[key]
-        del content[keys[-1]]
-
-    return edit
+    return change(*keys, drop=True)
 
 
 PICTURES = {
@@ -137,7 +130,7 @@ def found_instances(split):
     ]
 
 
-def test_split_is_packed_by_ascending_ids(small, caplog, capsys):
+def test_split_is_packed_by_ascending_ids(small, caplog):
     split = load(small)
     assert split.name == "train2014"
     assert split.image_ids.tolist() == [7, 42, 300]
@@ -146,16 +139,14 @@ def test_split_is_packed_by_ascending_ids(small, caplog, capsys):
     assert split.heights.tolist() == [9, 8, 4]
     assert split.captions == tuple(text for _, text in CAPTIONS)  # in the file's order
     assert split.image_ids[split.caption_image].tolist() == [image for image, _ in CAPTIONS]
-    for array in (split.image_ids, split.widths, split.heights, split.caption_image):
-        assert array.dtype == np.int64
+    assert split.first_captions().tolist() == [2, 0, 1]
     instances = split.instances
     assert instances.class_names == ("car", "fire hydrant", "dog")
     assert found_instances(split) == [(i, CATEGORIES[category], b) for i, category, b in INSTANCES]
-    assert instances.boxes.dtype == np.float64
     assert instances.is_single_word().tolist() == [True, False, True]
     assert instances.counts(3).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 2]]
+    assert load_split(small, "train2014").instances is None  # read only when asked for
     assert not caplog.records
-    assert capsys.readouterr() == ("", "")
 
 
 def test_equal_boxes_are_annotations_of_their_own(tmp_path):
@@ -174,11 +165,6 @@ def test_without_instances_of_its_images_a_split_has_none(tmp_path, instances):
     assert len(split.captions) == len(CAPTIONS)
 
 
-def test_instances_are_read_only_when_asked_for(small):
-    edit_json(small, "instances", lambda content: content.clear())
-    assert load_split(small, "train2014").instances is None
-
-
 def test_split_without_images_loads(tmp_path):
     split = load_split(write_split(tmp_path, {}, []), "train2014")
     assert len(split.image_ids) == len(split.file_names) == len(split.captions) == 0
@@ -191,18 +177,11 @@ def test_files_may_be_spread_over_both_annotation_folders(small):
     path = small / "COCO" / "annotations" / "instances_train2014.json"
     path.rename(other / path.name)
     assert len(load(small).instances.image) == len(INSTANCES)
-    assert annotation_file(small / "COCO", "instances", "train2014") == other / path.name
-    assert annotation_file(small / "COCO", "captions", "val2014") is None
 
 
 def test_entries_of_unlisted_images_are_left_out_and_counted(tmp_path, caplog):
-    write_split(
-        tmp_path,
-        PICTURES,
-        [(8, "stray"), *CAPTIONS, (9, "stray")],
-        [INSTANCES[0], (8, 3, [0, 0, 1, 1]), *INSTANCES[1:]],
-    )
-    split = load(tmp_path)
+    strays = [(8, 3, [0, 0, 1, 1]), *INSTANCES]
+    split = load(write_split(tmp_path, PICTURES, [(8, "a"), *CAPTIONS, (9, "b")], strays))
     assert split.captions == tuple(text for _, text in CAPTIONS)
     assert split.instances.boxes.tolist() == [box for _, _, box in INSTANCES]
     captions, instances = [record.getMessage() for record in caplog.records]
@@ -210,27 +189,6 @@ def test_entries_of_unlisted_images_are_left_out_and_counted(tmp_path, caplog):
     assert captions.endswith(": 2")
     assert "instances_train2014.json" in instances
     assert instances.endswith(": 1")
-
-
-def random_split(rng, images, captions, instances):
-    return Split(
-        name="train2014",
-        folder=None,
-        image_ids=np.sort(rng.choice(10_000, images, replace=False)),
-        file_names=np.array([f"{number}.jpg" for number in rng.permutation(images)]),
-        widths=rng.integers(1, 99, images),
-        heights=rng.integers(1, 99, images),
-        captions=tuple(f"caption {number}" for number in range(captions)),
-        caption_image=rng.integers(0, images, captions),
-        instances=Instances(
-            image=rng.integers(0, images, instances),
-            class_index=rng.integers(0, 4, instances),
-            boxes=rng.uniform(0, 50, (instances, 4)),
-            class_names=("a", "b", "c d", "e"),
-        )
-        if instances
-        else None,
-    )
 
 
 def rows_of(split, wanted=None):
@@ -248,31 +206,13 @@ def rows_of(split, wanted=None):
     return images, captions, [row for row in objects if row[0] in wanted]
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("share", [0, 0.5, 1])
-def test_keep_leaves_out_images_with_their_captions_and_instances(seed, share):
-    rng = np.random.default_rng(seed)
-    split = random_split(rng, images=15, captions=40, instances=[0, 30, 30][seed])
-    kept = rng.random(15) < share
+def test_keep_leaves_out_images_with_their_captions_and_instances(demo_data, share):
+    split = load(demo_data)
+    kept = np.random.default_rng(0).random(len(split.image_ids)) < share
     result = split.keep(kept)
-    wanted = {int(i) for i, stays in zip(split.image_ids, kept, strict=True) if stays}
-    assert rows_of(result) == rows_of(split, wanted)
+    assert rows_of(result) == rows_of(split, set(split.image_ids[kept].tolist()))
     assert len(result.image_ids) == kept.sum()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_first_captions_and_counts_equal_a_plain_loop(seed):
-    rng = np.random.default_rng(seed)
-    split = random_split(rng, images=12, captions=20, instances=25)
-    first = [-1] * 12
-    for caption, image in enumerate(split.caption_image):
-        if first[image] == -1:
-            first[image] = caption
-    assert split.first_captions().tolist() == first
-    counts = [[0] * 4 for _ in range(12)]
-    for image, class_index in zip(split.instances.image, split.instances.class_index, strict=True):
-        counts[image][class_index] += 1
-    assert split.instances.counts(12).tolist() == counts
 
 
 def bare_export(content):
@@ -307,12 +247,11 @@ def test_one_file_of_captions_and_boxes_is_read_for_both(small):
     for kind in ("captions", "instances"):
         (folder / f"{kind}_train2014.json").write_text(json.dumps(instances))
     assert rows_of(load(small)) == rows_of(expected)
-    shutil.copy(folder / "instances_train2014.json", folder / "captions_train2014.json")
     edit_json(small, "captions", lambda content: content.update(annotations=[{"bbox": [1]}]))
     assert "give the right file" in refusal_of(load, small)  # boxes in place of captions
 
 
-def test_categories_of_one_name_are_one_class_and_that_is_said(small, caplog):
+def test_categories_of_one_name_are_one_class(small):
     edit_json(
         small,
         "instances",
@@ -322,36 +261,10 @@ def test_categories_of_one_name_are_one_class_and_that_is_said(small, caplog):
     split = load(small)
     assert split.instances.class_names == ("dog", "car", "fire hydrant")
     assert found_instances(split)[0][:2] == (300, "dog")
-    assert "one class: dog (2 times)" in caplog.text
-
-
-def test_images_of_one_file_are_counted(small, caplog):
-    edit_json(small, "captions", change("images", 0, "file_name", to=file_name(7)))
-    load(small)
-    assert "images that have the file of another image: 1" in caplog.text
-
-
-def test_boxes_that_nobody_can_hit_are_counted(small, caplog):
-    boxes = ([6, 0, 2, 2], [0, -3, 2, 3], [1, 2, 0, 4], [-1, -1, 2, 2])
-    for number, box in enumerate(boxes):
-        edit_json(small, "instances", change("annotations", number, "bbox", to=box))
-    edit_json(small, "instances", change("annotations", 1, "image_id", to=300))
-    assert load(small).instances.boxes.tolist() == [list(box) for box in boxes]
-    assert "boxes wholly outside their image, counted like others: 2" in caplog.text
-    assert "boxes without area, counted like others: 1" in caplog.text
-
-
-def test_an_image_listed_again_counts_once_unless_it_differs(small):
-    expected = load(small)
-    for kind in ("captions", "instances"):
-        edit_json(small, kind, lambda content: content["images"].append(content["images"][0]))
-    assert rows_of(load(small)) == rows_of(expected)
-    edit_json(small, "captions", change("images", -1, "file_name", to="other.jpg"))
-    assert "the id 300 stands twice among the images" in refusal_of(load, small)
 
 
 @pytest.mark.parametrize("kind", ["captions", "instances"])
-@pytest.mark.parametrize("text", ["", '{"images": [], "annotations": [],}', "[]", "3", "[" * 9999])
+@pytest.mark.parametrize("text", ["", "[]", "[" * 9999])
 def test_file_that_is_no_json_object_is_refused(small, kind, text):
     path = small / "COCO" / "annotations" / f"{kind}_train2014.json"
     path.write_text(text)
@@ -368,41 +281,34 @@ def test_byte_order_mark_and_windows_line_ends_do_not_matter_but_the_encoding_do
     assert str(path) in refusal_of(load, small)
 
 
-CAPTION, BOX = '"caption": "a dog"}', '"bbox": [x, y, width, height]}'
-BROKEN = {  # what is changed in which file -> how the entry should look
-    "no images": ("captions", drop("images"), '"file_name"'),
-    "images are an object": ("captions", change("images", to={"id": 1}), "'images'"),
-    "an image is a text": ("captions", change("images", 0, to="x.jpg"), "x.jpg"),
-    "image without id": ("captions", drop("images", 0, "id"), '"id": 9'),
-    "image id is a word": ("captions", change("images", 0, "id", to="dog"), '"id": 9'),
-    "image id is true": ("captions", change("images", 0, "id", to=True), '"id": 9'),
-    "image id is a fraction": ("captions", change("images", 0, "id", to=1.5), '"id": 9'),
-    "image id beyond 64 bits": ("captions", change("images", 0, "id", to=2**70), '"id": 9'),
-    "file name is a number": ("captions", change("images", 1, "file_name", to=7), '"file_name"'),
-    "height is a word": ("captions", change("images", 1, "height", to="tall"), '"height": 480'),
-    "height is 0": ("captions", change("images", 1, "height", to=0), '"height": 480'),
-    "no annotations": ("captions", drop("annotations"), CAPTION),
-    "caption without image id": ("captions", drop("annotations", 2, "image_id"), CAPTION),
-    "caption missing": ("captions", drop("annotations", 2, "caption"), CAPTION),
-    "caption is a list": ("captions", change("annotations", 2, "caption", to=["a"]), CAPTION),
-    "half a character": ("captions", change("annotations", 2, "caption", to="\ud800"), CAPTION),
-    "no categories": ("instances", drop("categories"), '"name": "dog"}'),
-    "category without name": ("instances", drop("categories", 0, "name"), '"name": "dog"}'),
-    "unknown category": ("instances", change("annotations", 1, "category_id", to=99), "99"),
-    "box missing": ("instances", drop("annotations", 1, "bbox"), BOX),
-    "box of three": ("instances", change("annotations", 1, "bbox", to=[1, 2, 3]), BOX),
-    "box with NaN": (
-        "instances",
-        change("annotations", 1, "bbox", to=[1, float("nan"), 3, 4]),
-        BOX,
-    ),
-    "box with null": ("instances", change("annotations", 1, "bbox", to=[1, 2, None, 4]), BOX),
-    "negative width": ("instances", change("annotations", 1, "bbox", to=[1, 2, -3, 4]), BOX),
-    "box beyond bounds": ("instances", change("annotations", 1, "bbox", to=[10**400] * 4), BOX),
-}
+ID, CAPTION, BOX = '"id": 9', '"caption": "a dog"}', '"bbox": [x, y, width, height]}'
+NAME = '"name": "dog"}'
+BROKEN = [  # what is changed in which file, and how the entry should look
+    ("captions", drop("images"), '"file_name"'),
+    ("captions", change("images", to={"id": 1}), "'images'"),
+    ("captions", change("images", 0, to="x.jpg"), "x.jpg"),
+    ("captions", drop("images", 0, "id"), ID),
+    ("captions", change("images", 0, "id", to="dog"), ID),
+    ("captions", change("images", 0, "id", to=1.5), ID),
+    ("captions", change("images", 0, "id", to=2**70), ID),
+    ("captions", change("images", 1, "file_name", to=7), '"file_name"'),
+    ("captions", change("images", 1, "height", to="tall"), '"height": 480'),
+    ("captions", change("images", 1, "height", to=-1), '"height": 480'),
+    ("captions", drop("annotations", 2, "image_id"), CAPTION),
+    ("captions", drop("annotations", 2, "caption"), CAPTION),
+    ("captions", change("annotations", 2, "caption", to="\ud800"), CAPTION),
+    ("instances", drop("categories"), NAME),
+    ("instances", drop("categories", 0, "name"), NAME),
+    ("instances", change("annotations", 1, "category_id", to=99), "99"),
+    ("instances", drop("annotations", 1, "bbox"), BOX),
+    ("instances", change("annotations", 1, "bbox", to=[1, 2, 3]), BOX),
+    ("instances", change("annotations", 1, "bbox", to=[1, float("nan"), 3, 4]), BOX),
+    ("instances", change("annotations", 1, "bbox", to=[1, 2, -3, 4]), BOX),
+    ("instances", change("annotations", 1, "bbox", to=[10**400] * 4), BOX),
+]
 
 
-@pytest.mark.parametrize(("kind", "edit", "form"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("kind", "edit", "form"), BROKEN)
 def test_malformed_file_is_refused_with_how_an_entry_should_look(small, kind, edit, form):
     path = edit_json(small, kind, edit)
     message = refusal_of(load, small)
@@ -430,12 +336,8 @@ def test_a_few_missing_images_are_counted_and_the_first_named(small, caplog, nam
 
 
 def test_missing_files_and_folders_are_named(small):
-    folder = small / "COCO" / "train2014"
-    for path in folder.iterdir():
-        path.unlink()
-    assert refusal_of(load, small).startswith("3 of 3 images missing")
-    folder.rmdir()
-    assert str(folder) in refusal_of(load, small)
+    shutil.rmtree(small / "COCO" / "train2014")
+    assert str(small / "COCO" / "train2014") in refusal_of(load, small)
     (small / "COCO" / "annotations" / "captions_train2014.json").unlink()
     message = refusal_of(load, small)
     for name in ("captions_train2014.json", "captions_train2017.json", "captions_train.json"):
@@ -454,11 +356,9 @@ NAMINGS = {
 def write_layout(folder, naming, image_folder=None):
     """Write both splits under the names of a naming; image 7 is of training, 8 of testing."""
     for image_id, split in ((7, NAMINGS[naming][0]), (8, NAMINGS[naming][1])):
-        pictures = {image_id: Image.new("RGB", (image_id, 4))}
-        made = folder.parent / f"{folder.name}.{split}"
-        write_split(
-            made,
-            pictures,
+        made = write_split(
+            folder.parent / f"{folder.name}.{split}",
+            {image_id: Image.new("RGB", (image_id, 4))},
             [(image_id, f"caption of {image_id}")],
             [(image_id, 18, [0, 0, 2, 2])],
             split=split,
@@ -481,11 +381,8 @@ def test_every_naming_of_the_splits_is_read(tmp_path, folder, dataset, naming, i
         assert loaded.image_ids.tolist() == [image_id]
         assert loaded.captions == (f"caption of {image_id}",)
         assert loaded.instances.boxes.tolist() == [[0, 0, 2, 2]]
-        assert loaded.folder == tmp_path / folder / (image_folder or name)
+        assert loaded.path(0).parent == tmp_path / folder / (image_folder or name)
         assert loaded.path(0).is_file()
-        annotations = tmp_path / folder / "annotations"
-        assert loaded.caption_files == (annotations / f"captions_{name}.json",)
-        assert loaded.instance_files == (annotations / f"instances_{name}.json",)
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
@@ -510,18 +407,12 @@ def test_images_without_file_name_are_found_by_the_official_pattern(tmp_path, na
         ("plain", ["val2017", "train2014"]),
     ],
 )
-def test_the_first_complete_naming_is_used_for_both_splits_and_that_is_said(
-    tmp_path, caplog, naming, strays
-):
+def test_the_first_complete_naming_is_used_for_both_splits(tmp_path, naming, strays):
     folder = write_layout(tmp_path / "mine", naming)
     for stray in strays:
         (folder / "annotations" / f"captions_{stray}.json").write_text("stray")
-    with caplog.at_level(logging.INFO):
-        loaded = [load_split(tmp_path, split, dataset="mine") for split in SPLITS]
+    loaded = [load_split(tmp_path, split, dataset="mine") for split in SPLITS]
     assert [split.name for split in loaded] == list(NAMINGS[naming][:2])
-    said = caplog.records[0].getMessage()
-    assert f"{' and '.join(NAMINGS[naming][:2])} is used" in said
-    assert all(stray in said for stray in strays)
 
 
 def test_captions_of_one_split_are_not_completed_by_another_naming(small):
