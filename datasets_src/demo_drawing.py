@@ -185,10 +185,10 @@ def draw_background(rng: Rng, name: str, width: int, height: int) -> np.ndarray:
     """Draw a background without objects, (height, width, 3) uint8 RGB."""
     colours = WORLD["backgrounds"][name]
     horizon = round(rng.uniform(*colours["horizon"]) * height)
-    above = np.linspace(*map(getrgb, colours["above"]), horizon)
-    below = np.linspace(*map(getrgb, colours["below"]), height - horizon)
-    rows = np.concatenate([above, below])[:, None]
-    image = Image.fromarray(np.broadcast_to(rows, (height, width, 3)).astype(np.uint8))
+    (sky, haze), (far, near) = (map(getrgb, colours[part]) for part in ("above", "below"))
+    rows = [np.linspace(sky, haze, horizon), np.linspace(far, near, height - horizon)]
+    bands = np.broadcast_to(np.concatenate(rows)[:, None], (height, width, 3))
+    image = Image.fromarray(bands.astype(np.uint8))
     BACKGROUNDS[name](rng, ImageDraw.Draw(image), width, height, horizon)
     coarse = rng.normal(0, 7, (height // 10, width // 10)).astype(np.float32)
     clouds = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))

@@ -35,12 +35,14 @@ def load_batches(
     """Yield the images of each batch of indices, in order; what cannot be read is named.
 
     ``workers`` processes read ahead; 0 reads in this process. Whatever ends one of them ends the
-    loading with an error.
+    loading with an error, after one more batch, which is read here: a training that was asked to
+    stop by the same signal takes its last step and saves.
     """
     if images.cache is not None:
         cache, rows = images.cache
         cache.require_space(rows[np.concatenate([np.zeros(0, np.int64), *batches])], images.size)
     unlike: set[int] = set()  # images that are not as large as their data set says
+    done = 0
     try:
         # no variable holds the iterator: one that an error's traceback kept alive would keep the
         # workers, too, and they would keep this process from ending
@@ -48,6 +50,7 @@ def load_batches(
             batches, _start_reading(images, batches, workers), strict=True
         ):
             unlike.update(batch[odd].tolist())
+            done += 1
             yield LoadedBatch(None if pixels is None else torch.from_numpy(pixels), errors)
     except OSError as error:
         raise UserError(
@@ -57,6 +60,8 @@ def load_batches(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        pixels, errors, _ = _stack([images[image] for image in batches[done].tolist()])
+        yield LoadedBatch(None if pixels is None else torch.from_numpy(pixels), errors)
         raise UserError(
             "a process that reads images was killed, for want of memory or of room in /dev/shm, or "
             f"by a signal; {ADVICE}"
@@ -86,7 +91,7 @@ def _start_reading(
             batch_sampler=[batch.tolist() for batch in batches],
             collate_fn=_stack,
             num_workers=workers,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_heed_signals,
             # a generator of its own: torch's must not depend on how often loading starts
             generator=torch.Generator(),
         )
@@ -113,9 +118,10 @@ def _stack(images: list[LoadedImage | UserError]) -> Stack:
     return np.stack(read) if read else None, errors, odd
 
 
-def _ignore_signals(_worker: int) -> None:
-    """Leave signals to the process group to the parent, which ends the workers in the end."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+def _heed_signals(_worker: int) -> None:
+    """Let SIGTERM end a worker; other signals to the process group are for its parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -1,10 +1,8 @@
 """Flickr30k's own layout, with and without the boxes of Entities."""
 
 import json
-import logging
 import shutil
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,12 +10,7 @@ from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, filter_images, load_filtered_split
 from datasets_src.flickr30k import CAPTION_FILE, CHAIN_TYPES
 from datasets_src.splits import SPLITS
-from evaluation.image_evaluation import (
-    ImagePredictions,
-    image_counts,
-    image_metrics,
-    split_gold_boxes,
-)
+from evaluation.image_evaluation import split_gold_boxes
 from main import main
 from tests.conftest import TINY
 from tests.test_coco import refusal_of
@@ -29,8 +22,14 @@ PEOPLE, CLOTHING, SCENE, OTHER = (
 )
 
 # image id -> (width, height, mode)
-IMAGES = {900: (60, 40, "RGB"), 36: (50, 70, "RGB"), 5000000000: (30, 30, "L"), 12: (20, 20, "RGB")}
-LISTS = {"train": [5000000000, 900, 36], "val": [], "test": [12]}
+IMAGES = {
+    900: (60, 40, "RGB"),
+    36: (50, 70, "RGB"),
+    5000000000: (30, 30, "L"),
+    12: (20, 20, "RGB"),
+    13: (20, 20, "RGB"),
+}
+LISTS = {"train": [5000000000, 900, 36], "val": [], "test": [13, 12]}
 CAPTIONS = [
     (900, "Two young guys look at their hands ."),
     (900, "A man\u2019s hat"),
@@ -38,21 +37,15 @@ CAPTIONS = [
     (36, ""),
     (5000000000, "a #1\ttab"),
     (36, "the street"),
+    (13, "A cat ."),
 ]
 
 
 def obj(chains, *boxes, more=""):
     """Return an object of an annotation, with boxes (xmin, ymin, xmax, ymax)."""
     names = "".join(f"<name>{chain}</name>" for chain in chains)
-    edges = "".join(
-        "<bndbox>"
-        + "".join(
-            f"<{edge}>{value}</{edge}>"
-            for edge, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
-        )
-        + "</bndbox>"
-        for box in boxes
-    )
+    form = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
+    edges = "".join(f"<bndbox>{form.format(*box)}</bndbox>" for box in boxes)
     return f"<object>{names}{edges}{more}</object>"
 
 
@@ -69,6 +62,7 @@ OBJECTS = {
     36: [obj([5], (3, 4, 50, 70), (1, 1, 2, 2))],
     5000000000: [],
     12: [obj([9], (2, 2, 3, 3))],
+    13: [obj([9], (2, 2, 3, 3))],
 }
 PHRASES = {
     900: "[/EN#1/people Two young guys] look at [/EN#2/clothing/other their hats] in "
@@ -77,6 +71,7 @@ PHRASES = {
     36: "[/EN#5/scene the street]\n\n",
     5000000000: "a photograph\n",
     12: "[/EN#9/animals A dog] .",
+    13: "[/EN#9/animals A cat] .",
 }
 # (image id, class, [x, y, width, height])
 EXPECTED = [
@@ -89,10 +84,10 @@ EXPECTED = [
 ]
 
 
-def annotation(width, height, objects, depth=3):
+def annotation(width, height, objects):
     return (
         f"<annotation><filename>x.jpg</filename><size><width>{width}</width><height>{height}"
-        f"</height><depth>{depth}</depth></size>{''.join(objects)}</annotation>"
+        f"</height><depth>3</depth></size>{''.join(objects)}</annotation>"
     )
 
 
@@ -129,10 +124,9 @@ def refusal(folder, split=TRAIN, with_instances=True):
 
 
 @pytest.mark.parametrize("with_instances", [False, True])
-@pytest.mark.parametrize("entities", [False, True])
-@pytest.mark.parametrize("image_folder", ["flickr30k-images", "images"])
-def test_images_and_captions_are_read(tmp_path, entities, with_instances, image_folder):
-    folder = write_flickr30k(tmp_path / "flickr30k", entities, image_folder)
+@pytest.mark.parametrize(("entities", "place"), [(True, "flickr30k-images"), (False, "images")])
+def test_images_and_captions_are_read(tmp_path, entities, with_instances, place):
+    folder = write_flickr30k(tmp_path / "flickr30k", entities, place)
     split = load(folder, TRAIN, with_instances)
     assert split.name == "train"
     assert split.image_ids.tolist() == [36, 900, 5000000000]
@@ -140,16 +134,14 @@ def test_images_and_captions_are_read(tmp_path, entities, with_instances, image_
     known = entities and with_instances
     assert split.widths.tolist() == ([50, 60, 30] if known else [0, 0, 0])
     assert split.heights.tolist() == ([70, 40, 30] if known else [0, 0, 0])
-    assert split.folder == folder / image_folder
+    assert split.folder == folder / place
     found = list(zip(split.image_ids[split.caption_image].tolist(), split.captions, strict=True))
-    assert found == [(image_id, text) for image_id, text in CAPTIONS if image_id != 12]
-    for array in (split.image_ids, split.widths, split.heights, split.caption_image):
-        assert array.dtype == np.int64
+    assert found == [(image_id, text) for image_id, text in CAPTIONS if image_id not in (12, 13)]
     assert (split.instances is not None) == known
     test = load(folder, TEST, with_instances)
     assert test.name == "test"
-    assert test.image_ids.tolist() == [12]
-    assert test.captions == ("A dog .",)
+    assert test.image_ids.tolist() == [12, 13]
+    assert test.captions == ("A dog .", "A cat .")
 
 
 def test_each_box_of_each_chain_is_an_instance_of_each_type(flickr):
@@ -163,75 +155,31 @@ def test_each_box_of_each_chain_is_an_instance_of_each_type(flickr):
     )
     assert list(found) == EXPECTED
     assert instances.class_names == CHAIN_TYPES
-    assert instances.is_single_word().all()
-    assert instances.boxes.dtype == np.float64
-    assert load(flickr, TEST).instances.boxes.tolist() == [[1, 1, 2, 2]]
 
 
-def write_one_image(flickr, objects, phrases):
-    """Give the one test image, 20 x 20 pixels, these objects and phrases, and load it."""
+def test_box_of_several_chains_and_types_or_drawn_twice_is_one_gold_box(flickr):
+    objects = [obj([1], (1, 1, 10, 10)), obj([2], (2, 1, 10, 10)), obj([3, 1], (1, 1, 10, 10))]
+    (flickr / "test.txt").write_text("12\n")
     (flickr / "Annotations" / "12.xml").write_text(annotation(20, 20, objects))
-    (flickr / "Sentences" / "12.txt").write_text(phrases)
-    return load(flickr, TEST)
-
-
-def perfect_boxes(box):
-    """Return what a model predicts that finds one box of the one image, on the 224 pixel grid."""
-    return ImagePredictions(
-        logits=np.ones((1, 1), dtype=np.float32),
-        bits=np.ones((1, 1), dtype=bool),
-        image=np.zeros(1, dtype=np.int64),
-        cluster=np.zeros(1, dtype=np.int64),
-        boxes=np.array([box]),
-        peaks=np.array([box[:2]]),
+    (flickr / "Sentences" / "12.txt").write_text(
+        "[/EN#1/people A man] in [/EN#2/clothing a hat] and [/EN#3/clothing/people others]\n"
     )
-
-
-def test_box_of_several_chains_and_types_is_one_gold_box(flickr):
-    split = write_one_image(
-        flickr,
-        [obj([1, 3], (1, 1, 10, 10))],
-        "[/EN#1/people A man] is [/EN#3/people/clothing a man in a hat] .\n",
-    )
-    instances = split.instances
-    assert instances.class_index.tolist() == [PEOPLE, CLOTHING]
-    assert instances.boxes.tolist() == [[0, 0, 10, 10]] * 2
-    assert instances.has_own_box.tolist() == [True, False]
-    counts = instances.counts(1)
-    assert counts.sum() == 2
-    assert counts[0, [PEOPLE, CLOTHING]].tolist() == [1, 1]
-    (gold,) = split_gold_boxes(split)
-    assert gold.tolist() == [[0, 0, 112, 112]]
-    no_cluster = np.full(len(CHAIN_TYPES), -1)
-    counts = image_counts(perfect_boxes(gold[0]), split, no_cluster)
-    metrics = image_metrics(counts, split, seed=0)
-    for name in ("bounding_box", "heatmap"):
-        assert metrics[name]["recall"] == metrics[name]["precision"] == 1
-    for name in ("bounding_box_chance", "heatmap_chance"):  # one random box for the one gold box
-        assert metrics[name]["true_positives"] + metrics[name]["false_negatives"] == 1
-        assert metrics[name]["true_positives"] + metrics[name]["false_positives"] == 1
-
-
-def test_box_drawn_twice_counts_once_for_each_class_and_once_as_a_box(flickr):
-    """Two objects with the same box, and a third with another box."""
-    split = write_one_image(
-        flickr,
-        [obj([1], (1, 1, 10, 10)), obj([2], (2, 1, 10, 10)), obj([3, 1], (1, 1, 10, 10))],
-        "[/EN#1/people A man] in [/EN#2/clothing a hat] and [/EN#3/clothing/people others]\n",
-    )
+    split = load(flickr, TEST)
     instances = split.instances
     found = list(zip(instances.class_index.tolist(), instances.boxes.tolist(), strict=True))
     first, second = [0, 0, 10, 10], [1, 0, 9, 10]
     assert found == [(PEOPLE, first), (CLOTHING, second), (CLOTHING, first)]
     assert instances.has_own_box.tolist() == [True, True, False]
-    assert len(split_gold_boxes(split)[0]) == 2
+    (gold,) = split_gold_boxes(split)
+    assert gold.tolist() == [[0, 0, 112, 112], [11, 0, 112, 112]]
 
 
 def test_split_whose_chains_have_no_box_has_no_instances(flickr):
-    (flickr / "Sentences" / "12.txt").write_text("[/EN#9/notvisual A dog] .\n")
+    for path in (flickr / "Sentences").iterdir():
+        path.write_text("[/EN#9/notvisual A dog] .\n")
     split = load(flickr, TEST)
     assert split.instances is None
-    assert split.widths.tolist() == [20]
+    assert split.widths.tolist() == [20, 20]
 
 
 def test_entities_are_read_only_when_asked_for(flickr):
@@ -254,33 +202,24 @@ def test_windows_line_ends_and_blank_lines_do_not_matter(flickr):
 def test_images_without_caption_are_kept_with_a_warning(flickr, caplog):
     path = flickr / CAPTION_FILE
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
-    with caplog.at_level(logging.WARNING):
-        split = load(flickr)
-    assert split.image_ids.tolist() == [36, 900, 5000000000]
+    assert load(flickr).image_ids.tolist() == [36, 900, 5000000000]
     assert "images of train.txt without caption: 2" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["train.txt", "test.txt"])
-def test_missing_split_list_is_refused_with_its_source(flickr, name):
-    (flickr / name).unlink()
-    message = refusal(flickr, TRAIN if name == "train.txt" else TEST)
-    assert str(flickr / name) in message
-    assert "flickr30k_entities" in message
-
-
-@pytest.mark.parametrize("name", [CAPTION_FILE, "Annotations/36.xml", "Sentences/36.txt"])
+@pytest.mark.parametrize(
+    "name", ["train.txt", CAPTION_FILE, "Annotations/36.xml", "Sentences/36.txt"]
+)
 def test_missing_file_is_refused_by_name(flickr, name):
     (flickr / name).unlink()
-    assert str(flickr / name) in refusal(flickr)
+    message = refusal(flickr)
+    assert str(flickr / name) in message
+    assert ("flickr30k_entities" in message) == (name != CAPTION_FILE)
 
 
 def test_missing_images_are_told_or_refused(flickr, caplog):
     (flickr / "flickr30k-images" / "36.jpg").unlink()
     load(flickr)
     assert "1 of 3 images missing" in caplog.text
-    for path in (flickr / "flickr30k-images").iterdir():
-        path.unlink()
-    assert refusal(flickr).startswith("3 of 3 images missing")
     shutil.rmtree(flickr / "flickr30k-images")
     assert str(flickr / "flickr30k-images") in refusal(flickr)
 
@@ -297,7 +236,6 @@ def test_missing_images_are_told_or_refused(flickr, caplog):
         ("Sentences/36.txt", "[/EN#x/people A man]"),
         ("Sentences/36.txt", "[/EN#5/people"),
         ("Sentences/36.txt", "[/EN#5/robots A robot]"),
-        ("Sentences/36.txt", "[/EN#5/People A man]"),
         ("Sentences/36.txt", f"[/EN#{'9' * 5000}/people A man]"),
     ],
 )
@@ -315,20 +253,12 @@ ENTITIES = '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;">]>'
     "text",
     [
         "",
-        "nonsense",
         GOOD[:-5],
-        ENTITIES + GOOD.replace("x.jpg", "&y;"),
-        '<!DOCTYPE a SYSTEM "file:///etc/hosts">' + GOOD,
         GOOD.replace("<width>50</width>", ""),
         GOOD.replace("<width>50</width>", "<width>0</width>"),
-        GOOD.replace("<width>50</width>", "<width>9999999</width>"),
-        GOOD.replace("<height>70</height>", "<height>7.5</height>"),
         GOOD.replace("<name>5</name>", "<name>dog</name>"),
         GOOD.replace("<xmin>3</xmin>", ""),
-        GOOD.replace("<xmin>3</xmin>", "<xmin>left</xmin>"),
         GOOD.replace("<xmin>3</xmin>", "<xmin>51</xmin>"),  # right of xmax
-        GOOD.replace("<xmin>3</xmin>", "<xmin>-9999999</xmin>"),
-        GOOD.replace("<xmax>50</xmax>", f"<xmax>{'9' * 5000}</xmax>"),
     ],
 )
 def test_malformed_annotation_is_refused_by_name(flickr, text):
@@ -336,8 +266,7 @@ def test_malformed_annotation_is_refused_by_name(flickr, text):
     path.write_text(GOOD)
     load(flickr)
     path.write_text(text)
-    message = refusal(flickr)
-    assert str(path) in message
+    assert str(path) in refusal(flickr)
 
 
 def test_doctype_is_refused_in_any_encoding(flickr):
@@ -407,13 +336,6 @@ def test_filter_of_captions_alone_is_refused(tmp_path):
     assert "needs no setup" in message
 
 
-@pytest.mark.parametrize("name", ["train.txt", "test.txt"])
-def test_filter_of_a_split_without_images_is_refused(flickr, name):
-    (flickr / name).write_text("")
-    message = refusal_of(filter_images, flickr.parent, dataset="flickr30k")
-    assert str(flickr / name) in message
-
-
 def test_filter_without_any_instance_is_refused(flickr):
     for path in (flickr / "Sentences").iterdir():
         path.write_text("no phrase\n")
@@ -422,66 +344,22 @@ def test_filter_without_any_instance_is_refused(flickr):
     assert not (flickr / FILTER_FILE).exists()
 
 
-@pytest.fixture(scope="module")
-def world(demo_data, tmp_path_factory):
-    """The demo data in Flickr30k's layout; classes of the demo world become types by their id."""
-    datasets_dir = tmp_path_factory.mktemp("flickr")
-    folder = datasets_dir / "flickr30k"
-    for name in ("flickr30k-images", "Annotations", "Sentences"):
-        (folder / name).mkdir(parents=True)
-    lines = []
-    for split, name in zip(SPLITS, ("train", "test"), strict=True):
-        data = load_split(demo_data, split, with_instances=True)
-        # ids of both splits stand in one folder
-        ids = [10 * int(image_id) + len(name) for image_id in data.image_ids]
-        (folder / f"{name}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
-        counts = dict.fromkeys(ids, 0)
-        for image, text in zip(data.caption_image, data.captions, strict=True):
-            lines.append(f"{ids[image]}.jpg#{counts[ids[image]]}\t{text}\n")
-            counts[ids[image]] += 1
-        for image, image_id in enumerate(ids):
-            shutil.copy(data.path(image), folder / "flickr30k-images" / f"{image_id}.jpg")
-            chains = np.flatnonzero(data.instances.image == image)
-            objects, phrases = [], []
-            for chain in chains:
-                x, y, width, height = data.instances.boxes[chain].astype(int)
-                objects.append(obj([chain], (x + 1, y + 1, x + width, y + height)))
-                kind = CHAIN_TYPES[data.instances.class_index[chain] % len(CHAIN_TYPES)]
-                phrases.append(f"[/EN#{chain}/{kind} thing]")
-            text = annotation(data.widths[image], data.heights[image], objects)
-            (folder / "Annotations" / f"{image_id}.xml").write_text(text)
-            (folder / "Sentences" / f"{image_id}.txt").write_text(" ".join(phrases) + "\n")
-    (folder / CAPTION_FILE).write_text("".join(lines), encoding="utf-8")
-    for path in demo_data.iterdir():
-        if path.is_file() and path.name != FILTER_FILE:
-            shutil.copy(path, datasets_dir)
-    return datasets_dir
-
-
 @pytest.mark.parametrize("entities", [True, False])
-def test_flickr30k_is_trained_and_evaluated(world, tmp_path, entities):
-    datasets_dir = world
-    if not entities:
-        datasets_dir = tmp_path / "captions_only"
-        unneeded = shutil.ignore_patterns("Annotations", "Sentences", FILTER_FILE)
-        shutil.copytree(world, datasets_dir, ignore=unneeded)
-    data = [f"--datasets_dir={datasets_dir}", "--dataset=flickr30k", f"--results_dir={tmp_path}"]
+def test_flickr30k_is_trained_and_evaluated(tmp_path, entities):
+    write_flickr30k(tmp_path / "flickr30k", entities)
+    data = [f"--datasets_dir={tmp_path}", "--dataset=flickr30k", f"--results_dir={tmp_path}"]
     places = [*data, f"--models_dir={tmp_path / 'models'}"]
     if entities:
         assert main(["--utility=filter_unwanted_coco_images", *data]) == 0
     assert main([*TINY, "--epochs=1", "--text_encoder=generative", *places]) == 0
-    assert main(["--utility=text_evaluation", *places]) == 0
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
     results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
     assert results["data"]["filtered"] is entities
     metrics = results["metrics"]
-    assert metrics["sentence_image_matching"]["trial_count"] > 0
+    assert metrics["sentence_image_matching"]["trial_count"] == 2
+    scores = metrics["class_name_classification"]
+    assert (scores is not None) == (metrics["heatmap"] is not None) == entities
     if entities:
-        scores = metrics["class_name_classification"]
-        cells = ("true_positives", "false_positives", "false_negatives", "true_negatives")
-        total = sum(scores[cell] for cell in cells)
-        assert total == len(CHAIN_TYPES) * results["data"]["test_images"]
-        assert metrics["heatmap"]["true_positives"] is not None
-    else:
-        assert metrics["class_name_classification"] is None
-        assert metrics["heatmap"] is None
+        assert sum(n for name, n in scores.items() if name.endswith("tives")) == 2 * len(
+            CHAIN_TYPES
+        )

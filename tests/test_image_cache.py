@@ -4,7 +4,6 @@ import json
 import logging
 import multiprocessing
 import os
-import random
 import shutil
 import time
 from dataclasses import replace
@@ -68,25 +67,16 @@ def small(tmp_path) -> Path:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_are_the_same_with_and_without_the_cache(demo_data, tmp_path, workers, decoded):
-    split = cached_split(demo_data, tmp_path / "cache")
-    expected = from_files(split)
-    np.testing.assert_array_equal(all_images(split, workers), expected)
-    decoded.clear()
-    again = all_images(split)
-    assert decoded == []  # all came from the cache
-    assert again.dtype == expected.dtype
-    np.testing.assert_array_equal(again, expected)
-    np.testing.assert_array_equal(all_images(split, workers), expected)
-
-
-def test_each_size_and_split_has_images_of_its_own(demo_data, tmp_path):
-    for part in ("train2014", "val2014", "train2014"):
-        split = cached_split(demo_data, tmp_path, part)
+    for part in ("train2014", "val2014"):
+        split = cached_split(demo_data, tmp_path / "cache", part)
         for size in (16, 5):
-            np.testing.assert_array_equal(all_images(split, size=size), from_files(split, size))
-    assert sorted(path.name for path in tmp_path.glob("*.pixels")) == [
-        f"coco_{part}_{size}.pixels" for part in ("train2014", "val2014") for size in (16, 5)
-    ]
+            expected = from_files(split, size)
+            np.testing.assert_array_equal(all_images(split, workers, size), expected)
+            decoded.clear()
+            again = all_images(split, size=size)
+            assert decoded == []  # all came from the cache
+            assert again.dtype == expected.dtype
+            np.testing.assert_array_equal(again, expected)
 
 
 def test_a_filtered_split_shares_its_images_with_the_whole_one(demo_data, tmp_path, decoded):
@@ -130,25 +120,15 @@ def test_a_changed_image_is_read_anew(small, tmp_path, decoded, change, monkeypa
         decoded.clear()
 
 
-def test_a_changed_image_that_cannot_be_read_is_refused_as_without_the_cache(small, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_changed_image_that_cannot_be_read_is_refused(small, tmp_path, workers):
     split = cached_split(small, tmp_path)
     all_images(split)
-    for image, content in ((1, b"no image"), (3, None)):
-        if content is None:
-            split.path(image).unlink()
-        else:
-            split.path(image).write_bytes(content)
-    plain = replace(split, cache=None)
-    batches = [np.arange(6), np.array([3])]
-    for workers in (0, 2):
-        with_cache = list(load_batches(split.images(SIZE), batches, workers))
-        without = list(load_batches(plain.images(SIZE), batches, workers))
-        for left, right in zip(with_cache, without, strict=True):
-            assert {at: str(error) for at, error in left.errors.items()} == {
-                at: str(error) for at, error in right.errors.items()
-            }
-            assert_same(left.pixels, right.pixels)
-    assert file_name(8) in refusal_of(all_images, split)
+    split.path(1).write_bytes(b"no image")
+    split.path(3).unlink()
+    (loaded,) = load_batches(split.images(SIZE), [np.arange(6)], workers)
+    assert sorted(loaded.errors) == [1, 3]
+    assert file_name(8) in str(loaded.errors[1])
 
 
 @settings(
@@ -196,21 +176,16 @@ def test_killed_writers_at_once_leave_no_wrong_pixel(demo_data, tmp_path):
     split = cached_split(demo_data, tmp_path / "cache")
     expected = from_files(split, 64)
     context = multiprocessing.get_context("fork")
-    moments = random.Random(0)
-    for attempt in range(3):
-        writers = [
-            context.Process(target=load_again_and_again, args=(split, 2 * attempt + i))
-            for i in range(2)
-        ]
-        for writer in writers:
-            writer.start()
-        time.sleep(moments.uniform(0.05, 0.5))
-        np.testing.assert_array_equal(all_images(split, size=64), expected)  # beside them
-        for writer in writers:
-            writer.kill()
-            writer.join()
-            assert writer.exitcode == -9
-        np.testing.assert_array_equal(all_images(split, size=64), expected)
+    writers = [context.Process(target=load_again_and_again, args=(split, i)) for i in range(2)]
+    for writer in writers:
+        writer.start()
+    time.sleep(0.3)
+    np.testing.assert_array_equal(all_images(split, size=64), expected)  # beside them
+    for writer in writers:
+        writer.kill()
+        writer.join()
+        assert writer.exitcode == -9
+    for _ in range(2):
         np.testing.assert_array_equal(all_images(split, size=64), expected)
 
 
@@ -256,33 +231,19 @@ def test_a_disk_that_fills_up_costs_the_cache_and_not_the_training(
     split = cached_split(small, tmp_path / "cache")
     calls = []
 
-    def fill_up(file, content, offset):
+    def fill_up(path, offset, content):
         calls.append(offset)
         if len(calls) == 4:  # the second image's checksum
             raise OSError(28, "No space left on device")
-        return plain(file, content, offset)
+        plain(path, offset, content)
 
-    plain = os.pwrite
-    monkeypatch.setattr(os, "pwrite", fill_up)
+    plain = image_cache._write_at
+    monkeypatch.setattr(image_cache, "_write_at", fill_up)
     np.testing.assert_array_equal(all_images(split), from_files(split))
     assert len(calls) == 4
-    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == [
-        f"no more images are stored in {tmp_path / 'cache' / 'coco_train2014_16.pixels'}: No space "
-        "left on device"
-    ]
+    assert caplog.text.count("no more images are stored in ") == 1
     monkeypatch.undo()
     np.testing.assert_array_equal(all_images(split), from_files(split))
-
-
-def test_a_write_in_parts_is_whole_in_the_end(small, tmp_path, monkeypatch, decoded):
-    split = cached_split(small, tmp_path / "cache")
-    plain = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda file, content, at: plain(file, content[:100], at))
-    all_images(split)
-    decoded.clear()
-    np.testing.assert_array_equal(all_images(split), from_files(split))
-    assert decoded == []
 
 
 def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_data, tmp_path):
@@ -299,10 +260,8 @@ def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_da
         return json.loads((tmp_path / name / "visual_evaluation_m.json").read_text())["metrics"]
 
     option = f"--image_cache={tmp_path / 'cache'}"
-    plain, first, second = results("plain"), results("first", option), results("second", option)
-    assert plain == first == second
-    assert_same(weights(tmp_path / "plain", "m"), weights(tmp_path / "first", "m"))
-    assert_same(weights(tmp_path / "plain", "m"), weights(tmp_path / "second", "m"))
+    assert results("plain") == results("cached", option) == results("cached", option, "--overwrite")
+    assert_same(weights(tmp_path / "plain", "m"), weights(tmp_path / "cached", "m"))
     assert sorted(path.name for path in (tmp_path / "cache").glob("*.pixels")) == [
         "coco_train2014_32.pixels",
         "coco_val2014_32.pixels",

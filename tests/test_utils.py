@@ -25,8 +25,8 @@ from utils import log
 from utils.errors import UserError
 from utils.files import (
     only_process,
+    read_each_line,
     read_lines,
-    read_text,
     reading,
     require_writable_folder,
     write_atomically,
@@ -97,9 +97,11 @@ def test_json_and_text_are_read_back(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"ü": [1, None]}
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
-    assert "ü" in read_text(tmp_path / "a.json", "the file")
     (tmp_path / "b").write_bytes("\ufeffa\u2028b\r\nc".encode())
-    assert read_lines(tmp_path / "b", "the list") == ["a\u2028b", "c"]
+    assert read_lines(tmp_path / "b") == ["a\u2028b", "c"]
+    (tmp_path / "c").write_text("1\n\n 2\nx\n")
+    with pytest.raises(UserError, match=r"c line 4: 'x' should be a number; correct the line"):
+        read_each_line(tmp_path / "c", int, "a number")
 
 
 BAD = {
