@@ -52,6 +52,27 @@ class ShareThresholds:
         return bits
 
 
+class VoteOdds:
+    """The log odds with which captions vote for each cluster, followed from step to step.
+
+    They are added to the CNN's logits while it learns (logit adjustment, Menon et al. 2021). A
+    logit alone then says by how much an image changes a cluster's odds, so that one threshold
+    serves frequent and rare clusters, and what images do not show passes it nowhere.
+    """
+
+    RATE = 0.05  # by which a step's votes replace those before it
+    LEAST = 1e-3  # share of the captions; 1 minus it is the largest
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None  # (C,) shares of the captions, from the first step on
+
+    def follow(self, bits: Tensor) -> Tensor:
+        """Take the votes of a step, (B, C) bool, and return the log odds (C,)."""
+        shares = gather_rows(bits.float()).mean(dim=0)
+        self.values = shares if self.values is None else self.values.lerp(shares, self.RATE)
+        return torch.logit(self.values, eps=self.LEAST)
+
+
 def joint_step(
     visual: Callable[[Tensor], Tensor],
     visual_optimizer: torch.optim.Optimizer,
@@ -63,6 +84,7 @@ def joint_step(
     text_threshold: float,
     *,
     shares: ShareThresholds | None = None,
+    odds: VoteOdds | None = None,
     random_votes: bool = False,
     teach_text: bool = True,
     precision: str = "fp32",
@@ -82,6 +104,7 @@ def joint_step(
         text_threshold: bound on the captions' scores in 0..1.
         shares: The image bits that the text encoder learns; as published (None) those of
             ``visual_threshold``.
+        odds: What is added to the logits that learn; as published (None) nothing.
         random_votes: whether the captions' bits come from ``random_start_scores`` and not from
             the text encoder, as at the start of training.
         teach_text: whether the text encoder learns.
@@ -100,6 +123,8 @@ def joint_step(
     caption_bits = to_device(votes, images.device) >= text_threshold  # (B, C)
 
     text_loss = text.update(tokens, scores, image_targets) if teach_text else None
+    if odds is not None:
+        logits = logits + odds.follow(caption_bits) * text.voted
     visual_loss = functional.binary_cross_entropy_with_logits(logits, caption_bits.to(logits))
     descend(
         visual_loss * share_of_rows(len(tokens)),

@@ -227,6 +227,7 @@ def load_visual_model(
             settings.visual_encoder,
             settings.cluster_num,
             pretrained=settings.pretrained_visual is not None,
+            fine_maps=settings.fine_maps,
         )
         try:
             encoder.network.load_state_dict(state)

@@ -42,7 +42,7 @@ from models_src.hardware import (
     require_precision,
     to_device,
 )
-from models_src.joint import ShareThresholds, joint_step
+from models_src.joint import ShareThresholds, VoteOdds, joint_step
 from models_src.model_files import (
     Origin,
     load_tensors,
@@ -62,12 +62,12 @@ from utils.files import only_process, reading
 from utils.progress import with_bar
 from utils.provenance import ROOT, git_commit
 
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
 FEWEST_STEPS = 50  # of which it can be said that training starves or has collapsed
-TEACH_TEXT_FROM = 0.5  # of the random start: before it, image bits mean nothing yet
+TEACH_TEXT_FROM = 0.67  # of the random start: before it, image bits mean nothing yet
 LOWEST_RATE = 0.03  # at the end of --cosine_decay, of the CNN's learning rate
 BEST_BY = {"agreement": "agreement", "f_score": "categorization.all_words.f_score"}
 
@@ -117,6 +117,7 @@ class TrainingRun:
     random_start: int  # joint steps with random votes
     steps: int  # joint steps of the whole run
     shares: ShareThresholds | None = None  # image bits for the text encoder, see ``image_share``
+    odds: VoteOdds | None = None  # see ``logit_adjustment``
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the current epoch finished
@@ -133,6 +134,7 @@ class TrainingRun:
             "visual": self.visual.state_dict(),
             "text": self.text.training_state_dict(),
             "share_thresholds": self.shares.values if self.shares else None,
+            "vote_shares": self.odds.values if self.odds else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
@@ -150,9 +152,9 @@ class TrainingRun:
         """Take over what ``state_dict`` returned."""
         self.visual.load_state_dict(state["visual"])
         self.text.load_training_state_dict(state["text"])
-        if self.shares is not None:
-            values = state["share_thresholds"]  # None before the first step
-            self.shares.values = None if values is None else values.to(self.totals.device)
+        for part, name in ((self.shares, "share_thresholds"), (self.odds, "vote_shares")):
+            if part is not None and state[name] is not None:  # None before the first step
+                part.values = state[name].to(self.totals.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
@@ -175,9 +177,6 @@ def new_run(
     visual = build_visual_encoder(settings, device, with_pretrained=with_pretrained)
     text = build_text_encoder(settings, pairs.vocabulary.words, device)
     steps = settings.epochs * len(epoch_batches(settings, pairs, epoch=0))
-    shares = None
-    if settings.image_share:
-        shares = ShareThresholds(settings.image_share)
     return TrainingRun(
         visual,
         text,
@@ -186,7 +185,8 @@ def new_run(
         empty_sums(settings.cluster_num, device),
         random_start_steps(settings, steps),
         steps,
-        shares,
+        ShareThresholds(settings.image_share) if settings.image_share else None,
+        VoteOdds() if settings.logit_adjustment else None,
     )
 
 
@@ -194,7 +194,7 @@ def random_start_steps(settings: TrainingSettings, steps: int) -> int:
     """Return how many of a run's steps have random votes; a setting above ``steps`` means all."""
     if settings.random_start_steps is not None:
         return min(settings.random_start_steps, steps)
-    return steps // 2 if TEXT_ENCODERS[settings.text_encoder].by_gradient else 0
+    return steps // 3 if TEXT_ENCODERS[settings.text_encoder].by_gradient else 0
 
 
 def save_checkpoint(
@@ -549,8 +549,8 @@ def take_step(
     since, span = run.step - run.random_start, max(1, run.steps - run.random_start)
     teach_text = run.step >= TEACH_TEXT_FROM * run.random_start
     pause = max(1, int(0.8 * span / settings.vote_revisions))  # between revisions
-    if teach_text and since % pause == 0 and since < pause * settings.vote_revisions:
-        run.text.revise_votes(revote=since >= 0)
+    if since >= 0 and since % pause == 0 and since < pause * settings.vote_revisions:
+        run.text.revise_votes()
     if settings.cosine_decay:
         decay = (1 + math.cos(math.pi * max(0, since) / span)) / 2
         rate = settings.visual_learning_rate * max(LOWEST_RATE, decay)
@@ -571,6 +571,7 @@ def take_step(
         settings.visual_threshold,
         settings.text_threshold,
         shares=run.shares,
+        odds=run.odds,
         random_votes=since < 0,
         teach_text=teach_text,
         precision=settings.precision,

@@ -35,6 +35,7 @@ class VisualEncoder(nn.Module):
         freeze: bool = False,
         pretrained: bool = False,
         parts: int = 1,
+        fine_maps: bool = False,
     ):
         super().__init__()
         self.parts = parts
@@ -43,6 +44,11 @@ class VisualEncoder(nn.Module):
         # of ``datasets_src.images``: the inputs that trained weights expect, or the published ones
         self.pixel_statistics = "imagenet" if pretrained else "clip"
         self.network: Any = _torchvision_network(name, cluster_num, pretrained)
+        if fine_maps:
+            first = self.network.layer4[0]
+            # the strided convolution is the first of a basic block, the second of a bottleneck
+            for convolution in (first.conv1, first.conv2, first.downsample[0]):
+                convolution.stride = (1, 1)
         self.frozen = freeze
         if freeze:
             self.network.requires_grad_(False)
@@ -142,6 +148,7 @@ def build_visual_encoder(
         settings.freeze_visual,
         settings.pretrained_visual is not None,
         settings.accumulate,
+        settings.fine_maps,
     )
     if settings.pretrained_visual is not None and with_pretrained:
         load_trunk(encoder, Path(settings.pretrained_visual))

@@ -178,7 +178,7 @@ def test_words_come_to_vote_for_what_their_images_show_and_others_fall_silent(ki
             learn(encoder, padded(captions), torch.eye(C, dtype=torch.bool)[topics])
 
     steps(100)
-    encoder.revise_votes(revote=True)
+    encoder.revise_votes()
     assert len(set(encoder.vote_clusters[:6].tolist())) == 3
     for word in range(3):
         captions = padded([[word, 8], [word + 3], [7, word]])
@@ -275,7 +275,7 @@ def test_state_and_training_state_continue_exactly(kind, tmp_path):
 
     straight = fresh(0)
     train_steps(straight, 1, 2)
-    straight.revise_votes(revote=True)
+    straight.revise_votes()
     torch.save(straight.training_state_dict(), tmp_path / "state")
     train_steps(straight, 2, 4)
     continued = fresh(9)

@@ -62,7 +62,7 @@ class CountTextEncoder:
         self.totals += added.sum(dim=0)
         return loss
 
-    def revise_votes(self, *, revote: bool) -> None:
+    def revise_votes(self) -> None:
         """Words vote by the counts as they are at any time."""
 
     def refresh_word_table(self, batches: Iterable[Tensor]) -> None:

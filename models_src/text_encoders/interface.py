@@ -42,12 +42,8 @@ class TextEncoder(Protocol):
             The loss before this step, a scalar without gradient.
         """
 
-    def revise_votes(self, *, revote: bool) -> None:
-        """Let each word choose its cluster anew by what was learned since the last revision.
-
-        Args:
-            revote: False only begins a new memory, as during the random start.
-        """
+    def revise_votes(self) -> None:
+        """Let each word choose its cluster anew by what was learned since the last revision."""
 
     def refresh_word_table(self, batches: Iterable[Tensor]) -> None:
         """Bring p(c|w) up to date from all training captions, given as batches (B, L).

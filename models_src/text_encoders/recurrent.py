@@ -1,8 +1,10 @@
 """Recurrent text encoders: LSTM and GRU, trained by gradient on the image's clusters.
 
-The network gives each token a posterior over the clusters. Words do not vote by what the network
-says at the moment, with which two fresh encoders would agree on anything: they vote by a memory of
-its posteriors, which is revised a few times in a training (see ``word_votes.py``).
+A memory counts the clusters of the images that each word was said of, as the count models do. It
+gives a word its posterior over the clusters, which the network corrects by the context of the
+caption. The memory also decides, a few times in a training, which cluster each word votes for (see
+``word_votes.py``): by what the network says at the moment, two fresh encoders would agree on
+anything.
 
 Axes as in ``interface.py``; E embedding size, H state size.
 """
@@ -18,18 +20,23 @@ from models_src.distributed import average_gradients, share_of_rows, sum_over_ra
 from models_src.hardware import adam, autocast, descend, gradient_scaler, to_device
 from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import caption_scores, uniform_posteriors
-from models_src.text_encoders.word_votes import Votes, choose_votes, smoothed_posteriors
+from models_src.text_encoders.word_votes import (
+    Votes,
+    choose_votes,
+    cluster_shares,
+    smoothed_posteriors,
+)
 
 MEMORY_DECAY = 0.3  # what a revision leaves of the memory before it
 FOUNDINGS = 2  # revisions at which clusters are founded anew; in later ones words only move
-ROW_LEARNING_RATE = 10  # of a word's own row, in learning rates of the network
+RAREST = 1e-6  # probability below which a word's cluster is as good as ruled out
 
 
 class _TokenClassifier(nn.Module):
-    """Embedding, recurrent layers and a linear cluster head, and a row of logits for each word.
+    """Embedding, recurrent layers and a linear cluster head, added to what each word says alone.
 
-    The row is a direct path from a word to its clusters. Without it context leaks into words that
-    say nothing of the image, and rare words are learned slowly.
+    Where the network has to learn the words, too, context leaks into words that say nothing of the
+    image, and rare words are learned slowly. The head begins at 0, with what the words say.
     """
 
     def __init__(self, settings: TrainingSettings, vocabulary_size: int):
@@ -46,21 +53,22 @@ class _TokenClassifier(nn.Module):
             batch_first=True,
         )
         self.head = nn.Linear(settings.hidden_dim, settings.cluster_num)
-        self.word_rows = nn.Parameter(torch.zeros(vocabulary_size, settings.cluster_num))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return logits of each known token: (B, L) -> (T, C), row by row.
+    def forward(self, tokens: Tensor, word_logits: Tensor) -> Tensor:
+        """Return logits of each known token, row by row: (B, L) and (T, C) -> (T, C).
 
-        Padding stands at the end and the reading runs left to right, so it touches no token.
+        ``word_logits`` are those of the tokens' words without context. Padding stands at the end
+        and the reading runs left to right, so it touches no token.
         """
         device = self.head.weight.device
         captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
-        words = to_device(tokens[captions, positions], device)  # (T,)
         filled = tokens.masked_fill(tokens < 0, self.embedding.num_embeddings - 1)
         embedded = self.embedding(to_device(filled, device))  # (B, L, E)
         states, _ = self.recurrent(embedded)  # (B, L, H)
         token_states = states[to_device(captions, device), to_device(positions, device)]  # (T, H)
-        logits: Tensor = self.head(token_states) + self.word_rows[words]
+        logits: Tensor = self.head(token_states) + word_logits
         return logits
 
 
@@ -77,16 +85,11 @@ class RecurrentTextEncoder:
         self.settings = settings
         self.device = device
         self.network = _TokenClassifier(settings, len(words)).to(device)
-        rate = settings.text_learning_rate
-        self.optimizer = adam(self.network, rate)
-        rows = self.network.word_rows
-        group = self.optimizer.param_groups[0]
-        group["params"] = [parameter for parameter in group["params"] if parameter is not rows]
-        self.optimizer.add_param_group({"params": [rows], "lr": ROW_LEARNING_RATE * rate})
+        self.optimizer = adam(self.network, settings.text_learning_rate)
         self.scaler = gradient_scaler(settings.precision, device)
         size = (len(words), self.cluster_num)
-        self.memory = torch.zeros(size, device=device)  # (V, C) posteriors added up
-        self.occurrences = torch.zeros(len(words), device=device)  # (V,)
+        self.memory = torch.zeros(size, device=device)  # (V, C) shares of images' clusters
+        self.occurrences = torch.zeros(len(words), device=device)  # (V,) their sums
         self.word_table = torch.zeros(size, dtype=torch.float64)
         self.revisions = 0
         # before the first revision words vote as in ``random_start_scores``
@@ -109,7 +112,8 @@ class RecurrentTextEncoder:
         """Take one Adam step on the tokens' cross-entropy with their image's clusters.
 
         A token's target is an even share of each cluster of its image; tokens of images without
-        any teach nothing. The loss is the mean over captions of their tokens' mean.
+        any teach nothing. The loss is the mean over captions of their tokens' mean. The memory
+        takes the targets after the step, so that no token is told its own.
         """
         captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
         lengths = torch.bincount(captions, minlength=len(tokens))  # (B,)
@@ -117,32 +121,36 @@ class RecurrentTextEncoder:
         captions, lengths = to_device(captions, self.device), to_device(lengths, self.device)
         shares = targets.float() / targets.sum(dim=1, keepdim=True).clamp(min=1)  # (B, C)
         with autocast(self.settings.precision, self.device):
-            logits = self.network(tokens)
+            logits = self.network(tokens, self._word_logits(words))
         log_posteriors = torch.log_softmax(logits.float(), dim=1)  # (T, C)
         token_losses = -(shares[captions] * log_posteriors).sum(dim=1)  # (T,)
         loss = (token_losses / lengths[captions]).sum() / max(1, len(tokens))
-        with torch.no_grad():
-            added = torch.zeros_like(self.memory).index_add_(0, words, log_posteriors.exp())
-            ones = torch.ones(len(words), device=self.device)
-            seen = torch.zeros_like(self.occurrences).index_add_(0, words, ones)
-            self.memory += sum_over_ranks(added)
-            self.occurrences += sum_over_ranks(seen)
         descend(
             loss * share_of_rows(len(tokens)),
             self.optimizer,
             self.scaler,
             partial(average_gradients, self.network),
         )
+        counts = torch.zeros_like(self.memory).index_add_(0, words, shares[captions])
+        counts = sum_over_ranks(counts)
+        self.memory += counts
+        self.occurrences += counts.sum(dim=1)
         return loss.detach()
 
+    def _word_logits(self, words: Tensor) -> Tensor:
+        """Return the log posteriors that the memory gives to words (T,) alone, (T, C)."""
+        counts = self.memory[words], self.occurrences[words]
+        posteriors = smoothed_posteriors(*counts, cluster_shares(self.memory))
+        return posteriors.clamp(min=RAREST).log()
+
     @torch.no_grad()
-    def revise_votes(self, *, revote: bool) -> None:
+    def revise_votes(self) -> None:
         """Choose votes by the memory (see ``word_votes.choose_votes``), and let it fade."""
-        if revote and bool(self.occurrences.any()):
+        if bool(self.occurrences.any()):
             sums, occurrences = self.memory.double().cpu(), self.occurrences.double().cpu()
             votes = choose_votes(
-                sums.numpy(),
-                occurrences.numpy(),
+                sums,
+                occurrences,
                 Votes(
                     self.vote_clusters.cpu().numpy(),
                     (self.vote_probabilities > 0).cpu().numpy(),
@@ -164,9 +172,8 @@ class RecurrentTextEncoder:
 
     def _table(self, sums: Tensor, occurrences: Tensor) -> Tensor:
         """Return p(c|w) of words seen, under a uniform prior over the clusters with votes."""
-        posteriors, prior = map(
-            torch.from_numpy, smoothed_posteriors(sums.numpy(), occurrences.numpy())
-        )
+        prior = cluster_shares(sums)
+        posteriors = smoothed_posteriors(sums, occurrences, prior)
         known = (occurrences > 0)[:, None]  # (V, 1)
         return uniform_posteriors(posteriors * known * self.voted.cpu(), prior)
 
@@ -180,7 +187,8 @@ class RecurrentTextEncoder:
         occurrences = torch.zeros(len(self.words), dtype=torch.float64)
         for tokens in batches:
             words = tokens[tokens >= 0].cpu()  # (T,)
-            posteriors = torch.softmax(self.network(tokens), dim=1)  # (T, C)
+            logits = self.network(tokens, self._word_logits(to_device(words, self.device)))
+            posteriors = torch.softmax(logits, dim=1)  # (T, C)
             sums.index_add_(0, words, posteriors.double().cpu())
             occurrences.index_add_(0, words, torch.ones(len(words), dtype=torch.float64))
         self.word_table = self._table(sum_over_ranks(sums), sum_over_ranks(occurrences))
@@ -189,11 +197,10 @@ class RecurrentTextEncoder:
         """Return the word table, (V, C) float64; zero rows before the first refresh."""
         return self.word_table
 
-    _TENSORS = ("vote_clusters", "vote_probabilities", "voted")
-    _LEARNING = ("memory", "occurrences")
+    _TENSORS = ("memory", "occurrences", "vote_clusters", "vote_probabilities", "voted")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what answers: the network's weights, the word table and the votes."""
+        """Return what answers: the network's weights, the word table, the memory and the votes."""
         return {
             "network": self.network.state_dict(),
             "word_table": self.word_table.float(),
@@ -213,7 +220,6 @@ class RecurrentTextEncoder:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "revisions": self.revisions,
-            **{name: getattr(self, name) for name in self._LEARNING},
         }
 
     def load_training_state_dict(self, state: dict[str, Any]) -> None:
@@ -222,8 +228,6 @@ class RecurrentTextEncoder:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.revisions = state["revisions"]
-        for name in self._LEARNING:
-            getattr(self, name).copy_(state[name])
 
 
 def build(settings: TrainingSettings, words: tuple[str, ...], device: str) -> RecurrentTextEncoder:

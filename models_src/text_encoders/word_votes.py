@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import AgglomerativeClustering
+from torch import Tensor
 
 # occurrences of an average word, added to each word's own, so that rare words have no sure profile
 EVEN_OCCURRENCES = 20
@@ -35,25 +36,26 @@ class Votes:
     voted: np.ndarray  # (C,) bool: clusters with a share of the votes worth learning
 
 
-def smoothed_posteriors(sums: np.ndarray, occurrences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return p(c|w) with ``EVEN_OCCURRENCES`` added, and p(c) of all tokens.
+def cluster_shares(sums: Tensor) -> Tensor:
+    """Return p(c) of all tokens, (C,), from the (V, C) counts of words and clusters."""
+    shares = sums.sum(dim=0) / sums.sum().clamp(min=1e-12) + 1e-4
+    return shares / shares.sum()
+
+
+def smoothed_posteriors(sums: Tensor, occurrences: Tensor, prior: Tensor) -> Tensor:
+    """Return p(c|w), (W, C), with ``EVEN_OCCURRENCES`` that are spread as all tokens are.
 
     Args:
-        sums: (V, C) posteriors added up over each word's occurrences.
-        occurrences: (V,).
-
-    Returns:
-        (V, C) and (C,) float64; a word without occurrences has the row p(c).
+        sums: (W, C) posteriors or counts added up over each word's occurrences.
+        occurrences: (W,); a word without any has the row p(c).
+        prior: (C,) p(c), see ``cluster_shares``.
     """
-    prior = sums.sum(axis=0) / max(sums.sum(), 1e-12) + 1e-4  # (C,)
-    prior /= prior.sum()
-    posteriors = sums + EVEN_OCCURRENCES * prior
-    return posteriors / (occurrences + EVEN_OCCURRENCES)[:, None], prior
+    return (sums + EVEN_OCCURRENCES * prior) / (occurrences + EVEN_OCCURRENCES)[:, None]
 
 
 def choose_votes(
-    sums: np.ndarray,
-    occurrences: np.ndarray,
+    sums: Tensor,
+    word_occurrences: Tensor,
     before: Votes,
     voting_share: float,
     distance: float,
@@ -63,19 +65,21 @@ def choose_votes(
     """Let the words vote anew.
 
     Args:
-        sums: (V, C) posteriors added up over each word's occurrences.
-        occurrences: (V,), some of them above 0.
+        sums: (V, C) float64 shares of images' clusters, added up over each word's occurrences.
+        word_occurrences: (V,), some of them above 0.
         before: What the words voted for until now.
         voting_share: Share of the tokens, 0..1, that vote: those of the words whose profiles are
             furthest from the average (Kullback-Leibler), so that "the" is silent and "dog" is not.
-        distance: Largest mean cosine distance, 0..2, between words of a cluster that is founded;
-            it grows until there are no more than C clusters.
-        found: Whether clusters are founded anew (average linkage); otherwise each word moves to
+        distance: Largest cosine distance, 0..2, between words of a cluster that is founded; it
+            grows until there are no more than C clusters.
+        found: Whether clusters are founded anew (complete linkage); otherwise each word moves to
             the cluster whose mean profile is nearest.
     """
-    posteriors, prior = smoothed_posteriors(sums, occurrences)
-    lifts = np.log(posteriors / prior)  # (V, C)
+    prior = cluster_shares(sums)
+    posteriors = smoothed_posteriors(sums, word_occurrences, prior).numpy()
+    lifts = np.log(posteriors / prior.numpy())  # (V, C)
     evidence = (posteriors * lifts).sum(axis=1)  # (V,)
+    occurrences = word_occurrences.numpy()
     order = np.argsort(-evidence, kind="stable")
     voting = np.zeros(len(sums), dtype=bool)
     voting[order[np.cumsum(occurrences[order]) <= voting_share * occurrences.sum()]] = True
@@ -110,8 +114,8 @@ def choose_votes(
 
 
 def _founded(profiles: np.ndarray, distance: float, most: int) -> Any:
-    """Cluster the rows by average linkage at a distance, into ``most`` at most: (W,) labels."""
-    options = {"metric": "cosine", "linkage": "average"}
+    """Cluster the rows by complete linkage at a distance, into ``most`` at most: (W,) labels."""
+    options = {"metric": "cosine", "linkage": "complete"}
     labels = AgglomerativeClustering(None, distance_threshold=distance, **options).fit_predict(
         profiles
     )
