@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models_src.joint import ShareThresholds, joint_step
+from models_src.joint import ShareThresholds, VoteOdds, joint_step
 from models_src.text_encoders.count import CountTextEncoder
 
 C, B = 4, 6
@@ -165,6 +165,39 @@ def test_share_thresholds_follow_the_logits():
     torch.testing.assert_close(
         torch.stack(passed[1000:]).mean(dim=0), torch.full((C,), 0.1), atol=0.02, rtol=0
     )
+
+
+def test_with_odds_the_cnn_learns_what_images_add_to_how_often_captions_vote():
+    torch.manual_seed(0)
+    visual, text = LinearVisual(), RecordingText((torch.rand(B, C) < 0.4).float())
+    text.voted[2] = False
+    images = torch.randn(B, 3, 2, 2)
+    logits = visual(images).detach()
+    result = joint_step(
+        visual,
+        torch.optim.Adam(visual.parameters()),
+        text,
+        images,
+        torch.arange(B),
+        torch.zeros(B, 1).long(),
+        0.1,
+        0.5,
+        odds=VoteOdds(),
+    )
+    shares = result.caption_bits.float().mean(dim=0).clamp(1e-3, 1 - 1e-3)
+    prior = torch.log(shares / (1 - shares)) * torch.tensor([1, 1, 0, 1])
+    votes = result.caption_bits.float()
+    expected = functional.binary_cross_entropy_with_logits(logits + prior, votes)
+    torch.testing.assert_close(result.visual_loss, expected)
+    assert torch.equal(result.image_bits, logits >= 0.1)
+
+
+def test_vote_odds_follow_the_votes():
+    odds = VoteOdds()
+    odds.follow(torch.zeros(10, 2, dtype=torch.bool))
+    for _ in range(200):
+        found = odds.follow(torch.tensor([[True, False], [False, False]]))
+    torch.testing.assert_close(found, torch.logit(torch.tensor([0.5, 1e-3])), atol=1e-3, rtol=0)
 
 
 def test_two_untrained_encoders_agree_in_the_end():

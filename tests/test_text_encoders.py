@@ -145,12 +145,26 @@ def test_recurrent_loss_is_the_cross_entropy_of_tokens_alone_or_in_a_batch(kind,
     for row, (caption, active) in enumerate(zip(captions, clusters, strict=True)):
         targets[row, list(active)] = True
         # each caption alone, unpadded: what stands around it changes nothing
-        logits = encoder.network(torch.tensor([caption or [UNKNOWN]])).detach().double()
+        tokens = torch.tensor([caption or [UNKNOWN]])
+        alone = encoder.word_logits(tokens[tokens >= 0])
+        logits = encoder.network(tokens, alone).detach().double()
         for token in logits:
             chances = torch.softmax(token, dim=0)
             losses = [-chances[cluster].log().item() for cluster in active]
             expected += sum(losses) / max(1, len(active)) / len(logits) / 4
     assert learn(encoder, padded(captions), targets) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_word_alone_has_the_posterior_that_its_images_count_for():
+    encoder = build_text_encoder(settings(), WORDS)
+    targets = torch.tensor([[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0] * C], dtype=torch.bool)
+    learn(encoder, padded([[3, 5], [3], [3]]), targets)
+    prior = np.array([2.0, 1, 0, 0, 0, 0]) / 3 + 1e-4  # two tokens share two clusters, one has one
+    prior /= prior.sum()
+    counted = np.array([1.5, 0.5, 0, 0, 0, 0])  # the third caption's image says nothing
+    expected = (counted + EVEN_OCCURRENCES * prior) / (2 + EVEN_OCCURRENCES)
+    found = encoder.word_logits(torch.tensor([3]))[0].exp().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_recurrent_learns_nothing_from_empty_captions():
@@ -205,7 +219,8 @@ def test_votes_equal_a_transcription_of_their_definition():
         np.ones(words, dtype=bool),
         np.ones(clusters, dtype=bool),
     )
-    votes = choose_votes(sums, occurrences, before, 0.8, 0.5, found=True)
+    counts = torch.from_numpy(sums), torch.from_numpy(occurrences)
+    votes = choose_votes(*counts, before, 0.8, 0.5, found=True)
 
     prior = sums.sum(axis=0) / sums.sum() + 1e-4
     prior /= prior.sum()
@@ -223,7 +238,7 @@ def test_votes_equal_a_transcription_of_their_definition():
     for kind in range(4):  # words of one kind share a cluster, one that most voted for before
         assert set(votes.clusters[sorted(voting & set(np.flatnonzero(kinds == kind)))]) == {kind}
     assert np.flatnonzero(votes.voted).tolist() == [0, 1, 2, 3]
-    again = choose_votes(sums, occurrences, votes, 0.8, 0.5, found=False)
+    again = choose_votes(*counts, votes, 0.8, 0.5, found=False)
     for kind in range(4):  # only words move now, and none has a reason to
         members = sorted(voting & set(np.flatnonzero(kinds == kind)))
         assert (again.clusters[members] == votes.clusters[members]).all()
@@ -233,7 +248,8 @@ def test_no_more_clusters_are_founded_than_there_are():
     rng = np.random.default_rng(0)
     sums = rng.gamma(0.2, size=(60, 5)) * 30
     start = Votes(np.arange(60) % 5, np.ones(60, dtype=bool), np.ones(5, dtype=bool))
-    votes = choose_votes(sums, sums.sum(axis=1), start, 1.0, 1e-6, found=True)
+    counts = torch.from_numpy(sums), torch.from_numpy(sums.sum(axis=1))
+    votes = choose_votes(*counts, start, 1.0, 1e-6, found=True)
     assert set(votes.clusters) == set(range(5))
 
 
@@ -246,7 +262,8 @@ def test_word_table_is_the_uniform_posterior_of_smoothed_means_over_occurrences(
     found = defaultdict(list)
     for caption in captions:
         known = [word for word in caption if word >= 0]
-        rows = torch.softmax(encoder.network(torch.tensor([caption])), dim=1).detach().numpy()
+        logits = encoder.network(torch.tensor([caption]), encoder.word_logits(torch.tensor(known)))
+        rows = torch.softmax(logits, dim=1).detach().numpy()
         for word, row in zip(known, rows, strict=True):
             found[word].append(row)
     prior = np.mean([row for rows in found.values() for row in rows], axis=0) + 1e-4

@@ -129,3 +129,18 @@ def test_frozen_trunk_neither_learns_nor_drifts():
 def test_simclr_without_weights_is_refused():
     with pytest.raises(UserError, match="--pretrained_visual"):
         TrainingSettings(visual_encoder="simclr")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_fine_maps_have_twice_the_cells_and_the_same_weights(name):
+    coarse, fine = VisualEncoder(name, C).eval(), VisualEncoder(name, C, fine_maps=True).eval()
+    fine.network.load_state_dict(coarse.network.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert coarse.logits_and_features(images)[1].shape[2:] == (2, 2)
+        assert fine.logits_and_features(images)[1].shape[2:] == (4, 4)
+
+
+def test_fine_maps_are_for_resnets():
+    with pytest.raises(UserError, match="fine_maps is for ResNets"):
+        TrainingSettings(visual_encoder="vgg16", fine_maps=True)

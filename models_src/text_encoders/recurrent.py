@@ -121,7 +121,7 @@ class RecurrentTextEncoder:
         captions, lengths = to_device(captions, self.device), to_device(lengths, self.device)
         shares = targets.float() / targets.sum(dim=1, keepdim=True).clamp(min=1)  # (B, C)
         with autocast(self.settings.precision, self.device):
-            logits = self.network(tokens, self._word_logits(words))
+            logits = self.network(tokens, self.word_logits(words))
         log_posteriors = torch.log_softmax(logits.float(), dim=1)  # (T, C)
         token_losses = -(shares[captions] * log_posteriors).sum(dim=1)  # (T,)
         loss = (token_losses / lengths[captions]).sum() / max(1, len(tokens))
@@ -137,7 +137,7 @@ class RecurrentTextEncoder:
         self.occurrences += counts.sum(dim=1)
         return loss.detach()
 
-    def _word_logits(self, words: Tensor) -> Tensor:
+    def word_logits(self, words: Tensor) -> Tensor:
         """Return the log posteriors that the memory gives to words (T,) alone, (T, C)."""
         counts = self.memory[words], self.occurrences[words]
         posteriors = smoothed_posteriors(*counts, cluster_shares(self.memory))
@@ -187,7 +187,7 @@ class RecurrentTextEncoder:
         occurrences = torch.zeros(len(self.words), dtype=torch.float64)
         for tokens in batches:
             words = tokens[tokens >= 0].cpu()  # (T,)
-            logits = self.network(tokens, self._word_logits(to_device(words, self.device)))
+            logits = self.network(tokens, self.word_logits(to_device(words, self.device)))
             posteriors = torch.softmax(logits, dim=1)  # (T, C)
             sums.index_add_(0, words, posteriors.double().cpu())
             occurrences.index_add_(0, words, torch.ones(len(words), dtype=torch.float64))
