@@ -38,8 +38,8 @@ def load_split(
         if any((datasets_dir / name).is_dir() for name in ANNOTATION_FOLDERS):
             place = datasets_dir.resolve()
             raise UserError(
-                f"{datasets_dir} is a data set itself; give --datasets_dir {place.parent} --dataset "
-                f"{place.name}"
+                f"{datasets_dir} is a data set itself; give --datasets_dir {place.parent} "
+                f"--dataset {place.name}"
             )
         known = {name for name in DATASETS if dataset_folder(datasets_dir, name).is_dir()}
         for name in ANNOTATION_FOLDERS:
