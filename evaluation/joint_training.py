@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from datasets_src.captions import Vocabulary
 from datasets_src.norms import CATEGORY_FILE, load_norms
 from evaluation.acquisition import (
     TABLE,
@@ -82,21 +81,23 @@ def _train_one(options: argparse.Namespace) -> bool:
     folder = options.results_dir / options.model_name
     for place in (options.models_dir, folder):
         require_writable_folder(place)
+    same = ("workers", "resume", "overwrite", "checkpoint_minutes", "compile", "best_by")
     run = RunOptions(
-        name=options.model_name,
-        models_dir=options.models_dir,
-        device=choose_device(options.device),
-        workers=options.workers,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        checkpoint_minutes=options.checkpoint_minutes,
-        compile=options.compile,
-        best_by=options.best_by,
+        options.model_name,
+        options.models_dir,
+        choose_device(options.device),
+        **{name: getattr(options, name) for name in same},
     )
     if model_exists(options.models_dir, options.model_name):
         require_free_name(run)  # before all captions are read
     pairs = training_pairs(options)
-    watched = _watched_words(options, pairs.vocabulary)
+    watched = tuple(dict.fromkeys(word.lower() for word in options.words or ()))
+    unknown = sorted(set(watched) - set(pairs.vocabulary.words))
+    if unknown:
+        raise UserError(
+            f"--words {' '.join(unknown)}: in no training caption; leave out what the captions "
+            "never say"
+        )
     norms = load_norms(options.datasets_dir, options.word_list)
     identity: dict[str, Any] = {
         "norms": norms.fingerprint(),
@@ -105,13 +106,13 @@ def _train_one(options: argparse.Namespace) -> bool:
         "--evaluate_images": options.evaluate_images,
         "--words": " ".join(watched) or None,
     }
-    shown = ", ".join(  # the model's files have all digits
+    shown = (  # the model's files have all digits
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in settings.as_dict().items()
     )
     images = len(np.unique(pairs.split.caption_image))
     counts = len(pairs), images, len(pairs.vocabulary.words)
-    logger.info("%d pairs of %d images and %d words; settings: %s", *counts, shown)
+    logger.info("%d pairs of %d images and %d words; settings: %s", *counts, ", ".join(shown))
     if len(pairs) < FEW_PAIRS:
         logger.warning("so few pairs teach little: encoders that start anew need some thousand")
     if options.best_by == "f_score" and norms.categories is None:
@@ -140,11 +141,10 @@ def _train_one(options: argparse.Namespace) -> bool:
 
     plan = None
     if options.evaluate_every is not None:
+        known = pairs.vocabulary, norms, watched, settings.text_threshold, settings.seed
         plan = Plan(
             options.evaluate_every,
-            lambda text: development_values(
-                text, pairs.vocabulary, norms, watched, settings.text_threshold, settings.seed
-            ),
+            lambda text: development_values(text, *known),
             report_moments,
         )
         if options.evaluate_images is not None:
@@ -154,14 +154,8 @@ def _train_one(options: argparse.Namespace) -> bool:
             identity["test images"] = split.fingerprint()
 
             def measure(visual: VisualEncoder, text: TextEncoder) -> Metrics:
-                images = VisualModel(
-                    visual,
-                    settings.visual_threshold,
-                    settings.image_size,
-                    settings.batch_size,
-                    options.workers,
-                    run.device,
-                )
+                how = settings.image_size, settings.batch_size, options.workers, run.device
+                images = VisualModel(visual, settings.visual_threshold, *how)
                 model = Model(images, text, settings.text_threshold, {})
                 return flatten(evaluate_images(model, split, settings.seed).metrics)
 
@@ -176,15 +170,3 @@ def _train_one(options: argparse.Namespace) -> bool:
         "model '%s' is in %s, its metrics by epoch in %s", run.name, options.models_dir, folder
     )
     return stopped
-
-
-def _watched_words(options: argparse.Namespace, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Return the words of --words, each once, in lower case as captions are read."""
-    words = tuple(dict.fromkeys(word.lower() for word in options.words or ()))
-    unknown = sorted(set(words) - set(vocabulary.words))
-    if unknown:
-        raise UserError(
-            f"--words {' '.join(unknown)}: in no training caption; leave out what the captions "
-            "never say"
-        )
-    return words

@@ -174,24 +174,25 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
     return settings, origin
 
 
+def _read_half(models_dir: Path, half: str, name: str) -> tuple[TrainingSettings, Origin, Any]:
+    """Return one half's settings, origin, and the content of its ``.mdl`` as saved here."""
+    config = find_config(models_dir, half, name)
+    path = config.with_suffix(".mdl")
+    with reading(path, ADVICE):
+        if not is_published(config):
+            return *read_header(config, half), load_tensors(path, f"the {half} model '{name}'")
+        settings, content = (read_text_half if half == "text" else read_visual_half)(config, path)
+        return settings, Origin(PUBLISHED_RUN, cluster_num=settings.cluster_num), content
+
+
 def load_text_model(
     models_dir: Path, name: str, device: str = "cpu"
 ) -> tuple[TextEncoder, TrainingSettings, Origin]:
     """Load the text half of a trained model, of this project or published."""
-    config = find_config(models_dir, "text", name)
-    path = config.with_suffix(".mdl")
-    settings: TrainingSettings
-    with reading(path, ADVICE):
-        if is_published(config):
-            settings, words, counts = read_text_half(config, path)
-            state = {"word_cluster_counts": counts}
-            origin = Origin(PUBLISHED_RUN, cluster_num=settings.cluster_num)
-        else:
-            settings, origin = read_header(config, "text")
-            content = load_tensors(path, f"the text model '{name}'")
-            words, state = tuple(content["words"]), content["state"]
-        encoder = build_text_encoder(settings, words, device)
-        encoder.load_state_dict(state)
+    settings, origin, content = _read_half(models_dir, "text", name)
+    with reading(model_path(models_dir, "text", name, "mdl"), ADVICE):
+        encoder = build_text_encoder(settings, tuple(content["words"]), device)
+        encoder.load_state_dict(content["state"])
     return encoder, settings, origin
 
 
@@ -200,10 +201,7 @@ def load_vocabulary(models_dir: Path, name: str) -> Vocabulary | None:
 
     None for published models and those of earlier versions, which do not store counts.
     """
-    config = find_config(models_dir, "text", name)
-    if is_published(config):
-        return None
-    content = load_tensors(config.with_suffix(".mdl"), f"the text model '{name}'")
+    _, _, content = _read_half(models_dir, "text", name)
     if "word_counts" not in content:
         return None
     return Vocabulary(tuple(content["words"]), content["word_counts"].numpy())
@@ -213,26 +211,19 @@ def load_visual_model(
     models_dir: Path, name: str, device: str = "cpu"
 ) -> tuple[VisualEncoder, TrainingSettings, Origin]:
     """Load the visual half of a trained model, of this project or published, for evaluation."""
-    config = find_config(models_dir, "visual", name)
-    path = config.with_suffix(".mdl")
-    settings: TrainingSettings
+    settings, origin, state = _read_half(models_dir, "visual", name)
+    encoder = VisualEncoder(
+        settings.visual_encoder,
+        settings.cluster_num,
+        pretrained=settings.pretrained_visual is not None,
+        fine_maps=settings.fine_maps,
+    )
+    path = model_path(models_dir, "visual", name, "mdl")
     with reading(path, ADVICE):
-        if is_published(config):
-            settings, state = read_visual_half(config, path)
-            origin = Origin(PUBLISHED_RUN, cluster_num=settings.cluster_num)
-        else:
-            settings, origin = read_header(config, "visual")
-            state = load_tensors(path, f"the visual model '{name}'")
-        encoder = VisualEncoder(
-            settings.visual_encoder,
-            settings.cluster_num,
-            pretrained=settings.pretrained_visual is not None,
-            fine_maps=settings.fine_maps,
-        )
         try:
             encoder.network.load_state_dict(state)
         except RuntimeError:  # torch names every weight in lines of their own
-            raise UserError(f"{path} does not fit {config}; {ADVICE}") from None
+            raise UserError(f"{path} does not fit {path.with_suffix('.cfg')}; {ADVICE}") from None
     if settings.pretrained_visual == PRETRAINED:  # the published program had one kind
         encoder.pixel_statistics = "clip"
     return encoder.placed_on(device).eval(), settings, origin

@@ -161,8 +161,8 @@ def read_settings(config: Path) -> PublishedSettings:
     return settings_in(config, values, PublishedSettings)
 
 
-def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[str, ...], Tensor]:
-    """Return the settings, V words and their counts N(w,c), (V, C) int64.
+def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, dict[str, Any]]:
+    """Return the settings, the ``words`` and the ``state`` of a count encoder.
 
     Words are the most frequent first (ties by alphabet). The settings name the text encoder that
     the counts were made for. The probabilities beside the counts can be older, and are not read.
@@ -187,9 +187,9 @@ def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, tuple[
                 f"it has {counts.shape[1]} clusters, {config.name} says {settings.cluster_num}"
             )
         order = sorted(range(len(words)), key=lambda row: (-counts[row].sum(), words[row]))
-    settings = replace(settings, text_encoder=mode)
-    by_word = torch.from_numpy(counts[order].astype(np.int64))
-    return settings, tuple(words[row] for row in order), by_word
+    state = {"word_cluster_counts": torch.from_numpy(counts[order].astype(np.int64))}  # (V, C)
+    content = {"words": [words[row] for row in order], "state": state}
+    return replace(settings, text_encoder=mode), content
 
 
 def read_visual_half(config: Path, model: Path) -> tuple[PublishedSettings, dict[str, Tensor]]:

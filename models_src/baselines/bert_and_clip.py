@@ -6,18 +6,15 @@ Axes: N images, W words or texts, B of a batch, L pieces of a text, D numbers of
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.preprocessing import normalize
 from torch import Tensor
 
-from datasets_src.images import ImageSet
+from datasets_src.images import ImageSet, LoadedImage
 from datasets_src.loading import load_images
 from utils.errors import UserError
 from utils.files import reading
@@ -101,17 +98,14 @@ def _vectors(batches: Iterable[Any], dim: int, encode: Callable[[Any], Tensor]) 
     return joined
 
 
-def _tokenized(tokenizer: Any, texts: Sequence[str], longest: int, device: Any) -> Iterable[Any]:
-    """Yield the texts in batches: the network's inputs, and where each piece stands in its text."""
+def _tokenized(
+    tokenizer: Any, texts: Sequence[str], longest: int, device: Any, **more: bool
+) -> Iterable[Any]:
+    """Yield a network's inputs for the texts, in batches."""
     for start in with_bar(range(0, len(texts), TEXT_BATCH), "reading words", "batch"):
-        yield tokenizer(
-            list(texts[start : start + TEXT_BATCH]),
-            padding=True,
-            truncation=True,
-            max_length=longest,
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        ).to(device)
+        batch = list(texts[start : start + TEXT_BATCH])
+        how = {"padding": True, "truncation": True, "max_length": longest, **more}
+        yield tokenizer(batch, return_tensors="pt", **how).to(device)
 
 
 def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.ndarray:
@@ -128,10 +122,10 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
         hidden = network(**inputs).last_hidden_state  # (B, L, D)
         return torch.einsum("bl,bld->bd", own / own.sum(dim=1, keepdim=True), hidden)
 
-    config, texts = network.config, [CONTEXT + word for word in words]
+    texts, longest = [CONTEXT + word for word in words], network.config.max_position_embeddings
     with reading(folder, BERT.advice):
-        batches = _tokenized(tokenizer, texts, config.max_position_embeddings, device)
-        return _vectors(batches, config.hidden_size, encode)
+        batches = _tokenized(tokenizer, texts, longest, device, return_offsets_mapping=True)
+        return _vectors(batches, network.config.hidden_size, encode)
 
 
 def clip_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.ndarray:
@@ -141,15 +135,22 @@ def clip_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
 
 
 def _clip_text_vectors(network: Any, tokenizer: Any, words: Sequence[str]) -> np.ndarray:
-    def encode(inputs: Any) -> Tensor:
-        del inputs["offset_mapping"]
-        vectors: Tensor = network.get_text_features(**inputs).pooler_output
-        return vectors
-
-    longest = network.config.text_config.max_position_embeddings
     texts = [PROMPT.format(word) for word in words]
-    batches = _tokenized(tokenizer, texts, longest, network.device)
-    return _vectors(batches, network.config.projection_dim, encode)
+    longest = network.config.text_config.max_position_embeddings
+    return _vectors(
+        _tokenized(tokenizer, texts, longest, network.device),
+        network.config.projection_dim,
+        lambda inputs: network.get_text_features(**inputs).pooler_output,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _ClipImages(ImageSet):
+    processor: Any = None
+
+    def read(self, image: int) -> LoadedImage:
+        pixels = self.processor(self.open(image), return_tensors="np").pixel_values[0]
+        return LoadedImage(pixels.astype(np.float32), True)  # (3, S, S)
 
 
 def clip_similarities(
@@ -173,22 +174,16 @@ def clip_similarities(
         processor = transformers.CLIPImageProcessorPil.from_pretrained(
             folder, local_files_only=True
         )
-
-        def encode(pixels: Tensor) -> Tensor:
-            vectors: Tensor = network.get_image_features(pixels.to(device)).pooler_output
-            return vectors
-
-        text = _clip_text_vectors(network, tokenizer, words)  # (W, D)
-        starts = range(batch_size, len(images), batch_size)
-        batches = np.split(np.arange(len(images)), starts) if len(images) else []
-        prepared = replace(images, prepare=partial(_clip_pixels, processor), cache=None)
+        prepared = _ClipImages(**vars(images) | {"cache": None, "processor": processor})
+        places = np.arange(len(images))
+        batches = [places[start : start + batch_size] for start in places[::batch_size]]
         loaded = load_images(prepared, batches, workers)
-        bar = with_bar(loaded, "reading images", "batch", len(batches))
-        image = _vectors(bar, network.config.projection_dim, encode)  # (N, D)
-    cosines: np.ndarray = normalize(image) @ normalize(text).T if len(image) else image @ text.T
+        image = _vectors(  # (N, D)
+            with_bar(loaded, "reading images", "batch", len(batches)),
+            network.config.projection_dim,
+            lambda pixels: network.get_image_features(pixels.to(device)).pooler_output,
+        )
+        text = _clip_text_vectors(network, tokenizer, words)  # (W, D)
+    lengths = np.linalg.norm(image, axis=1)[:, None] * np.linalg.norm(text, axis=1)  # (N, W)
+    cosines: np.ndarray = image @ text.T / np.where(lengths == 0, 1, lengths)
     return cosines
-
-
-def _clip_pixels(processor: Any, image: Image.Image) -> np.ndarray:
-    pixels: np.ndarray = processor(image, return_tensors="np").pixel_values[0]
-    return pixels.astype(np.float32)  # (3, S, S)

@@ -54,7 +54,7 @@ def load_word_vectors(
             raise ValueError("line 1 is no header with the numbers of words and of values")
         count, dim = map(int, header.split())
         first = _numbers(file.readline(LONGEST_LINE).partition(b" ")[2])
-        is_text = first is not None and len(first) > 0
+        is_text = len(first) > 0
         if is_text and len(first) != dim:
             raise ValueError(f"line 2 has {len(first)} numbers, line 1 says {dim}")
         file.seek(len(header))
@@ -67,7 +67,7 @@ def load_word_vectors(
         for number, (word, values) in enumerate(records, start=1):
             if word in wanted and word not in vectors:
                 vector = _numbers(values) if is_text else np.frombuffer(values, "<f4")
-                if vector is None or len(vector) != dim or not np.isfinite(vector).all():
+                if len(vector) != dim or not np.isfinite(vector).all():
                     raise ValueError(f"record {number} has no {dim} finite numbers")
                 vectors[word] = vector
             if len(vectors) == len(wanted):
@@ -78,12 +78,12 @@ def load_word_vectors(
     return known, np.array(rows, dtype=np.float32).reshape(-1, dim)  # (K, D)
 
 
-def _numbers(values: bytes) -> np.ndarray | None:
-    """Return numbers written as text, float32; None for anything else."""
+def _numbers(values: bytes) -> np.ndarray:
+    """Return numbers written as text, float32; none for anything else."""
     try:
         numbers = np.array([float(value) for value in values.split()])
     except ValueError:
-        return None
+        return np.zeros(0, np.float32)
     with np.errstate(over="ignore"):  # what is too large for float32 is not finite
         return numbers.astype(np.float32)
 
