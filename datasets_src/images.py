@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 from datasets_src.image_cache import ImageCache
 from utils.errors import UserError
@@ -164,6 +166,26 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(
             f"cannot read image {path}: {error}; replace it by a JPEG or PNG file, or remove it"
         ) from None
+
+
+def cropped(images: Tensor, draws: Tensor, smallest: float) -> Tensor:
+    """Cut a square from each image and bring it back to the image's size.
+
+    Args:
+        images: (B, 3, S, S) uint8.
+        draws: (B, 3) uniform in 0..1, for side, left edge and top edge.
+        smallest: Least side in sides of the image, above 0; 1 leaves the image as it is.
+
+    Returns:
+        (B, 3, S, S) uint8, interpolated bilinearly.
+    """
+    side = 1 - (1 - smallest) * draws[:, :1]  # (B, 1)
+    centre = (2 * draws[:, 1:] - 1) * (1 - side)  # (B, 2) in -1..1
+    scale = torch.eye(2) * side[:, :, None]  # (B, 2, 2)
+    maps = torch.cat([scale, centre[:, :, None]], dim=2)  # (B, 2, 3)
+    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
+    found = functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return found.round().to(torch.uint8)
 
 
 def normalise(images: Tensor, statistics: str = "clip") -> Tensor:

@@ -204,6 +204,14 @@ class TrainingSettings:
     flip_images: bool = _setting(
         False, "training", "mirror half of the training images at random, anew in each epoch"
     )
+    smallest_crop: float = _setting(
+        1.0,
+        "training",
+        "cut a square of at least this share of height and width from each training image, at "
+        "random and anew in each epoch, against overfitting; 1 takes whole images",
+        minimum=0.1,
+        maximum=1,
+    )
     precision: str = _setting(
         "fp32",
         "training",

@@ -21,7 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from datasets_src.images import normalise
+from datasets_src.images import cropped, normalise
 from datasets_src.loading import load_batches, require_readable
 from datasets_src.pairs import PairBatch, TrainingPairs, pair_batches
 from models_src.development import Development, Plan
@@ -478,12 +478,15 @@ def train_one_epoch(
                 pixels = loaded.pixels
                 if pixels is None:  # this rank has none
                     pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
-                elif settings.flip_images:
-                    # what is drawn follows from the place in the run
-                    rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
-                    flipped = (rng.random(len(readable)) < 0.5)[readable & own]
-                    mirrored = torch.from_numpy(flipped)  # of this rank's images
+                # what is drawn follows from the place in the run
+                rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
+                draws = torch.from_numpy(rng.random((4, len(readable)), dtype=np.float32))
+                draws = draws[:, readable & own]  # of this rank's images
+                if settings.flip_images:
+                    mirrored = draws[0] < 0.5
                     pixels[mirrored] = pixels[mirrored].flip(-1)
+                if settings.smallest_crop < 1 and len(pixels):
+                    pixels = cropped(pixels, draws[1:].T, settings.smallest_crop)
                 sums = take_step(run, visual, settings, pairs, batch, own[readable], pixels)
             run.totals += sums
             run.batch += 1

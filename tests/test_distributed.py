@@ -54,7 +54,7 @@ TRAININGS = {
     "generative": (without_norm, {"text_encoder": "generative", "visual_threshold": 0.0}, False),
     # its last batch of an epoch has 3 images, too few for two processes
     "grouped": (without_norm, {"text_encoder": "lstm", **GROUPED}, False),
-    "parts": (without_norm, {"text_encoder": "gru", "accumulate": 2, "flip_images": True}, False),
+    "parts": (without_norm, {"text_encoder": "gru", "accumulate": 2, "smallest_crop": 0.6}, False),
     "damaged": (without_norm, {"text_encoder": "generative", "visual_threshold": 0.0}, True),
 }
 

@@ -15,6 +15,7 @@ from datasets_src.images import (
     PIXEL_STATISTICS,
     ImageFiles,
     ImageSet,
+    cropped,
     normalise,
     open_rgb,
     read_header,
@@ -193,3 +194,14 @@ def test_normalise_follows_the_formula_of_each_channel(statistics, means, deviat
         assert result[b, c, i, j].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert torch.equal(normalise(images), normalise(images, "clip"))
     assert set(PIXEL_STATISTICS) == {"clip", "imagenet"}
+
+
+def test_a_crop_is_the_square_that_was_drawn():
+    image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).repeat(1, 3, 1, 1)
+    # side 1 - (1 - 0.5) x 1 = half; the edges at the far right and the very top
+    found = cropped(image, torch.tensor([[1.0, 1.0, 0.0]]), 0.5)
+    corner = image[:, :, :4, 4:].float()
+    expected = torch.nn.functional.interpolate(corner, size=8, mode="bilinear")
+    inside = (slice(None), slice(None), slice(1, 7), slice(1, 7))  # beyond the edge pixels differ
+    torch.testing.assert_close(found[inside].float(), expected[inside], atol=0.51, rtol=0)
+    assert torch.equal(cropped(image, torch.zeros(1, 3), 0.5), image)

@@ -177,7 +177,7 @@ def train_in_process(folder: Path, pairs: TrainingPairs, encoder: str) -> None:
     """Train, or continue, with a checkpoint after each step."""
     torch.set_num_threads(1)
     visual_encoders._torchvision_network = thin_network
-    settings = {"text_encoder": encoder, "flip_images": True, "epochs": 4}
+    settings = {"text_encoder": encoder, "flip_images": True, "smallest_crop": 0.6, "epochs": 4}
     run(pairs, folder, settings=settings, resume=True, checkpoint_minutes=0)
 
 
