@@ -93,7 +93,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
         unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
         for image in with_bar(unknown, "reading sizes", "image"):
             try:
-                sizes[image] = read_header(image_folder / file_names[image]).size
+                sizes[image] = read_header(image_folder / file_names[image])[1]
             except UserError:
                 sizes[image] = 1  # no metric uses an image that cannot be read
     return Split(

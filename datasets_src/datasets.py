@@ -16,10 +16,7 @@ COCO_FOLDER = "COCO"
 
 # name of the data set -> module whose load(folder, split, with_instances=...) reads it; a folder of
 # any other name is read as COCO's
-DATASETS = {
-    COCO: "datasets_src.coco",
-    "flickr30k": "datasets_src.flickr30k",
-}
+DATASETS = {COCO: "datasets_src.coco", "flickr30k": "datasets_src.flickr30k"}
 
 
 def load_split(
@@ -27,11 +24,8 @@ def load_split(
 ) -> Split:
     """Load a split of a data set with its captions and, where asked for and there, its instances.
 
-    Args:
-        datasets_dir: The folder of all data sets.
-        split: One of ``SPLITS``, whatever the data set itself calls it.
-        with_instances: Whether to read the instances.
-        dataset: A name of the table, or that of a folder in COCO's layout.
+    ``split`` is one of ``SPLITS``, whatever the data set itself calls it; ``dataset`` is a name of
+    the table, or that of a folder in COCO's layout.
     """
     folder = dataset_folder(datasets_dir, dataset)
     if not folder.is_dir():

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +30,6 @@ CACHE_FOLDER = Path("cache")  # beside main.py, where the data folder cannot be 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FilterResult:
-    """The images of one split that are left out."""
-
-    images: int  # N images before filtering
-    dropped: dict[str, list[int]]  # cause -> ascending image ids
-
-    @property
-    def kept(self) -> int:
-        """Number of images kept."""
-        return self.images - sum(map(len, self.dropped.values()))
-
-
 def filter_file(datasets_dir: Path, dataset: str, cache_dir: Path | None = None) -> Path:
     """Return where the filter's result of a data set is kept, there or not.
 
@@ -62,33 +48,28 @@ def filter_file(datasets_dir: Path, dataset: str, cache_dir: Path | None = None)
 
 def filter_unwanted_coco_images(options: argparse.Namespace) -> None:
     """Filter both splits of a data set and keep the result."""
-    results = filter_images(
-        options.datasets_dir, dataset=options.dataset, cache_dir=options.cache_dir
-    )
-    for name, result in results.items():
+    place = (options.datasets_dir, options.dataset, options.cache_dir)
+    for name, result in filter_images(*place).items():
         causes = ", ".join(
-            f"{cause.replace('_', ' ')} {len(ids)}" for cause, ids in result.dropped.items()
+            f"{cause.replace('_', ' ')} {len(ids)}" for cause, ids in result["dropped"].items()
         )
-        logger.info(
-            "%s: %d of %d images kept; dropped: %s", name, result.kept, result.images, causes
-        )
-    path = filter_file(options.datasets_dir, options.dataset, options.cache_dir)
-    logger.info("kept in %s", path)
+        counts = f"{result['kept']} of {result['images']} images kept"
+        logger.info("%s: %s; dropped: %s", name, counts, causes)
+    logger.info("kept in %s", filter_file(*place))
     load_norms(options.datasets_dir)  # which says what is absent
 
 
 def filter_images(
-    datasets_dir: Path, *, dataset: str = COCO, cache_dir: Path | None = None
-) -> dict[str, FilterResult]:
+    datasets_dir: Path, dataset: str = COCO, cache_dir: Path | None = None
+) -> dict[str, dict[str, Any]]:
     """Filter both splits of a data set and keep the result (see ``filter_file``).
 
-    A kept result of the same source files is returned as it is.
-
-    An image is counted under the first of ``CAUSES`` that holds; one that is missing or has no
-    readable header is dropped, too.
+    A kept result of the same source files is returned as it is. An image is counted under the first
+    of ``CAUSES`` that holds; one that is missing or has no readable header is dropped, too.
 
     Returns:
-        The result of each split, under the data set's own name of it.
+        For each split, under the data set's own name of it, the numbers of ``images`` and of those
+        ``kept``, and the ids ``dropped`` by cause, ascending.
     """
     path = filter_file(datasets_dir, dataset, cache_dir)
     # captions alone first: they tell what the instances are compared with
@@ -98,28 +79,19 @@ def filter_images(
         for split in (load_split(datasets_dir, part, dataset=dataset) for part in SPLITS)
     }
     try:
-        stored = {name: _read_result(path, name) for name in sources}
+        results = {name: _read_result(path, name) for name in sources}
     except UserError:
-        stored = {}
-    if sources == {name: result["source"] for name, result in stored.items()}:
+        results = {}
+    if sources == {name: result["source"] for name, result in results.items()}:
         logger.info("%s is of the same files: nothing is filtered anew (remove it to do so)", path)
-        return {name: FilterResult(it["images"], it["dropped"]) for name, it in stored.items()}
+        return results
     results = {}
     for part in SPLITS:
         split = load_split(datasets_dir, part, with_instances=True, dataset=dataset)
-        causes = _causes(split)
-        dropped = {
-            cause: split.image_ids[causes == position].tolist()
-            for position, cause in enumerate((*CAUSES, UNREADABLE))
-        }
-        if not dropped[UNREADABLE]:
-            del dropped[UNREADABLE]
-        results[split.name] = FilterResult(len(split.image_ids), dropped)
-    content = {
-        name: {"source": sources[name], "images": it.images, "kept": it.kept, "dropped": it.dropped}
-        for name, it in results.items()
-    }
-    write_json(path, {"version": FORMAT_VERSION, "splits": content})
+        dropped, images = _dropped(split), len(split.image_ids)
+        counts = {"images": images, "kept": images - sum(map(len, dropped.values()))}
+        results[split.name] = {"source": sources[split.name], **counts, "dropped": dropped}
+    write_json(path, {"version": FORMAT_VERSION, "splits": results})
     return results
 
 
@@ -154,20 +126,15 @@ def load_filtered_split(
             f"{dataset_folder(datasets_dir, dataset)}; run setup again (--utility "
             "filter_unwanted_coco_images) or give --use_all_images"
         )
-    dropped = np.array([i for ids in stored["dropped"].values() for i in ids], dtype=np.int64)
+    dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
     filtered = split.keep(~np.isin(split.image_ids, dropped))
-    logger.info(
-        "%s: %d of %d images are used, as setup filtered them (%s)",
-        name,
-        len(filtered.image_ids),
-        count,
-        path,
-    )
+    kept = f"{len(filtered.image_ids)} of {count} images are used"
+    logger.info("%s: %s, as setup filtered them (%s)", name, kept, path)
     return filtered, True
 
 
-def _causes(split: Split) -> np.ndarray:
-    """Return for each image the index of the first cause to drop it, (N,) int64; -1 for none."""
+def _dropped(split: Split) -> dict[str, list[int]]:
+    """Return the ids of the images to drop, by the first cause that holds."""
     instances, count = split.instances, len(split.image_ids)
     if instances is None:
         if not count:
@@ -178,39 +145,29 @@ def _causes(split: Split) -> np.ndarray:
             f"no instance of the images of {split.name} in {where}, so that there is nothing to "
             "filter by; put the instances there (a data set of captions alone needs no setup)"
         )
-    grayscale, unreadable = np.zeros((2, count), dtype=bool)
-    unlike: list[int] = []  # images of another size than the boxes count in
-    for image in with_bar(range(count), split.name, "image"):
-        try:
-            header = read_header(split.path(image))
-        except UserError as error:
-            unreadable[image] = True
-            logger.warning("left out: %s", error)
-            require_readable(int(unreadable.sum()), count, str(error))
-            continue
-        # with or without transparency; a palette's one channel holds colours
-        grayscale[image] = Image.getmodebase(header.mode) == "L"
-        if not header.has_size(int(split.widths[image]), int(split.heights[image])):
-            unlike.append(image)
-    if unlike:
-        logger.warning(
-            "%s: images whose width and height are not those of the annotations: %d, the first %s; "
-            "boxes fit only if these images were resized as a whole",
-            split.name,
-            len(unlike),
-            split.path(unlike[0]),
-        )
     counts = instances.counts(count)  # (N, K)
-    holds = np.stack(
-        [
-            counts.sum(axis=1) == 0,
-            grayscale,
-            counts[:, ~instances.is_single_word()].sum(axis=1) > 0,
-            unreadable,
-        ],
-        axis=1,
-    )  # (N, causes)
-    return np.where(holds.any(axis=1), holds.argmax(axis=1), -1)
+    is_bare = counts.sum(axis=1) == 0
+    has_two_words = counts[:, ~instances.is_single_word()].sum(axis=1) > 0
+    dropped: dict[str, list[int]] = {cause: [] for cause in (*CAUSES, UNREADABLE)}
+    bad = 0
+    for image in with_bar(range(count), split.name, "image"):
+        is_gray = is_bad = False
+        try:
+            mode, _ = read_header(split.path(image))
+            # with or without transparency; a palette's one channel holds colours
+            is_gray = Image.getmodebase(mode) == "L"
+        except UserError as error:
+            is_bad = True
+            bad += 1
+            logger.warning("left out: %s", error)
+            require_readable(bad, count, str(error))
+        holds = (is_bare[image], is_gray, has_two_words[image], is_bad)
+        if any(holds):
+            cause = (*CAUSES, UNREADABLE)[holds.index(True)]
+            dropped[cause].append(int(split.image_ids[image]))
+    if not dropped[UNREADABLE]:
+        del dropped[UNREADABLE]
+    return dropped
 
 
 def _source_identity(split: Split, *, with_instances: bool = True) -> dict[str, str]:
@@ -219,13 +176,14 @@ def _source_identity(split: Split, *, with_instances: bool = True) -> dict[str, 
     They are of the files' content. But the instances of Flickr30k Entities are a file an image,
     too many to be read: those count by their names and sizes in bytes.
     """
-    hashes = [_sha256(path) for path in split.caption_files]
-    lines = [f"{path.name}\t{it}" for path, it in zip(split.caption_files, hashes, strict=True)]
-    identity = {"captions": hashes[0] if len(hashes) == 1 else _hash(lines)}
-    if with_instances:
-        paths = split.instance_files
-        sizes = [f"{path.name}\t{_size(path)}" for path in paths]
-        identity["instances"] = _sha256(paths[0]) if len(paths) == 1 else _hash(sizes)
+    files, many = split.caption_files, split.instance_files
+    hashes = [_sha256(path) for path in files]
+    lines = [f"{path.name}\t{content}" for path, content in zip(files, hashes, strict=True)]
+    identity = {"captions": hashes[0] if len(files) == 1 else _hash(lines)}
+    if with_instances and len(many) == 1:
+        identity["instances"] = _sha256(many[0])
+    elif with_instances:
+        identity["instances"] = _hash(f"{path.name}\t{_size(path)}" for path in many)
     return identity
 
 
@@ -236,7 +194,7 @@ def _sha256(path: Path) -> str:
 def _size(path: Path) -> int | str:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return "absent"
 
 
@@ -250,9 +208,8 @@ def _read_result(path: Path, name: str) -> dict[str, Any]:
     content = read_json(path, hint)
     with reading(path, hint):
         stored: dict[str, Any] = content["splits"][name]
-        dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
-        if content["version"] != FORMAT_VERSION or set(map(type, dropped)) - {int}:
-            raise ValueError(f"no filter result of {name} in this version's form")
-        if set(stored["dropped"]) - {UNREADABLE} != set(CAUSES) or "source" not in stored:
-            raise ValueError(f"the filter result of {name} is not whole")
+        types = {type(image_id) for ids in stored["dropped"].values() for image_id in ids}
+        is_whole = set(stored["dropped"]) - {UNREADABLE} == set(CAUSES) and "source" in stored
+        if content["version"] != FORMAT_VERSION or not is_whole or types - {int}:
+            raise ValueError(f"no whole filter result of {name} in this version's form")
     return stored

@@ -27,7 +27,6 @@ PIXEL_STATISTICS = {
 }
 # of a data set's images a few, or this share, may be missing or unreadable, and are left out
 FEW_BAD_IMAGES, BAD_IMAGES_SHARE = 3, 0.01
-TURNED = range(5, 9)  # the EXIF orientations that swap width and height
 
 # Pillow warns of large pictures and odd metadata with its own source lines
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -132,22 +131,10 @@ def open_rgb(
         return image.convert("RGB")
 
 
-class Header(NamedTuple):
-    """What an image file says before its pixels."""
-
-    mode: str  # Pillow's: "RGB", "L", ...
-    size: tuple[int, int]  # width and height as stored
-    is_turned: bool  # whether the EXIF orientation swaps them
-
-    def has_size(self, width: int, height: int) -> bool:
-        """Return whether the image is that wide and high, once turned as ``ImageSet`` does."""
-        return self.size == (width, height) or (self.is_turned and self.size == (height, width))
-
-
-def read_header(path: Path) -> Header:
-    """Read an image file's header alone; UserError where there is none."""
+def read_header(path: Path) -> tuple[str, tuple[int, int]]:
+    """Read an image file's mode (Pillow's) and stored (width, height), and not its pixels."""
     with _opened(path) as image:
-        return Header(image.mode, image.size, image.getexif().get(0x0112) in TURNED)
+        return image.mode, image.size
 
 
 @contextlib.contextmanager

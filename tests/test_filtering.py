@@ -47,6 +47,9 @@ VAL = {
 }
 
 
+SPLITS = {"train2014": TRAIN, "val2014": VAL}
+
+
 def write_world(datasets_dir, split, images, with_instances=True):
     return write_split(
         datasets_dir,
@@ -62,10 +65,9 @@ def write_world(datasets_dir, split, images, with_instances=True):
 @pytest.fixture
 def coco(tmp_path):
     """Both splits in one datasets folder."""
-    write_world(tmp_path / "train", "train2014", TRAIN)
-    write_world(tmp_path / "val", "val2014", VAL)
-    for half in ("train", "val"):
-        shutil.copytree(tmp_path / half, tmp_path / "datasets", dirs_exist_ok=True)
+    for name, images in SPLITS.items():
+        write_world(tmp_path / name, name, images)
+        shutil.copytree(tmp_path / name, tmp_path / "datasets", dirs_exist_ok=True)
     return tmp_path / "datasets"
 
 
@@ -81,26 +83,23 @@ def kept_ids(images):
 
 
 def test_each_image_is_counted_under_the_first_cause_that_holds_in_both_splits(coco):
-    assert CAUSES == ("no_instances", "grayscale", "multi_word_category")
     results = filter_images(coco)
-    assert list(results) == ["train2014", "val2014"]
-    for name, images in (("train2014", TRAIN), ("val2014", VAL)):
-        assert results[name].dropped == expected_dropped(images)
-        assert results[name].images == len(images)
-        assert results[name].kept == len(kept_ids(images))
-    assert [len(ids) for ids in results["train2014"].dropped.values()] == [2, 4, 2]
+    assert sorted(path.name for path in coco.iterdir()) == ["COCO", FILTER_FILE]
+    assert json.loads((coco / FILTER_FILE).read_text())["splits"] == results
+    for name, images in SPLITS.items():
+        assert results[name]["dropped"] == expected_dropped(images)
+        assert results[name]["images"] == len(images)
+        assert results[name]["kept"] == len(kept_ids(images))
+    assert [len(ids) for ids in results["train2014"]["dropped"].values()] == [2, 4, 2]
 
 
 @pytest.mark.parametrize(
     ("mode", "format_", "is_grayscale"),
     [
         ("L", "JPEG", True),
-        ("RGB", "JPEG", False),
         ("CMYK", "JPEG", False),
         ("1", "PNG", True),
         ("I;16", "PNG", True),
-        ("I;16B", "TIFF", True),
-        ("I", "TIFF", True),
         ("F", "TIFF", True),
         ("LA", "PNG", True),
         ("P", "PNG", False),
@@ -115,12 +114,12 @@ def test_images_that_decode_to_one_channel_are_grayscale_but_palettes_are_not(
     picture(mode).save(path, format_)
     with Image.open(path) as image:
         assert image.mode == mode  # what this case is about
-    assert (filter_images(coco)["val2014"].dropped["grayscale"] == [4]) == is_grayscale
+    assert (filter_images(coco)["val2014"]["dropped"]["grayscale"] == [4]) == is_grayscale
 
 
 def test_filtered_splits_hold_the_kept_images_with_their_captions_and_instances(coco, caplog):
     filter_images(coco)
-    for name, images in (("train2014", TRAIN), ("val2014", VAL)):
+    for name, images in SPLITS.items():
         with caplog.at_level(logging.INFO):
             split, filtered = load_filtered_split(
                 coco, name, use_all_images=False, with_instances=True
@@ -137,25 +136,13 @@ def test_filtered_splits_hold_the_kept_images_with_their_captions_and_instances(
         assert bare.image_ids.tolist() == kept
 
 
-def test_kept_result_is_a_json_file_with_ids_by_cause(coco):
-    filter_images(coco)
-    assert sorted(path.name for path in coco.iterdir()) == ["COCO", FILTER_FILE]
-    content = json.loads((coco / FILTER_FILE).read_text(encoding="utf-8"))
-    for name, images in (("train2014", TRAIN), ("val2014", VAL)):
-        stored = content["splits"][name]
-        assert stored["dropped"] == expected_dropped(images)
-        assert stored["images"] == len(images)
-        assert stored["kept"] == len(kept_ids(images))
-        assert stored["source"].keys() == {"captions", "instances", "images"}
-
-
 def test_filtering_again_reads_images_only_where_the_source_has_changed(coco, monkeypatch):
     reads = []
     plain = filtering.read_header
     monkeypatch.setattr(filtering, "read_header", lambda path: reads.append(path) or plain(path))
     first = filter_images(coco)
     count = len(reads)
-    assert count == sum(result.images for result in first.values())
+    assert count == sum(result["images"] for result in first.values())
     assert filter_images(coco) == first
     assert len(reads) == count
     content = json.loads((coco / FILTER_FILE).read_text())
@@ -168,19 +155,13 @@ def test_filtering_again_reads_images_only_where_the_source_has_changed(coco, mo
     assert len(reads) == 3 * count
 
 
-def test_without_setup_all_images_are_used_and_that_is_said(coco, caplog):
+@pytest.mark.parametrize("filtered", [False, True])
+def test_all_images_are_used_without_setup_and_when_asked_for(coco, caplog, filtered):
+    if filtered:
+        filter_images(coco)
     with caplog.at_level(logging.INFO):
-        split, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
-    assert filtered is False
-    assert split.image_ids.tolist() == sorted(TRAIN)
-    assert f"all {len(TRAIN)} images" in caplog.text
-
-
-def test_use_all_images_ignores_the_filter(coco, caplog):
-    filter_images(coco)
-    with caplog.at_level(logging.INFO):
-        split, filtered = load_filtered_split(coco, "train2014", use_all_images=True)
-    assert filtered is False
+        split, is_filtered = load_filtered_split(coco, "train2014", use_all_images=filtered)
+    assert is_filtered is False
     assert split.image_ids.tolist() == sorted(TRAIN)
     assert f"all {len(TRAIN)} images" in caplog.text
 
@@ -203,15 +184,9 @@ def remove_an_image(coco):
     (coco / "COCO" / "train2014" / file_name(min(TRAIN))).unlink()
 
 
-CHANGES = [
-    change_a_caption,
-    change_a_category,
-    remove_instances_file,
-    remove_an_image,
-]
-
-
-@pytest.mark.parametrize("modify", CHANGES, ids=[c.__name__ for c in CHANGES])
+@pytest.mark.parametrize(
+    "modify", [change_a_caption, change_a_category, remove_instances_file, remove_an_image]
+)
 def test_result_of_other_files_is_noticed_as_stale(coco, modify):
     filter_images(coco)
     load_filtered_split(coco, "train2014", use_all_images=False)
@@ -222,38 +197,23 @@ def test_result_of_other_files_is_noticed_as_stale(coco, modify):
     assert str(coco / FILTER_FILE) in message
     assert "run setup again" in message
     assert "--use_all_images" in message
-    _, filtered = load_filtered_split(coco, "train2014", use_all_images=True)
-    assert filtered is False
-    _, filtered = load_filtered_split(coco, "val2014", use_all_images=False)  # not concerned
-    assert filtered is True
+    assert load_filtered_split(coco, "train2014", use_all_images=True)[1] is False
+    assert load_filtered_split(coco, "val2014", use_all_images=False)[1]  # not concerned
     if modify is not remove_instances_file:
         filter_images(coco)
-        _, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
-        assert filtered is True
+        assert load_filtered_split(coco, "train2014", use_all_images=False)[1]
 
 
-def test_files_that_the_annotations_do_not_list_do_not_matter(coco):
-    filter_images(coco)
-    picture("RGB").save(coco / "COCO" / "train2014" / "unlisted.png")
-    (coco / "COCO" / "train2014" / ".DS_Store").write_text("left by a file browser")
-    _, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
-    assert filtered is True
-
-
-@pytest.mark.parametrize("name", ["train2014", "val2014"])
+@pytest.mark.parametrize("name", SPLITS)
 def test_missing_instances_file_is_refused_and_no_result_written(coco, name):
     (coco / "COCO" / "annotations" / f"instances_{name}.json").unlink()
-    message = refusal_of(filter_images, coco)
-    assert f"instances_{name}.json" in message
-    assert str(coco) in message
+    assert f"instances_{name}.json" in refusal_of(filter_images, coco)
     assert not (coco / FILTER_FILE).exists()
 
 
-@pytest.mark.parametrize("name", ["train2014", "val2014"])
-def test_split_of_which_no_image_has_instances_is_refused(coco, name):
-    edit_json(coco, "instances", change("annotations", to=[]), split=name)
-    message = refusal_of(filter_images, coco)
-    assert f"instances_{name}.json" in message
+def test_split_of_which_no_image_has_instances_is_refused(coco):
+    edit_json(coco, "instances", change("annotations", to=[]), split="val2014")
+    assert "instances_val2014.json" in refusal_of(filter_images, coco)
     assert not (coco / FILTER_FILE).exists()
 
 
@@ -267,7 +227,7 @@ def test_captions_only_data_needs_no_setup(tmp_path):
     assert split.image_ids.tolist() == sorted(TRAIN)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no image"])
+@pytest.mark.parametrize("content", [None, b"no image"])
 def test_a_missing_or_unreadable_image_is_dropped_and_named(coco, caplog, content):
     path = coco / "COCO" / "train2014" / file_name(50)
     if content is None:
@@ -276,10 +236,9 @@ def test_a_missing_or_unreadable_image_is_dropped_and_named(coco, caplog, conten
         path.write_bytes(content)
     results = filter_images(coco)
     assert str(path) in caplog.text
-    assert results["train2014"].dropped == expected_dropped(TRAIN) | {"unreadable": [50]}
-    assert results["val2014"].dropped == expected_dropped(VAL)
-    split, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
-    assert filtered is True
+    assert results["train2014"]["dropped"] == expected_dropped(TRAIN) | {"unreadable": [50]}
+    assert results["val2014"]["dropped"] == expected_dropped(VAL)
+    split, _ = load_filtered_split(coco, "train2014", use_all_images=False)
     assert split.image_ids.tolist() == [kept for kept in kept_ids(TRAIN) if kept != 50]
 
 
@@ -328,8 +287,6 @@ def test_damaged_result_is_refused_by_name(coco, spoil):
     message = refusal_of(load_filtered_split, coco, "train2014", use_all_images=False)
     assert str(path) in message
     assert "setup again" in message
-    _, filtered = load_filtered_split(coco, "train2014", use_all_images=True)
-    assert filtered is False
 
 
 def test_a_result_goes_where_it_can_be_written_and_both_say_where(
@@ -354,17 +311,8 @@ def test_a_result_goes_where_it_can_be_written_and_both_say_where(
     assert load_filtered_split(coco, "train2014", use_all_images=False, cache_dir=place)[1] is True
 
 
-def test_images_of_another_size_than_the_boxes_count_in_are_told(coco, caplog):
-    edit_json(coco, "captions", change("images", 0, "width", to=99))
-    filter_images(coco)
-    (message,) = [record.getMessage() for record in caplog.records if "not those" in record.message]
-    assert "train2014: images whose width and height are not those of the annotations: 1" in message
-    assert file_name(10) in message
-
-
 def test_counts_on_the_demo_world_equal_an_independent_count(demo_data):
     stored = json.loads((demo_data / FILTER_FILE).read_text(encoding="utf-8"))["splits"]
-    total = dict.fromkeys(CAUSES, 0)
     for name in ("train2014", "val2014"):
         path = demo_data / "COCO" / "annotations" / f"instances_{name}.json"
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -386,9 +334,4 @@ def test_counts_on_the_demo_world_equal_an_independent_count(demo_data):
         assert stored[name]["kept"] == len(shown) - sum(map(len, dropped.values()))
         split, _ = load_filtered_split(demo_data, name, use_all_images=False)
         everything = set(load_split(demo_data, name).image_ids.tolist())
-        assert everything - set(split.image_ids.tolist()) == {
-            image_id for ids in dropped.values() for image_id in ids
-        }
-        for cause, ids in dropped.items():
-            total[cause] += len(ids)
-    assert sum(total.values()) > 0
+        assert everything - set(split.image_ids.tolist()) == set().union(*dropped.values())

@@ -279,7 +279,7 @@ def test_doctype_is_refused_in_any_encoding(flickr):
 
 def test_filter_drops_grayscale_images_and_those_without_box(flickr):
     results = filter_images(flickr.parent, dataset="flickr30k")
-    assert {name: result.dropped for name, result in results.items()} == {
+    assert {name: result["dropped"] for name, result in results.items()} == {
         "train": {"no_instances": [5000000000], "grayscale": [], "multi_word_category": []},
         "test": {"no_instances": [], "grayscale": [], "multi_word_category": []},
     }

@@ -108,9 +108,6 @@ def test_orientation_is_applied_where_the_declared_size_is_the_turned_one(tmp_pa
         np.testing.assert_array_equal(loaded.pixels, resized(shown, 16))
         assert loaded.has_declared_size == is_fit
         np.testing.assert_array_equal(np.asarray(images.open(image)), np.asarray(shown))
-        width, height = declared[image]
-        if width:
-            assert read_header(images.path(image)).has_size(width, height) == is_fit
 
 
 def test_a_users_own_photo_is_turned_upright(tmp_path):
@@ -173,7 +170,7 @@ def test_header_is_read_without_the_pixels(tmp_path):
     save_turned(random_picture("LA"), path)
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"IDAT") + 4])
-    assert read_header(path)[:2] == ("LA", (21, 13))
+    assert read_header(path) == ("LA", (21, 13))
 
 
 @pytest.mark.parametrize(
