@@ -20,7 +20,6 @@ from utils.progress import with_bar
 LARGEST_SIDE = 1_000_000  # pixels; a larger box or image is a mistake in the file
 ANNOTATION_FOLDERS = ("annotations", "train_val_annotations2014")
 COMMON_IMAGE_FOLDER = "images"  # where a split has no image folder of its own
-LARGE_FILE = 30_000_000  # bytes; reading more takes seconds
 
 # ways to name the two splits -> file name of an image by its id, for entries that do not give it
 NAMINGS = {
@@ -175,12 +174,7 @@ def _of_known_images(path: Path, rows: list[Row]) -> list[Row]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    is_large = path.stat().st_size > LARGE_FILE
-    bar = with_bar([path], f"reading {path.name}", "file", at_once=is_large)
-    (data,) = (
-        read_json(file, "it should be JSON: correct it, or download or export it again")
-        for file in bar
-    )
+    data = read_json(path, "it should be JSON: correct it, or download or export it again")
     if not isinstance(data, dict):
         raise UserError(
             f"{path} is not in COCO's format; it should be an object with the lists 'images' (each "

@@ -5,7 +5,7 @@ Axes: N images of a set, B images of a batch, S the image size in pixels.
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def are_too_many(bad: int, images: int) -> bool:
 class LoadedImage(NamedTuple):
     """An image that could be read."""
 
-    pixels: np.ndarray  # (3, S, S) uint8
+    pixels: np.ndarray  # (3, S, S) uint8, or what ``prepare`` returns
     has_declared_size: bool  # whether it is as wide and high as its data set says
 
 
@@ -61,6 +61,7 @@ class ImageSet:
     size: int  # S
     declared: np.ndarray | None = None  # (N, 2) width and height that the data set says; 0 unknown
     upright: bool = False
+    prepare: Callable[[Image.Image], np.ndarray] | None = None  # in place of resizing to S
     cache: tuple[ImageCache, np.ndarray] | None = None  # and (N,) int64 the rows in it
 
     def path(self, image: int) -> Path:
@@ -81,7 +82,8 @@ class ImageSet:
             if stored is not None:
                 return LoadedImage(stored, True)
         whole = self.open(image)
-        loaded = LoadedImage(resized(whole, self.size), declared in (None, whole.size))
+        pixels = resized(whole, self.size) if self.prepare is None else self.prepare(whole)
+        loaded = LoadedImage(pixels, declared in (None, whole.size))
         if self.cache is not None and loaded.has_declared_size:
             cache.write(row, loaded.pixels, origin)
         return loaded

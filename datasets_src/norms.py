@@ -33,9 +33,7 @@ class Categories:
 
     def by_word(self) -> dict[str, str]:
         """Return the name of each word's category."""
-        return {
-            word: self.names[index] for word, index in zip(self.words, self.category, strict=True)
-        }
+        return dict(zip(self.words, (self.names[index] for index in self.category), strict=True))
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,7 @@ def load_categories(path: Path) -> Categories:
     """Read ``category -> {word: typicality}`` from YAML.
 
     A word in several categories belongs to the one where its typicality is highest (ties: the
-    first in the file). A category that stands twice is one with the words of both, and of a word
-    that stands twice in a category the higher typicality counts; both are logged.
+    first in the file). A category that stands twice is one with the words of both.
     """
     names: dict[str, int] = {}
     best: dict[str, tuple[float, int]] = {}
@@ -129,13 +126,8 @@ def load_categories(path: Path) -> Categories:
                     best[word] = (value, index)
     repeated = [what for what, count in times.items() if count > 1]
     if repeated:
-        logger.warning(
-            "%s: categories and words that stand twice: %d, the first %s; words of equal "
-            "categories are put together, and the higher typicality counts",
-            path,
-            len(repeated),
-            repeated[0],
-        )
+        twice = "categories and words that stand twice, the higher typicality counts"
+        logger.warning("%s: %s: %d, the first %s", path, twice, len(repeated), repeated[0])
     return Categories(
         words=tuple(best),
         category=np.array([index for _, index in best.values()], dtype=np.int64),

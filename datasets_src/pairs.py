@@ -10,12 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_src.captions import (
-    LONGEST_CAPTION,
-    TokenizedCaptions,
-    Vocabulary,
-    build_vocabulary,
-)
+from datasets_src.captions import LONGEST_CAPTION, TokenizedCaptions, Vocabulary, build_vocabulary
 from datasets_src.datasets import COCO
 from datasets_src.filtering import load_filtered_split
 from datasets_src.splits import SPLITS, Split
@@ -39,41 +34,32 @@ class TrainingPairs:
     def fingerprint(self) -> str:
         """Return a hash of the images' ids, the captions' tokens and the vocabulary."""
         digest = hashlib.sha256("\n".join(self.vocabulary.words).encode())
-        for array in (
-            self.split.image_ids,
-            self.split.caption_image,
-            self.captions.tokens,
-            self.captions.offsets,
-        ):
+        arrays = (self.split.image_ids, self.split.caption_image)
+        for array in (*arrays, self.captions.tokens, self.captions.offsets):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
 
 def load_training_pairs(
-    datasets_dir: Path,
-    *,
-    use_all_images: bool,
-    dataset: str = COCO,
-    cache_dir: Path | None = None,
+    datasets_dir: Path, *, use_all_images: bool, dataset: str = COCO, cache_dir: Path | None = None
 ) -> TrainingPairs:
     """Load and tokenize the captions of a data set that are kept for training."""
-    found = load_filtered_split(
+    split, filtered = load_filtered_split(
         datasets_dir, SPLITS[0], use_all_images=use_all_images, dataset=dataset, cache_dir=cache_dir
     )
-    split, filtered = found
     if len(split.captions) < 2:
         raise UserError(
             f"{len(split.captions)} training captions, and two are the least; check "
             f"{' and '.join(map(str, split.caption_files))} and the filter"
         )
     vocabulary, captions = build_vocabulary(split.captions)
-    for what, count in (
-        ("without a word", (np.diff(captions.offsets) == 0).sum()),
-        (
-            f"longer than {LONGEST_CAPTION} characters, cut there",
-            sum(len(text) > LONGEST_CAPTION for text in split.captions),
+    odd = {
+        "without a word": (np.diff(captions.offsets) == 0).sum(),
+        f"cut at {LONGEST_CAPTION} characters": sum(
+            len(text) > LONGEST_CAPTION for text in split.captions
         ),
-    ):
+    }
+    for what, count in odd.items():
         if count:
             logger.warning("training captions %s: %d of %d", what, count, len(captions))
     return TrainingPairs(split, vocabulary, captions, filtered)

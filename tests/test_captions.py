@@ -51,12 +51,6 @@ def test_text_is_split_into_lower_case_tokens_with_punctuation_and_no_white_spac
     assert list(tokenize([text])) == [tokens]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_texts_give_their_tokens_in_order(seed):
-    texts, tokens = random_texts(seed)
-    assert list(tokenize(texts)) == tokens
-
-
 def test_tokens_are_those_of_spacy_unchanged():
     tokenizer = spacy.blank("en").tokenizer
     rng = np.random.default_rng(0)

@@ -20,9 +20,7 @@ def file_name(image_id, split="train2014"):
     return f"COCO_{split}_{image_id:012d}.png"
 
 
-def write_split(
-    datasets_dir, pictures, captions, instances=None, split="train2014", annotations="annotations"
-):
+def write_split(datasets_dir, pictures, captions, instances=None, split="train2014"):
     """Write a split in COCO's layout: pictures {id: image}, captions [(id, text)], instances
     [(id, category id, box)] or None for a split of captions alone."""
     folder = datasets_dir / "COCO" / split
@@ -37,21 +35,19 @@ def write_split(
         {"id": 1000 + number, "image_id": image_id, "caption": text}
         for number, (image_id, text) in enumerate(captions)
     ]
-    target = datasets_dir / "COCO" / annotations
-    target.mkdir(exist_ok=True)
-    (target / f"captions_{split}.json").write_text(
-        json.dumps({"images": images, "annotations": texts}), encoding="utf-8"
-    )
+    contents = {"captions": {"images": images, "annotations": texts}}
     if instances is not None:
         objects = [
             {"id": 2000 + number, "image_id": image_id, "category_id": category, "bbox": box}
             for number, (image_id, category, box) in enumerate(instances)
         ]
         categories = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
-        (target / f"instances_{split}.json").write_text(
-            json.dumps({"images": images, "categories": categories, "annotations": objects}),
-            encoding="utf-8",
-        )
+        labels = {"categories": categories, "annotations": objects}
+        contents["instances"] = {"images": images} | labels
+    target = datasets_dir / "COCO" / "annotations"
+    target.mkdir(exist_ok=True)
+    for kind, content in contents.items():
+        (target / f"{kind}_{split}.json").write_text(json.dumps(content), encoding="utf-8")
     return datasets_dir
 
 

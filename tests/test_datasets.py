@@ -139,14 +139,3 @@ def test_errors_about_empty_data_name_its_files(world, trained, tmp_path, capsys
         f"--results_dir={tmp_path / 'results'}",
     ]
     assert str(path) in fails(capsys, *arguments, *places)
-
-
-def test_setup_of_captions_alone_is_refused_by_the_file_looked_for(world, tmp_path, capsys):
-    shutil.copytree(world / "world", tmp_path / "world")
-    path = tmp_path / "world" / "annotations" / "instances_val2017.json"
-    path.unlink()
-    (tmp_path / "world" / FILTER_FILE).unlink(missing_ok=True)
-    arguments = [f"--datasets_dir={tmp_path}", "--dataset=world", f"--results_dir={tmp_path}"]
-    errors = fails(capsys, "--utility=filter_unwanted_coco_images", *arguments)
-    assert str(path) in errors
-    assert not (tmp_path / "world" / FILTER_FILE).exists()

@@ -336,14 +336,6 @@ def test_filter_of_captions_alone_is_refused(tmp_path):
     assert "needs no setup" in message
 
 
-def test_filter_without_any_instance_is_refused(flickr):
-    for path in (flickr / "Sentences").iterdir():
-        path.write_text("no phrase\n")
-    message = refusal_of(filter_images, flickr.parent, dataset="flickr30k")
-    assert str(flickr / "Annotations") in message
-    assert not (flickr / FILTER_FILE).exists()
-
-
 @pytest.mark.parametrize("entities", [True, False])
 def test_flickr30k_is_trained_and_evaluated(tmp_path, entities):
     write_flickr30k(tmp_path / "flickr30k", entities)

@@ -21,7 +21,7 @@ from datasets_src.images import (
     read_header,
     resized,
 )
-from tests.test_coco import refusal_of
+from tests.test_coco import refusal_of, write_split
 
 TURNED = 6  # the EXIF orientation of a picture that is shown turned by 90 degrees
 
@@ -35,6 +35,13 @@ def random_picture(mode="RGB", width=21, height=13, seed=0):
         alpha = Image.fromarray(rng.integers(0, 256, (height, width)).astype(np.uint8))
         colours.putalpha(alpha)
     return colours.convert(mode)
+
+
+def write_small(datasets_dir, instances=None):
+    """Write a data set of three images and four captions."""
+    pictures = {image_id: random_picture(seed=image_id) for image_id in (4, 8, 15)}
+    captions = [(8, "a red dog"), (4, "a cat ."), (15, "two dogs"), (8, "the dog")]
+    return write_split(datasets_dir, pictures, captions, instances)
 
 
 def read_image(path, size):

@@ -15,16 +15,14 @@ from datasets_src.datasets import load_split
 from datasets_src.loading import load_batches, load_images
 from main import main
 from tests.conftest import TINY
-from tests.test_coco import change, edit_json, file_name, refusal_of, write_split
-from tests.test_images import random_picture, read_image
+from tests.test_coco import change, edit_json, file_name, refusal_of
+from tests.test_images import read_image, write_small
 from utils.errors import UserError
 
 
 @pytest.fixture
 def small(tmp_path):
-    pictures = {image_id: random_picture(seed=image_id) for image_id in (4, 8, 15)}
-    captions = [(8, "a red dog"), (4, "a cat ."), (15, "two dogs"), (8, "the dog")]
-    return write_split(tmp_path, pictures, captions)
+    return write_small(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -23,9 +23,8 @@ from evaluation.tuning import read_grid
 from models_src.baselines.word_vectors import load_word_vectors
 from models_src.model_files import load_text_model, load_visual_model
 from models_src.settings import settings_from_sources
-from tests.test_coco import write_split
 from tests.test_flickr30k import write_flickr30k
-from tests.test_images import random_picture
+from tests.test_images import random_picture, write_small
 from utils.errors import UserError
 
 MUTATIONS = 12  # of each file, some 250 in all
@@ -111,13 +110,7 @@ def read_flickr30k(folder):
     load_split(folder, "train2014", with_instances=True, dataset="flickr30k").fingerprint()
 
 
-def write_small(folder):
-    pictures = {image_id: random_picture(seed=image_id) for image_id in (4, 8, 15)}
-    captions = [(8, "a red dog"), (4, "a cat ."), (15, "two dogs"), (8, "the dog")]
-    boxes = [(8, 18, [0, 0, 5, 5]), (4, 3, [1.5, 2, 3, 4]), (15, 18, [2, 2, 6, 6])]
-    write_split(folder, pictures, captions, boxes)
-
-
+BOXES = [(8, 18, [0, 0, 5, 5]), (4, 3, [1.5, 2, 3, 4]), (15, 18, [2, 2, 6, 6])]
 COCO = "COCO/annotations/{}_train2014.json"
 VECTORS = b"2 2\ndog 0.5 1\nno 1 1\n"
 WORDNET = b"  1 licence\ndog n 7 5 @ ~ #m #p %p 7 1 02084071 09886220\nrun n 16 3 @ ~ + 16 11\n"
@@ -200,7 +193,7 @@ def test_damaged_file_is_read_or_refused_in_one_line(name, tmp_path, request):
         for part in PARTS_OF_SPEECH:
             (tmp_path / f"index.{part}").write_bytes(WORDNET)
     elif content is None:
-        write_small(tmp_path)
+        write_small(tmp_path, BOXES)
         if place == FILTER_FILE:
             read_setup(tmp_path)
     content = path.read_bytes() if content is None else content

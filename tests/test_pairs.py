@@ -6,8 +6,8 @@ import pytest
 from datasets_src.captions import LONGEST_CAPTION, build_vocabulary
 from datasets_src.filtering import load_filtered_split
 from datasets_src.pairs import PairBatch, load_training_pairs, pair_batches
-from tests.test_coco import change, edit_json, refusal_of, write_split
-from tests.test_images import random_picture
+from tests.test_coco import change, edit_json, refusal_of
+from tests.test_images import write_small
 
 
 @pytest.mark.parametrize(
@@ -90,23 +90,17 @@ def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data):
     assert whole.fingerprint() != pairs.fingerprint()
 
 
-def small_data(datasets_dir):
-    pictures = {image_id: random_picture(seed=image_id) for image_id in (4, 8, 15)}
-    captions = [(8, "a red dog"), (4, "a cat ."), (15, "two dogs"), (8, "the dog")]
-    return write_split(datasets_dir, pictures, captions)
-
-
 def test_odd_captions_are_counted(tmp_path, caplog):
-    small_data(tmp_path)
+    write_small(tmp_path)
     for caption, text in enumerate(("", " \n\t", "x" * (LONGEST_CAPTION + 1))):
         edit_json(tmp_path, "captions", change("annotations", caption, "caption", to=text))
     assert len(load_training_pairs(tmp_path, use_all_images=False)) == 4
     assert "training captions without a word: 2 of 4" in caplog.text
-    assert f"longer than {LONGEST_CAPTION} characters, cut there: 1 of 4" in caplog.text
+    assert f"training captions cut at {LONGEST_CAPTION} characters: 1 of 4" in caplog.text
 
 
 def test_fewer_than_two_captions_are_refused(tmp_path):
-    small_data(tmp_path)
+    write_small(tmp_path)
     path = edit_json(tmp_path, "captions", lambda content: content["annotations"].clear())
     assert str(path) in refusal_of(load_training_pairs, tmp_path, use_all_images=False)
 
@@ -130,7 +124,7 @@ def test_fingerprint_is_of_what_is_trained_on_not_of_its_place(tmp_path, edit):
     def fingerprint_of(datasets_dir):
         return load_training_pairs(datasets_dir, use_all_images=False).fingerprint()
 
-    first, other = small_data(tmp_path / "first"), small_data(tmp_path / "other")
+    first, other = write_small(tmp_path / "first"), write_small(tmp_path / "other")
     edit_json(other, "captions", change("annotations", 0, "caption", to="A  red DOG"))
     assert fingerprint_of(first) == fingerprint_of(other)
     edit_json(other, "captions", edit)

@@ -80,11 +80,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def _is_running(process: str) -> bool:
     try:
         os.kill(int(process), 0)  # sends nothing
-    except (ProcessLookupError, ValueError):
-        return False
-    except (OSError, OverflowError):
+    except PermissionError:
         return True
-    return int(process) != os.getpid()
+    except (OSError, OverflowError, ValueError):
+        return False
+    return True
 
 
 def require_writable_folder(path: Path) -> None:

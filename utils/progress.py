@@ -13,16 +13,12 @@ QUIET_SECONDS = 1.0  # what is done by then needs no bar
 
 
 def with_bar(
-    items: Iterable[Item], what: str, unit: str, total: int | None = None, *, at_once: bool = False
+    items: Iterable[Item], what: str, unit: str, total: int | None = None
 ) -> Iterator[Item]:
     """Yield items, with a bar on a terminal while that takes a while.
 
-    Args:
-        items: Anything to go through.
-        what: What happens, before the bar.
-        unit: What an item is, in the singular.
-        total: How many there are, where ``items`` has no length.
-        at_once: Whether the bar comes before the first item is done, which takes long by itself.
+    ``unit`` is what an item is, in the singular; ``total`` how many there are, where ``items`` has
+    no length.
     """
     yield from tqdm(
         items,
@@ -30,7 +26,7 @@ def with_bar(
         unit=unit,
         total=total,
         disable=None if process_rank() == 0 else True,  # None: unless it is a terminal
-        delay=0 if at_once else QUIET_SECONDS,
+        delay=QUIET_SECONDS,
         leave=False,
         dynamic_ncols=True,
     )
