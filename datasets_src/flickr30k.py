@@ -36,14 +36,6 @@ _PHRASE = re.compile(r"\[/EN#([0-9]{1,18})((?:/[^\s/\[\]]+)*)(?=[\s\]])")  # [/E
 logger = logging.getLogger(__name__)
 
 
-class _TreeWithoutDoctype(ElementTree.TreeBuilder):
-    """An XML tree that refuses a DOCTYPE, whose entities could grow without bound."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Refuse; called where a DOCTYPE begins, whatever the file's encoding."""
-        raise ValueError("it has a DOCTYPE")
-
-
 def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     """Load a split's images and captions and, where asked for and there, its instances.
 
@@ -153,7 +145,7 @@ def _read_boxes(path: Path) -> tuple[tuple[int, ...], list[tuple[int, tuple[int,
     The file has the first and the last pixel of a box, counted from 1; here a box is
     [x, y, width, height] counted from 0, so that x = xmin - 1 and width = xmax - xmin + 1.
     """
-    root = ElementTree.parse(path, ElementTree.XMLParser(target=_TreeWithoutDoctype())).getroot()
+    root = ElementTree.parse(path).getroot()
     size = tuple(int(root.findtext(f"size/{side}") or "") for side in ("width", "height"))
     if min(size) < 1:
         raise ValueError(f"the size is {size}")

@@ -17,8 +17,6 @@ from datasets_src.demo_drawing import (
     BACKGROUNDS,
     LARGEST_OVERLAP,
     OBJECTS,
-    PATTERNS,
-    WORLD,
     draw_background,
     draw_scene,
 )
@@ -135,11 +133,6 @@ def test_objects_of_a_scene_hardly_overlap_and_lie_inside():
             assert shared <= LARGEST_OVERLAP + 0.05  # boxes shrink to what is visible
     assert len(sides) >= 30 * 3.5  # room is found nearly always
     assert 0.22 <= np.mean(sides) <= 0.4
-
-
-def test_every_texture_has_a_pattern_and_words():
-    textures = {thing["texture"] for thing in OBJECTS.values()}
-    assert textures - {"plain"} == set(PATTERNS) == set(WORLD["texture_words"])
 
 
 def test_captions_are_true_and_mostly_complete(pictures):
