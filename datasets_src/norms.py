@@ -126,8 +126,8 @@ def load_categories(path: Path) -> Categories:
                     best[word] = (value, index)
     repeated = [what for what, count in times.items() if count > 1]
     if repeated:
-        twice = "categories and words that stand twice, the higher typicality counts"
-        logger.warning("%s: %s: %d, the first %s", path, twice, len(repeated), repeated[0])
+        counts = f"{len(repeated)}, the first {repeated[0]}; the higher typicality counts"
+        logger.warning("%s: categories and words that stand twice: %s", path, counts)
     return Categories(
         words=tuple(best),
         category=np.array([index for _, index in best.values()], dtype=np.int64),
