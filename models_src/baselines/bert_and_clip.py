@@ -6,15 +6,17 @@ Axes: N images, W words or texts, B of a batch, L pieces of a text, D numbers of
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from datasets_src.images import ImageSet, LoadedImage
+from datasets_src.images import ImageSet
 from datasets_src.loading import load_images
 from utils.errors import UserError
 from utils.files import reading
@@ -144,13 +146,9 @@ def _clip_text_vectors(network: Any, tokenizer: Any, words: Sequence[str]) -> np
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _ClipImages(ImageSet):
-    processor: Any = None
-
-    def read(self, image: int) -> LoadedImage:
-        pixels = self.processor(self.open(image), return_tensors="np").pixel_values[0]
-        return LoadedImage(pixels.astype(np.float32), True)  # (3, S, S)
+def _prepared(processor: Any, image: Image.Image) -> np.ndarray:
+    pixels: np.ndarray = processor(image, return_tensors="np").pixel_values[0]
+    return pixels.astype(np.float32)  # (3, S, S)
 
 
 def clip_similarities(
@@ -174,7 +172,7 @@ def clip_similarities(
         processor = transformers.CLIPImageProcessorPil.from_pretrained(
             folder, local_files_only=True
         )
-        prepared = _ClipImages(**vars(images) | {"cache": None, "processor": processor})
+        prepared = replace(images, prepare=partial(_prepared, processor), cache=None)
         places = np.arange(len(images))
         batches = [places[start : start + batch_size] for start in places[::batch_size]]
         loaded = load_images(prepared, batches, workers)
