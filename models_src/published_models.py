@@ -1,9 +1,8 @@
 """Models of the published program, read as data: its files are pickles, and nothing in them is run.
 
-A half of a published model is a ``.cfg`` (an object of the class ``CONFIG_CLASS``) and a ``.mdl``:
-for the text an object of the class ``COUNTS_CLASS``, for the images a torchvision state dict.
-torch's weights-only reader calls only what stands in a list: torch's own functions for tensors and,
-for these files, the stand-ins below, which keep values and do nothing else.
+A half is a ``.cfg`` (a ``CONFIG_CLASS`` object) and a ``.mdl``: for the text a ``COUNTS_CLASS``
+object, for the images a torchvision state dict. torch's weights-only reader calls torch's own
+functions for tensors and the stand-ins below, which keep values and do nothing else.
 
 Axes: C clusters, V words.
 """

@@ -340,6 +340,7 @@ def test_endings_by_hand():
     assert endings("a") == endings("") == []
     # ng: 3, g: 3, ing: 2, then all once, by the alphabet
     assert frequent_endings(["king", "ring", "long"]) == ["g", "ng", "ing", "ong"]
+    assert len(frequent_endings([f"{number}" for number in range(1000, 2000)])) == 200
 
 
 def test_features_are_those_of_the_fitted_words_scaled_by_kind():

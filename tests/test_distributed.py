@@ -329,7 +329,7 @@ def test_processes_share_the_images_of_an_evaluation(demo_data, trained, tmp_pat
         path.write_bytes(b"no image")
     arguments = [
         "--utility=visual_evaluation", "--model_name=lstm", "--batch_size=2", "--workers=0",
-        "--visual_threshold=0.1", "--use_all_images", f"--datasets_dir={data}",
+        "--visual_threshold=-1.5", "--use_all_images", f"--datasets_dir={data}",
         f"--models_dir={trained / 'models'}",
     ]  # fmt: skip
     assert main([*arguments, f"--results_dir={tmp_path / 'alone'}"]) == 0

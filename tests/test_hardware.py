@@ -9,8 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets_src.images import normalise
 from datasets_src.pairs import TrainingPairs, load_training_pairs
-from main import main
-from models_src import training, visual_encoders
+from models_src import visual_encoders
 from models_src.diagnosis import empty_sums, step_sums
 from models_src.hardware import descend, require_compiler, require_precision, to_device
 from models_src.joint import joint_step
@@ -18,6 +17,7 @@ from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS
 from models_src.training import new_run
 from tests.conftest import TINY
+from tests.test_cli import fails
 from tests.test_training import SMALL, assert_same, run, thin_network, weights
 from utils.errors import UserError
 
@@ -70,10 +70,9 @@ def test_a_joint_step_waits_for_nothing_on_its_device(pairs, kind, random_votes)
 
 def test_bf16_learns_much_as_fp32_does_and_repeats_itself(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
-    settings = {"epochs": 1}
     rows = {}
     for name, precision in (("a", "bf16"), ("b", "bf16"), ("c", "fp32")):
-        run(pairs, tmp_path / name, settings=settings | {"precision": precision},
+        run(pairs, tmp_path / name, settings={"epochs": 1, "precision": precision},
             report=lambda history, name=name: rows.update({name: history[-1]}))  # fmt: skip
     assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     reduced, full = (weights(tmp_path / name) for name in ("a", "c"))
@@ -84,11 +83,9 @@ def test_bf16_learns_much_as_fp32_does_and_repeats_itself(pairs, tmp_path, monke
 
 
 def test_fp16_on_a_cpu_is_refused_in_one_line(demo_data, tmp_path, capsys):
-    places = [
-        f"--{name}_dir={tmp_path / name}" for name in ("models", "results")
-    ] + [f"--datasets_dir={demo_data}"]  # fmt: skip
-    assert main([*TINY, *places, "--precision=fp16"]) == 2
-    assert "--precision fp16 needs a GPU" in capsys.readouterr().err
+    places = [f"--{name}_dir={tmp_path / name}" for name in ("models", "results")]
+    places.append(f"--datasets_dir={demo_data}")
+    fails(capsys, *TINY, *places, "--precision=fp16", mentions="--precision fp16 needs a GPU")
     for precision, device in (("fp16", "cuda:1"), ("bf16", "cpu"), ("fp32", "cpu")):
         require_precision(precision, device)
 
@@ -122,17 +119,3 @@ def test_compiling_without_a_compiler_is_refused(pairs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--compile needs a C"):
         run(pairs, tmp_path, compile=True)
     require_compiler("cuda")
-
-
-def test_training_hands_precision_and_scale_to_each_step(pairs, tmp_path, monkeypatch):
-    seen = []
-    plain = training.joint_step
-
-    def recorded(*arguments, **options):
-        seen.append((options["precision"], options["scaler"].is_enabled()))
-        return plain(*arguments, **options)
-
-    monkeypatch.setattr(training, "joint_step", recorded)
-    monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
-    run(pairs, tmp_path, settings={"precision": "bf16", "epochs": 1})
-    assert set(seen) == {("bf16", False)}

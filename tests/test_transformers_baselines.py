@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets_src.filtering import load_filtered_split
 from datasets_src.images import ImageFiles
 from evaluation.classification import classification_counts, classification_scores
 from evaluation.clip_classification import PUBLISHED_THRESHOLD
@@ -37,6 +38,8 @@ BERT_VOCABULARY = [
 CLIP_MERGES = ["d o", "do g</w>", "c a", "ca t</w>", "p h", "ph o", "t o</w>"]
 WORDS = ["dog", "sunflower", "T-shirts", "jack-o'-lantern", "zebra"]
 SIZE = 32  # pixels of CLIP's images
+LAYERS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "intermediate_size": 32}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +48,7 @@ def bert_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(BERT_VOCABULARY),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-        initializer_range=0.5,
+        vocab_size=len(BERT_VOCABULARY), max_position_embeddings=24, initializer_range=0.5, **LAYERS
     )
     transformers.BertForMaskedLM(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(BERT_VOCABULARY) + "\n")
@@ -75,22 +72,14 @@ def clip_folder(tmp_path_factory) -> Path:
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     torch.manual_seed(1)
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    network = transformers.CLIPModel(
-        transformers.CLIPConfig(
-            text_config={
-                **layers,
-                "vocab_size": len(pieces),
-                "hidden_size": 16,
-                "max_position_embeddings": 77,
-                "bos_token_id": len(pieces) - 2,
-                "eos_token_id": len(pieces) - 1,
-                "pad_token_id": len(pieces) - 1,
-            },
-            vision_config={**layers, "hidden_size": 16, "image_size": SIZE, "patch_size": 8},
-            projection_dim=8,
-        )
-    )
+    text = {
+        **LAYERS, "vocab_size": len(pieces), "max_position_embeddings": 77,
+        "bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1,
+        "pad_token_id": len(pieces) - 1,
+    }  # fmt: skip
+    vision = {**LAYERS, "image_size": SIZE, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    network = transformers.CLIPModel(config)
     for parameter in network.parameters():  # the small usual start makes all texts alike
         torch.nn.init.normal_(parameter, std=0.4)
     network.save_pretrained(folder)
@@ -343,18 +332,13 @@ def results(tmp_path: Path, utility: str, name: str = "clip") -> dict:
 
 
 def reference(demo_data: Path, clip_folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return similarities and gold of a part's kept images, read straight from the files."""
-    content = json.loads((demo_data / "COCO/annotations" / f"instances_{part}.json").read_text())
-    filtered = json.loads((demo_data / "filtered_images.json").read_text())["splits"][part]
-    dropped = {image for images in filtered["dropped"].values() for image in images}
-    images = sorted((entry["id"], entry["file_name"]) for entry in content["images"])
-    images = [image for image in images if image[0] not in dropped]
-    classes = sorted((entry["id"], entry["name"]) for entry in content["categories"])
-    classes = [kind for kind in classes if len(kind[1].split()) == 1]
-    shown = {(entry["image_id"], entry["category_id"]) for entry in content["annotations"]}
-    gold = np.array([[(image, kind) in shown for kind, _ in classes] for image, _ in images])
-    paths = [demo_data / "COCO" / part / name for _, name in images]
-    return similarities(clip_folder, paths, [name for _, name in classes], batch_size=7), gold
+    """Return similarities and gold of a part's kept images."""
+    split, _ = load_filtered_split(demo_data, part, use_all_images=False, with_instances=True)
+    shown = split.instances.counts(len(split.image_ids)) > 0
+    single = [k for k, name in enumerate(split.instances.class_names) if " " not in name]
+    paths = [split.path(image) for image in range(len(split.image_ids))]
+    words = [split.instances.class_names[k] for k in single]
+    return similarities(clip_folder, paths, words, batch_size=7), shown[:, single]
 
 
 def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, capsys):
