@@ -3,14 +3,16 @@
 Axes: W words of the training captions by falling count, C clusters, N images.
 """
 
-import csv
-import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from datasets_src.norms import Norms
+from evaluation.reports import format_value
 from evaluation.word_evaluation import WordPredictions
 
 MIN_WORD_COUNT = 5  # rarer words get extreme probabilities by accident
@@ -42,8 +44,7 @@ def word_rows(
     clusters: np.ndarray,
     probabilities: np.ndarray | None,
     concreteness: np.ndarray | None,
-    ratings: Mapping[str, float],
-    categories: Mapping[str, str],
+    norms: Norms,
 ) -> list[dict[str, Any]]:
     """Return one row of ``WORD_COLUMNS`` for each word; None where there is no value.
 
@@ -53,9 +54,10 @@ def word_rows(
         clusters: (W, K) the clusters that fit each word best, the best first, negative for none.
         probabilities: (W, K) p(c|w) of these; None of a model without.
         concreteness: (W,) the model's own, in 0..1; None of a model without.
-        ratings: Human concreteness in 1..5, of some words.
-        categories: Human category, of some words.
+        norms: Human ratings in 1..5 and categories.
     """
+    ratings = norms.concreteness or {}
+    categories = {} if norms.categories is None else norms.categories.by_word()
     rows = []
     for at, word in enumerate(words):
         row: dict[str, Any] = dict.fromkeys(WORD_COLUMNS)
@@ -74,28 +76,14 @@ def word_rows(
 
 def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of words as CSV: eight significant digits, empty cells for None."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, WORD_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
-    return text.getvalue()
+    table = pd.DataFrame(rows, columns=WORD_COLUMNS, dtype=object)
+    csv: str = table.map(lambda x: f"{x:.8g}" if isinstance(x, float) else x).to_csv(index=False)
+    return csv
 
 
-def format_word_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of words as a readable table."""
-
-    def shown(value: float | None, decimals: int) -> str:
-        return "-" if value is None else f"{value:.{decimals}f}"
-
-    lines = [f"{'word':<20}{'count':>9}{'cluster':>9}{'probability':>13}{'rating':>8}  category"]
-    lines += [
-        f"{row['word']:<20}{row['count']:>9}{shown(row['cluster'], 0):>9}"
-        f"{shown(row['probability'], 4):>13}{shown(row['concreteness_rating'], 2):>8}  "
-        f"{row['category'] or '-'}"
-        for row in rows
-    ]
-    return "\n".join(lines)
+def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a readable table, a column for each entry."""
+    return str(pd.DataFrame(rows, dtype=object).map(format_value).to_string(index=False))
 
 
 def words_by_cluster(
@@ -109,18 +97,6 @@ def words_by_cluster(
     order = np.argsort(-probabilities, kind="stable")  # (W,)
     order = order[considered[order]]
     return [order[clusters[order] == cluster] for cluster in range(cluster_num)]
-
-
-def top_words(
-    words: Sequence[str],
-    clusters: np.ndarray,
-    probabilities: np.ndarray,
-    considered: np.ndarray,
-    cluster_num: int,
-) -> list[list[str]]:
-    """Return the words of ``words_by_cluster`` themselves, C lists."""
-    positions = words_by_cluster(clusters, probabilities, considered, cluster_num)
-    return [[words[position] for position in its_own] for its_own in positions]
 
 
 def class_names_by_cluster(
@@ -166,11 +142,8 @@ def cluster_rows(
         ``example_images`` of the highest logits (ties: the first), activating or not.
     """
     words, counts = predictions.words, predictions.counts
-    probabilities = predictions.probabilities
-    cluster_num = logits.shape[1]
-    by_cluster = words_by_cluster(
-        predictions.clusters, probabilities, predictions.clusters >= 0, cluster_num
-    )
+    clusters, probabilities = predictions.clusters, predictions.probabilities
+    by_cluster = words_by_cluster(clusters, probabilities, clusters >= 0, logits.shape[1])
     bits = logits >= visual_threshold  # (N, C)
     best = np.argsort(-logits, axis=0, kind="stable")[:image_count]  # (images, C)
     return [
@@ -210,20 +183,24 @@ def living_clusters(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 def format_cluster_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return descriptions of clusters as a readable table."""
-    lines = [
-        f"{'cluster':>7}{'words':>7}{'tokens':>9}{'images':>8}  {'class names':<{CELL_WIDTH}}"
-        "  top words; best image"
-    ]
-    for row in rows:
-        names = ", ".join(row["class_names"]) or "-"
-        if len(names) > CELL_WIDTH:
-            names = names[: CELL_WIDTH - 1] + "…"
-        words = ", ".join(
-            f"{top['word']} {top['probability']:.3f}" for top in row["top_words"][:SHOWN_WORDS]
-        )
-        image = Path(row["example_images"][0]["image"]).name if row["test_image_count"] else "-"
-        lines.append(
-            f"{row['cluster']:>7}{row['word_count']:>7}{row['token_count']:>9}"
-            f"{row['test_image_count']:>8}  {names:<{CELL_WIDTH}}  {words or '-'}; {image}"
-        )
-    return "\n".join(lines)
+    return format_rows(
+        [
+            {
+                "cluster": row["cluster"],
+                "words": row["word_count"],
+                "tokens": row["token_count"],
+                "images": row["test_image_count"],
+                "class names": textwrap.shorten(
+                    ", ".join(row["class_names"]) or "-", CELL_WIDTH, placeholder="…"
+                ),
+                "top words": ", ".join(
+                    f"{top['word']} {top['probability']:.3f}"
+                    for top in row["top_words"][:SHOWN_WORDS]
+                ),
+                "best image": Path(row["example_images"][0]["image"]).name
+                if row["test_image_count"]
+                else "-",
+            }
+            for row in rows
+        ]
+    )

@@ -21,8 +21,8 @@ from matplotlib.patheffects import withStroke
 from datasets_src.datasets import dataset_folder
 from datasets_src.images import ImageFiles, open_rgb
 from datasets_src.splits import Split
-from evaluation.cluster_tables import MIN_WORD_COUNT, class_names_by_cluster, top_words
-from evaluation.image_evaluation import MAP_SIZE, activated_maps
+from evaluation.cluster_tables import MIN_WORD_COUNT, class_names_by_cluster, words_by_cluster
+from evaluation.image_evaluation import MAP_SIZE, activations_by_image
 from evaluation.inputs import load_both_halves, single_word_classes, test_split
 from evaluation.localization import box_iou, boxes_and_peaks, gold_boxes, points_in_boxes
 from evaluation.reports import format_word
@@ -30,7 +30,6 @@ from evaluation.word_evaluation import words_to_clusters
 from models_src.model_files import load_vocabulary
 from models_src.text_encoders.interface import TextEncoder
 from utils.files import write_atomically
-from utils.progress import with_bar
 
 # of gold boxes in turn; all can be read under black text
 GOLD_COLOURS = (
@@ -78,44 +77,44 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
     """Draw a PNG for each image: test images with their gold boxes, or the files of --images."""
     folder = options.results_dir / options.model_name / f"{kind}_demonstration"
     model = load_both_halves(options)
-    classes: list[str] = []
+    split = None
     if options.images is None or dataset_folder(options.datasets_dir, options.dataset).is_dir():
         split, _ = test_split(options)
-        classes = single_word_classes(split)
     else:
         logger.info("the clusters are shown without class names: no data set is there")
+    labels = _cluster_labels(
+        options, model.text, [] if split is None else single_word_classes(split)
+    )
     source: Split | ImageFiles
     if options.images is None:
+        assert split is not None
         source = split
         order = np.random.default_rng(options.seed).permutation(len(split.image_ids))
         images = np.sort(order[: options.num_items])
         stems = [str(split.image_ids[image]) for image in images]
     else:
-        source = ImageFiles(tuple(map(Path, options.images)))
+        source, split = ImageFiles(tuple(map(Path, options.images))), None
         images = np.arange(len(source.files))
         folder /= "own_images"  # a file may be named like the id of a test image
         stems = [f"{number}_{file.stem}" for number, file in enumerate(source.files, start=1)]
         for file in source.files:
             open_rgb(file)  # one that cannot be read is told before any is drawn
     files = [folder / f"{stem}.png" for stem in stems]
-    labels = _cluster_labels(options, model.text, classes)
-
-    pictures = zip(images, files, strict=True)
-    for logits, image, cluster, maps in activated_maps(model.visual, source, images):
-        boxes, peaks = boxes_and_peaks(maps, MAP_SIZE)  # (A, 4), (A, 2) of all images of the batch
-        cells = maps.float().cpu().numpy()  # (A, h, w)
-        for offset in with_bar(range(len(logits)), "drawing", "picture"):
-            index, file = next(pictures)
-            own = np.flatnonzero(image == offset)
-            own = own[np.argsort(-logits[offset, cluster[own]], kind="stable")]  # strongest first
-            names = [labels[c] for c in cluster[own]]
-            gold = gold_objects(split, index) if options.images is None else None
-            pixels = source.images(model.visual.image_size).open(int(index))
-            pixels.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-            seen = cells[own], boxes[own], peaks[own]
-            figure = draw_figure(kind, np.asarray(pixels), names, *seen, gold or NO_GOLD)
-            write_atomically(file, partial(figure.savefig, format="png", dpi=DPI))
-    if cells.shape[1:] == (1, 1):
+    seen = activations_by_image(model.visual, source, images)
+    for file, (image, clusters, maps) in zip(files, seen, strict=True):
+        gold = NO_GOLD if split is None else gold_objects(split, image)
+        pixels = source.images(model.visual.image_size).open(image)
+        pixels.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        figure = draw_figure(
+            kind,
+            np.asarray(pixels),
+            [labels[cluster] for cluster in clusters],
+            maps.float().cpu().numpy(),
+            *boxes_and_peaks(maps, MAP_SIZE),
+            gold,
+        )
+        write_atomically(file, partial(figure.savefig, format="png", dpi=DPI))
+    if maps.shape[1:] == (1, 1):
         logger.warning(
             "class activation maps are 1 x 1 for images of %d pixels and show no place; train with "
             "a larger --image_size",
@@ -135,21 +134,23 @@ def _cluster_labels(
         frequent = np.arange(len(text.words)) < max(LEAST_NAMING_WORDS, len(text.words) // 3)
     else:
         frequent = vocabulary.counts >= MIN_WORD_COUNT
-    words = top_words(text.words, *words_to_clusters(text, text.words), frequent, text.cluster_num)
-    names = class_names_by_cluster(classes, words_to_clusters(text, classes)[0], text.cluster_num)
+    count = text.cluster_num
+    names = class_names_by_cluster(classes, words_to_clusters(text, classes)[0], count)
     labels = []
-    for cluster in range(text.cluster_num):
+    for cluster, own in enumerate(
+        words_by_cluster(*words_to_clusters(text, text.words), frequent, count)
+    ):
         its_names = f": {', '.join(names[cluster])}" if names[cluster] else ""
-        shown = ", ".join(map(format_word, words[cluster][:LABEL_WORDS]))
+        shown = ", ".join(format_word(text.words[at]) for at in own[:LABEL_WORDS])
         labels.append(f"cluster {cluster}{its_names}" + (f" ({shown})" if shown else ""))
     return labels
 
 
-def gold_objects(split: Split, image: int) -> GoldObjects | None:
-    """Return the annotated objects of the image with this index; None without instances."""
+def gold_objects(split: Split, image: int) -> GoldObjects:
+    """Return the annotated objects of the image with this index; none without instances."""
     instances = split.instances
     if instances is None:
-        return None
+        return NO_GOLD
     boxes: list[list[float]] = []
     names: list[str] = []
     for row in np.flatnonzero(instances.image == image):
@@ -181,8 +182,8 @@ def draw_figure(
         pixels: (height, width, 3) uint8.
         labels: A clusters, the strongest first.
         cells: (A, h, w) their class activation maps.
-        boxes: (A, 4) [left, top, right, bottom] on MAP_SIZE, edges inside.
-        peaks: (A, 2) (x, y) of the maximum of the upsampled map on MAP_SIZE.
+        boxes: (A, 4), on MAP_SIZE, see ``boxes_and_peaks``.
+        peaks: (A, 2), likewise.
         gold: Sorted by class name.
     """
     shown = min(len(labels), MAX_CLUSTERS)
@@ -222,11 +223,8 @@ def draw_figure(
         note, int(TITLE_WIDTH * columns * panel_width / PANEL_SIDE), break_on_hyphens=False
     )
     above = LINE_HEIGHT * (2.5 + max(title.count("\n") for title in titles))
-    size = (
-        panel_width * columns,
-        (panel_height + above) * rows + LINE_HEIGHT * (1.5 + note.count("\n")),
-    )
-    figure = Figure(figsize=size, layout="constrained")
+    whole_height = (panel_height + above) * rows + LINE_HEIGHT * (1.5 + note.count("\n"))
+    figure = Figure(figsize=(panel_width * columns, whole_height), layout="constrained")
     figure.suptitle(note, fontsize=FONT_SIZE)
     on_image: dict[str, Any] = {"extent": (0, MAP_SIZE, MAP_SIZE, 0), "aspect": height / width}
     for panel, title in enumerate(titles):
@@ -239,8 +237,7 @@ def draw_figure(
             axes.imshow(map_, cmap="inferno", alpha=0.5, interpolation="nearest", **on_image)
             x, y = peaks[panel - 1] + 0.5
             axes.plot(x, y, marker="+", color="white", markersize=10, path_effects=OUTLINE)
-        for number, box in enumerate(gold.boxes):
-            colour = GOLD_COLOURS[number % len(GOLD_COLOURS)]
+        for colour, box in zip(itertools.cycle(GOLD_COLOURS), gold.boxes, strict=False):
             _add_box(axes, box, edgecolor=colour, linewidth=1.8, path_effects=OUTLINE)
         if panel and kind == "bbox":
             _add_box(axes, boxes[panel - 1], edgecolor="black", linewidth=2.8)
@@ -272,16 +269,13 @@ def _show(files: Sequence[Path]) -> None:
     from matplotlib import pyplot
 
     try:
-        with pyplot.rc_context({"figure.max_open_warning": 0}):
-            for file in files:
-                pixels = pyplot.imread(file)  # (height, width, channels)
-                height, width = pixels.shape[:2]
-                figure = pyplot.figure(str(file), figsize=(width / DPI, height / DPI), dpi=DPI)
-                if figure.canvas.required_interactive_framework is None:
-                    raise ImportError(f"matplotlib's backend is {pyplot.get_backend()}")
-                axes = figure.add_axes((0, 0, 1, 1))
-                axes.imshow(pixels)
-                axes.set_axis_off()
-            pyplot.show(block=True)
+        for file in files:
+            pixels = pyplot.imread(file)  # (height, width, channels)
+            size = pixels.shape[1] / DPI, pixels.shape[0] / DPI
+            figure = pyplot.figure(str(file), figsize=size, dpi=DPI)
+            if figure.canvas.required_interactive_framework is None:
+                raise ImportError(f"matplotlib's backend is {pyplot.get_backend()}")
+            figure.figimage(pixels)
+        pyplot.show(block=True)
     except ImportError as error:  # also of a backend that finds no display
         logger.warning("no window can be opened here (%s); see the files", error)

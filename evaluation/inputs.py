@@ -118,19 +118,17 @@ def unmeasured_on_images(split: Split, datasets_dir: Path) -> dict[str, str]:
 
 def training_data(pairs: TrainingPairs, norms: Norms | None = None) -> dict[str, Any]:
     """Return what results say of the training captions, and of the norms where they were read."""
-    counts = {
+    return {
         "train_images": len(pairs.split.image_ids),
         "train_captions": len(pairs),
         "filtered": pairs.filtered,
+        **words_data(pairs.fingerprint(), norms),
     }
-    return words_data(pairs.fingerprint(), norms, counts)
 
 
-def words_data(
-    captions: str | None, norms: Norms | None, counts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return what results say of training captions of this fingerprint, and of norms."""
-    data = {**(counts or {}), "train_fingerprint": captions}
+def words_data(captions: str | None, norms: Norms | None) -> dict[str, Any]:
+    """Return the fingerprints of training captions and of norms, as far as they were read."""
+    data = {"train_fingerprint": captions}
     return data if norms is None else data | {"norms_fingerprint": norms.fingerprint()}
 
 
@@ -149,57 +147,45 @@ def image_data(asked: Split, used: Split, filtered: bool) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TextModel:
-    """The text half of a model."""
-
-    encoder: TextEncoder
-    threshold: float
-    recorded_settings: dict[str, Any]  # as results hold them, with "origin"
-
-
-@dataclass(frozen=True)
 class Model:
     """Both halves of a model, ready for evaluation."""
 
     visual: VisualModel
     text: TextEncoder
     text_threshold: float
-    recorded_settings: dict[str, Any]
+    recorded_settings: dict[str, Any]  # as results hold them, with "origin"
 
 
-def load_text_half(options: argparse.Namespace) -> TextModel:
-    """Load the text half; its threshold may be given anew."""
+def load_text_half(options: argparse.Namespace) -> tuple[TextEncoder, dict[str, Any]]:
+    """Load the text half and its settings for results; its threshold may be given anew."""
     encoder, settings, origin = load_text_model(
         options.models_dir, options.model_name, choose_device(options.device)
     )
-    threshold = options.given.get("text_threshold", settings.text_threshold)
-    recorded = settings.as_dict() | {"text_threshold": threshold, "origin": vars(origin)}
-    return TextModel(encoder, threshold, recorded)
+    given = {k: v for k, v in options.given.items() if k == "text_threshold"}
+    return encoder, {**settings.as_dict(), **given, "origin": vars(origin)}
 
 
 def load_visual_half(options: argparse.Namespace) -> tuple[VisualModel, dict[str, Any]]:
-    """Load the visual half; its threshold and batch size may be given anew."""
+    """Load the visual half likewise; its threshold and batch size may be given anew."""
     device = choose_device(options.device)
     encoder, settings, origin = load_visual_model(options.models_dir, options.model_name, device)
-    used = settings.as_dict()
-    used |= {k: v for k, v in options.given.items() if k in ("visual_threshold", "batch_size")}
+    given = {k: v for k, v in options.given.items() if k in ("visual_threshold", "batch_size")}
+    used = {**settings.as_dict(), **given, "origin": vars(origin)}
     workers = options.workers
     if "workers" not in options.given and device == "cpu":
         workers = spare_workers(workers)
     threshold, size, batch = (used[x] for x in ("visual_threshold", "image_size", "batch_size"))
-    used["origin"] = vars(origin)
     return VisualModel(encoder, threshold, size, batch, workers, device), used
 
 
 def load_both_halves(options: argparse.Namespace) -> Model:
     """Load a model; thresholds and the batch size may be given anew."""
-    text = load_text_half(options)
+    text, of_text = load_text_half(options)
     visual, used = load_visual_half(options)
-    origins = [Origin(**half["origin"]) for half in (text.recorded_settings, used)]
-    require_same_origin(origins[0], origins[1], options.model_name)
+    require_same_origin(Origin(**of_text["origin"]), Origin(**used["origin"]), options.model_name)
     # the two halves of a published model each have settings of their own
-    used |= {name: text.recorded_settings[name] for name in ("text_encoder", "text_threshold")}
-    return Model(visual, text.encoder, text.threshold, used)
+    used |= {name: of_text[name] for name in ("text_encoder", "text_threshold")}
+    return Model(visual, text, of_text["text_threshold"], used)
 
 
 def training_vocabulary(

@@ -29,18 +29,13 @@ from models_src.distributed import joined_ranks, rank
 
 def text_evaluation(options: argparse.Namespace) -> None:
     """Score a model's word clusters with every word metric."""
-    model = load_text_half(options)
+    encoder, settings = load_text_half(options)
     norms = load_norms(options.datasets_dir, options.word_list)
-    vocabulary, data = training_vocabulary(options, model.recorded_settings, norms)
-    seed = chance_seed(options, model.recorded_settings)
-    predictions = predict_words(model.encoder, vocabulary)
-    save_results(
-        options,
-        word_metrics(predictions, norms, model.threshold, seed),
-        model.recorded_settings | {"evaluation_seed": seed},
-        data,
-        norms.absent,
-    )
+    vocabulary, data = training_vocabulary(options, settings, norms)
+    seed = chance_seed(options, settings)
+    predictions = predict_words(encoder, vocabulary)
+    metrics = word_metrics(predictions, norms, settings["text_threshold"], seed)
+    save_results(options, metrics, settings | {"evaluation_seed": seed}, data, norms.absent)
 
 
 def visual_evaluation(options: argparse.Namespace) -> None:

@@ -29,7 +29,6 @@ from evaluation.inputs import (
 )
 from evaluation.results import save_results
 from evaluation.word_evaluation import NO_CLUSTER, predict_words, words_to_clusters
-from models_src.text_encoders.interface import TextEncoder
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -94,30 +93,36 @@ def predict(options: argparse.Namespace) -> None:
             {"image": image, **_activated(row)} for image, row in zip(images, bits, strict=True)
         ]
     if captions is not None:
-        text = load_text_half(options)
-        answers += _caption_answers(text.encoder, text.threshold, captions, options.device)
+        answers += _caption_answers(options)
     for answer in answers:
         logger.info("%s", json.dumps(answer))  # in ASCII: any terminal and pipe can take it
 
 
-def _caption_answers(
-    encoder: TextEncoder, threshold: float, captions: list[str], device: str
-) -> list[dict[str, Any]]:
+def _caption_answers(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return what to print for each caption, with its words that the encoder does not know."""
+    captions = options.captions
     longest = max(map(len, captions))
     if longest > LONGEST_CAPTION:
         raise UserError(
             f"a caption has {longest} characters; give captions of at most {LONGEST_CAPTION}"
         )
-    tokens = encode_captions(captions, encoder.words).padded(np.arange(len(captions)))
-    bits = caption_bits(encoder, tokens, threshold, choose_device(device))  # (B, C)
-    answers = []
-    for caption, words, row in zip(captions, tokenize(captions), bits, strict=True):
-        distinct = list(dict.fromkeys(words))
-        clusters, _ = words_to_clusters(encoder, distinct)
-        unknown = [w for w, at in zip(distinct, clusters, strict=True) if at == NO_CLUSTER]
-        answers.append({"caption": caption, **_activated(row), "unknown_words": unknown})
-    return answers
+    text, settings = load_text_half(options)
+    tokens = encode_captions(captions, text.words).padded(np.arange(len(captions)))
+    bits = caption_bits(
+        text, tokens, settings["text_threshold"], choose_device(options.device)
+    )  # (B, C)
+    tokenized = list(tokenize(captions))
+    spoken = list(dict.fromkeys(word for words in tokenized for word in words))
+    clusters, _ = words_to_clusters(text, spoken)
+    unknown = {word for word, at in zip(spoken, clusters, strict=True) if at == NO_CLUSTER}
+    return [
+        {
+            "caption": caption,
+            **_activated(row),
+            "unknown_words": [word for word in dict.fromkeys(words) if word in unknown],
+        }
+        for caption, words, row in zip(captions, tokenized, bits, strict=True)
+    ]
 
 
 def _activated(bits: np.ndarray) -> dict[str, list[int]]:

@@ -470,20 +470,12 @@ def _concreteness(subject: _Subject) -> dict[str, Any]:
 
 def _words(subject: _Subject) -> dict[str, Any]:
     """Return the table of the most frequent words."""
-    words, norms, shown = subject.words, subject.norms, slice(SHOWN_WORDS)
+    words, shown = subject.words, slice(SHOWN_WORDS)
     clusters, probabilities = words.clusters[shown, None], words.probabilities[shown, None]
-    categories = {} if norms.categories is None else norms.categories.by_word()
+    of_words = words.words[shown], words.counts[shown], clusters, probabilities, probabilities[:, 0]
     return {
         "word_total": len(words.words),
-        "words": cluster_tables.word_rows(
-            words.words[shown],
-            words.counts[shown],
-            clusters,
-            probabilities,
-            probabilities[:, 0],
-            norms.concreteness or {},
-            categories,
-        ),
+        "words": cluster_tables.word_rows(*of_words, subject.norms),
     }
 
 
@@ -522,7 +514,6 @@ def _localization(subject: _Subject) -> dict[str, Any]:
     for image, clusters, maps in activations_by_image(subject.model.visual, split, images):
         boxes, _ = boxes_and_peaks(maps, MAP_SIZE)
         gold = gold_objects(split, image)
-        assert gold is not None  # there are instances
         hit, found = match_boxes(boxes_match(boxes, gold.boxes))
         false_alarms = np.flatnonzero(~hit)  # the strongest first
         shown = np.concatenate([np.flatnonzero(hit), false_alarms[:FALSE_ALARMS]])

@@ -66,26 +66,19 @@ def word_metrics(
     """Score a text encoder's answers with every word metric; None where a norm is absent.
 
     The evaluated words are the category file's that occur in the training captions (and stand in
-    the word list, where there is one).
-
-    Args:
-        predictions: Of the words of the training captions.
-        norms: The human norms.
-        text_threshold: The probability from which a word activates its cluster.
-        seed: Of the chance level's random clusters.
+    the word list, where there is one). ``text_threshold`` is the probability from which a word
+    activates its cluster, ``seed`` that of the chance level's random clusters.
     """
     metrics: dict[str, Any] = {"categorization": None, "categorization_chance": None}
     if norms.categories is not None:
         metrics |= categorization_metrics(predictions, norms, seed)
-    words = predictions.words, predictions.counts, predictions.probabilities
+    clusters, probabilities = predictions.clusters, predictions.probabilities
+    words = predictions.words, predictions.counts, probabilities
+    concreteness = None if norms.concreteness is None else concreteness_metrics(*words, norms)
     return metrics | {
-        "concreteness": (
-            None if norms.concreteness is None else concreteness_metrics(*words, norms)
-        ),
+        "concreteness": concreteness,
         "word_association": norms.association_file and association_metrics(predictions, norms),
-        "cluster_counts": cluster_counts(
-            predictions.clusters, predictions.probabilities, text_threshold
-        ),
+        "cluster_counts": cluster_counts(clusters, probabilities, text_threshold),
     }
 
 
@@ -131,10 +124,10 @@ def concreteness_metrics(
 ) -> dict[str, Any]:
     """Return the scores of a predicted concreteness (W,) of words that occur ``counts`` (W,) times.
 
-    They are over the words that have a rating.
+    They are over the words that have a rating and a prediction, which else is NaN.
     """
     ratings = np.array([(norms.concreteness or {}).get(word, np.nan) for word in words])  # (W,)
-    rated = ~np.isnan(ratings)
+    rated = ~np.isnan(ratings + predicted)
     return concreteness_scores(predicted[rated], ratings[rated], counts[rated])
 
 
@@ -152,10 +145,10 @@ def text_only_concreteness_metrics(
     against ratings would mean nothing: the measure is a sum of cosines.
     """
     references = {word for side in reference_words.values() for word in side}
-    kept = np.array([word not in references for word in words], dtype=bool)  # (W,)
-    others = [word for word in words if word not in references]
+    is_reference = np.array([word in references for word in words], dtype=bool)  # (W,)
     scores = concreteness_metrics(words, counts, predicted, norms)
-    without = concreteness_metrics(others, counts[kept], predicted[kept], norms)
+    others = np.where(is_reference, np.nan, predicted)
+    without = concreteness_metrics(words, counts, others, norms)
     return {
         "concreteness": scores | {"mean_absolute_error": None},
         "concreteness_without_reference_words": {

@@ -6,23 +6,21 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from datasets_src.captions import Vocabulary
 from datasets_src.norms import Norms, load_norms
 from evaluation.cluster_tables import (
     TOP_CLUSTERS,
-    format_word_rows,
+    format_rows,
     top_clusters,
     word_rows,
     word_rows_as_csv,
 )
 from evaluation.inputs import (
-    TextModel,
     chance_seed,
     choose_device,
     load_text_half,
@@ -56,27 +54,24 @@ from models_src.model_types import JOINT, MODEL_TYPES, SUPERVISED, TEXT_ONLY
 from utils.errors import UserError
 from utils.files import write_text
 
-SHOWN_ROWS = 20  # of words on the screen; the file holds all
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model of any type says of words, and what it is."""
+    """What a model of any type says of the words of the training captions, and what it is."""
 
-    vocabulary: Vocabulary  # of the training captions
     norms: Norms
     data: dict[str, Any]
     settings: dict[str, Any]
-    predictions: WordPredictions | None = None  # None of a model without clusters
+    # of the supervised model without clusters, and NaN for the words that it does not know
+    predictions: WordPredictions
     model: Any = None  # of a type with model files: what they hold
 
 
 def categorization_evaluation(options: argparse.Namespace) -> None:
     """Score word clusters against human categories."""
     answers = _ask(options, "clusters", "categorization")
-    assert answers.predictions is not None
     seed = chance_seed(options, answers.settings)
     metrics = categorization_metrics(answers.predictions, answers.norms, seed)
     _save(options, answers, metrics, evaluation_seed=seed)
@@ -85,7 +80,6 @@ def categorization_evaluation(options: argparse.Namespace) -> None:
 def association_evaluation(options: argparse.Namespace) -> None:
     """Score word clusters against human word associations."""
     answers = _ask(options, "clusters", "word_association")
-    assert answers.predictions is not None
     metrics = {"word_association": association_metrics(answers.predictions, answers.norms)}
     _save(options, answers, metrics, evaluation_seed=chance_seed(options, answers.settings))
 
@@ -93,19 +87,15 @@ def association_evaluation(options: argparse.Namespace) -> None:
 def concreteness_evaluation(options: argparse.Namespace) -> None:
     """Compare predicted concreteness with human ratings."""
     answers = _ask(options, "concreteness", "concreteness")
-    found, norms = answers.predictions, answers.norms
-    if found is None:  # supervised: its words need not be those of the captions
-        vocabulary, model = answers.vocabulary, answers.model
-        count_of = dict(zip(vocabulary.words, vocabulary.counts.tolist(), strict=True))
-        counts = np.array([count_of.get(word, 0) for word in model.words], dtype=np.int64)  # (W,)
-        words = [word for word in model.words if word in count_of]
-        metrics = {
-            name: concreteness_metrics(words, counts[counts > 0], predicted[counts > 0], norms)
-            for name, predicted in (
-                ("concreteness", model.cross_validated),
-                ("concreteness_on_training_words", model.on_training_words),
-            )
-        }
+    found, norms, model = answers.predictions, answers.norms, answers.model
+    metrics = {
+        "concreteness": concreteness_metrics(found.words, found.counts, found.probabilities, norms)
+    }
+    if options.model_type == SUPERVISED:
+        seen = _for_words(found.words, model.words, model.on_training_words, np.nan)
+        metrics["concreteness_on_training_words"] = concreteness_metrics(
+            found.words, found.counts, seen, norms
+        )
     elif options.model_type == TEXT_ONLY:
         references = answers.settings["reference_words"]
         if references is None:
@@ -116,9 +106,6 @@ def concreteness_evaluation(options: argparse.Namespace) -> None:
         metrics = text_only_concreteness_metrics(
             found.words, found.counts, found.probabilities, references, norms
         )
-    else:
-        scores = concreteness_metrics(found.words, found.counts, found.probabilities, norms)
-        metrics = {"concreteness": scores}
     _save(options, answers, metrics)
 
 
@@ -132,30 +119,21 @@ def _save(
 def word_clusters(options: argparse.Namespace) -> None:
     """Write a CSV with a row for each word of the training captions, the most frequent first."""
     answers = _ask(options, "clusters")
-    norms, vocabulary, found = answers.norms, answers.vocabulary, answers.predictions
-    assert found is not None
+    norms, found = answers.norms, answers.predictions
     for metric, column in (("concreteness", "concreteness_rating"), ("categorization", "category")):
         if metric in norms.absent:
             logger.info("%s: the column %s is empty", norms.absent[metric], column)
     clusters, probabilities, concreteness = found.clusters[:, None], None, None
-    if isinstance(answers.model, TextModel):
-        posteriors = posterior_rows(answers.model.encoder, vocabulary.words)  # (V, C)
+    if options.model_type == JOINT:
+        posteriors = posterior_rows(answers.model, found.words)  # (V, C)
         clusters, probabilities = top_clusters(posteriors, TOP_CLUSTERS)
-        concreteness = probabilities[:, 0]
-    elif MODEL_TYPES[options.model_type].concreteness:
+    if MODEL_TYPES[options.model_type].concreteness:
         concreteness = found.probabilities
-    rows = word_rows(
-        vocabulary.words,
-        vocabulary.counts,
-        clusters,
-        probabilities,
-        concreteness,
-        norms.concreteness or {},
-        {} if norms.categories is None else norms.categories.by_word(),
-    )
+    rows = word_rows(found.words, found.counts, clusters, probabilities, concreteness, norms)
     path = options.results_dir / f"word_clusters_{options.model_name}.csv"
     write_text(path, word_rows_as_csv(rows))
-    logger.info("%s", format_word_rows(rows[:SHOWN_ROWS]))
+    shown = ("word", "count", "cluster", "probability", "concreteness_rating", "category")
+    logger.info("%s", format_rows([{name: row[name] for name in shown} for row in rows[:20]]))
     unknown = sum(row["cluster"] is None for row in rows)
     logger.info("%d words, %d of them without a cluster: %s", len(rows), unknown, path)
 
@@ -163,10 +141,7 @@ def word_clusters(options: argparse.Namespace) -> None:
 def _ask(options: argparse.Namespace, question: str, norm: str | None = None) -> Answers:
     """Load the model of ``--model_type`` and let it answer for all training words.
 
-    Args:
-        options: The command's.
-        question: What the type must tell: clusters or concreteness.
-        norm: What must be there.
+    The type must tell what is asked for, ``clusters`` or ``concreteness``, and the norm be there.
     """
     chosen, name = options.model_type, options.model_name
     able = [kind for kind, about in MODEL_TYPES.items() if getattr(about, question)]
@@ -184,79 +159,66 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
     if norm in norms.absent:
         raise UserError(f"{norms.absent[norm]}, which {options.utility} needs; put it there")
     if chosen == JOINT:
-        joint = load_text_half(options)
-        settings = joint.recorded_settings
+        encoder, settings = load_text_half(options)
         vocabulary, data = training_vocabulary(options, settings, norms)
-        predictions = predict_words(joint.encoder, vocabulary)
-        return Answers(vocabulary, norms, data, settings, predictions, joint)
+        return Answers(norms, data, settings, predict_words(encoder, vocabulary), encoder)
     pairs = training_pairs(options)
-    vocabulary = pairs.vocabulary
-    answers = Answers(vocabulary, norms, training_data(pairs, norms), {})
+    occurring = pairs.vocabulary.words
+    model: Any = None
+    unknown = 0.0
     if MODEL_TYPES[chosen].trained:
         kind: Any = TextOnlyModel if chosen == TEXT_ONLY else SupervisedConcreteness
         model = kind.load(options.models_dir, name)
         warn_of_other_captions(options, model.settings["data_fingerprint"], pairs)
-        answers = replace(answers, settings=model.settings, model=model)
-        if chosen == SUPERVISED:
-            return answers
-        words, clusters, certainty = model.words, model.clusters, model.concreteness
-        settings = model.settings
+        words, settings = model.words, model.settings
+        if chosen == TEXT_ONLY:
+            clusters, certainty = model.clusters, model.concreteness
+        else:
+            clusters, certainty = np.full(len(words), NO_CLUSTER), model.cross_validated
+            unknown = np.nan
     else:
-        words = norms.evaluated_words(vocabulary.words)
-        words, clusters, settings = _VECTORS[chosen](options, words)
-        settings = {"baseline_cluster_num": options.baseline_cluster_num, **settings}
+        words, clusters, source = _baseline_clusters(options, norms.evaluated_words(occurring))
+        settings = {"baseline_cluster_num": options.baseline_cluster_num, **source}
         certainty = np.ones(len(words))
-    row_of = {word: row for row, word in enumerate(words)}
-    rows = np.array([row_of.get(word, -1) for word in vocabulary.words], dtype=np.int64)  # (V,)
     predictions = WordPredictions(
-        vocabulary.words,
-        vocabulary.counts,
-        np.append(clusters, NO_CLUSTER)[rows],
-        np.append(certainty, 0.0)[rows],
+        occurring,
+        pairs.vocabulary.counts,
+        _for_words(occurring, words, clusters, NO_CLUSTER),
+        _for_words(occurring, words, certainty, unknown),
     )
-    return replace(answers, settings=settings, predictions=predictions)
+    return Answers(norms, training_data(pairs, norms), settings, predictions, model)
 
 
-# ---- baselines without model files: the words they know, their clusters (W,), and settings
-
-Clustered = tuple[Sequence[str], np.ndarray, dict[str, Any]]
-
-
-def _random(options: argparse.Namespace, words: list[str]) -> Clustered:
-    rng = np.random.default_rng(options.seed)
-    return words, rng.integers(options.baseline_cluster_num, size=len(words)), {}
+def _for_words(
+    asked: Sequence[str], words: Sequence[str], values: np.ndarray, missing: float
+) -> np.ndarray:
+    """Return the values (W,) of words for those asked (V,), ``missing`` for other words."""
+    value_of = dict(zip(words, values, strict=True))
+    return np.array([value_of.get(word, missing) for word in asked], dtype=values.dtype)
 
 
-def _w2v(options: argparse.Namespace, words: list[str]) -> Clustered:
-    path = options.w2v_file or options.datasets_dir / "GoogleNews-vectors-negative300.bin"
-    known, vectors = load_word_vectors(path, words, "--w2v_file")  # (W,), (K, D)
-    there = [word for word, is_known in zip(words, known, strict=True) if is_known]
-    logger.info("%s has %d of %d evaluated words", path, len(there), len(words))
-    return _clustered(options, there, vectors, w2v_file=str(path))
+def _baseline_clusters(
+    options: argparse.Namespace, words: Sequence[str]
+) -> tuple[Sequence[str], np.ndarray, dict[str, str]]:
+    """Cluster words with a baseline that has no model files.
 
-
-def _bert(options: argparse.Namespace, words: list[str]) -> Clustered:
-    folder = BERT.folder(options.bert_dir, options.datasets_dir)
-    vectors = bert_word_vectors(folder, words, choose_device(options.device))  # (W, D)
-    return _clustered(options, words, vectors, bert_dir=str(folder))
-
-
-def _clip(options: argparse.Namespace, words: list[str]) -> Clustered:
-    folder = CLIP.folder(options.clip_dir, options.datasets_dir)
-    vectors = clip_word_vectors(folder, words, choose_device(options.device))  # (W, D)
-    return _clustered(options, words, vectors, clip_dir=str(folder))
-
-
-def _clustered(
-    options: argparse.Namespace, words: Sequence[str], vectors: np.ndarray, **source: str
-) -> Clustered:
-    clusters = cluster_vectors(vectors, options.baseline_cluster_num, options.seed)
-    return words, clusters, dict(source)
-
-
-_VECTORS: dict[str, Callable[[argparse.Namespace, list[str]], Clustered]] = {
-    "random": _random,
-    "w2v": _w2v,
-    "bert": _bert,
-    "clip": _clip,
-}
+    Returns the words it knows, their clusters (W,), and the settings.
+    """
+    kind, cluster_num = options.model_type, options.baseline_cluster_num
+    if kind == "random":
+        rng = np.random.default_rng(options.seed)
+        return words, rng.integers(cluster_num, size=len(words)), {}
+    if kind == "w2v":
+        path = options.w2v_file or options.datasets_dir / "GoogleNews-vectors-negative300.bin"
+        known, vectors = load_word_vectors(path, words, "--w2v_file")  # (W,), (K, D)
+        logger.info("%s has %d of %d evaluated words", path, len(vectors), len(words))
+        words, source = [w for w, k in zip(words, known, strict=True) if k], {"w2v_file": str(path)}
+    else:
+        device = choose_device(options.device)
+        package, embed, given = {
+            "bert": (BERT, bert_word_vectors, options.bert_dir),
+            "clip": (CLIP, clip_word_vectors, options.clip_dir),
+        }[kind]
+        folder = package.folder(given, options.datasets_dir)
+        vectors, source = embed(folder, words, device), {f"{kind}_dir": str(folder)}  # (W, D)
+    return words, cluster_vectors(vectors, cluster_num, options.seed), source

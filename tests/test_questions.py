@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets_src.images as images_module
 from datasets_src.captions import build_vocabulary
 from datasets_src.filtering import load_filtered_split
-from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE, load_categories, load_concreteness
+from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE, Categories, load_norms
 from evaluation.cluster_tables import (
     WORD_COLUMNS,
     class_names_by_cluster,
     cluster_rows,
     format_cluster_rows,
-    format_word_rows,
     living_clusters,
     top_clusters,
     word_rows,
@@ -36,7 +34,7 @@ from evaluation.word_evaluation import (
 from main import main
 from models_src.model_files import load_text_model, load_visual_model
 from tests.test_cli import fails
-from tests.test_evaluators import Table
+from tests.test_evaluators import Table, norms
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -69,29 +67,25 @@ def test_word_rows_by_hand():
         clusters,
         probabilities,
         probabilities[:, 0],
-        {"dog": 4.85, "unheard": 1.0},
-        {"odd": "shape"},
+        norms(
+            concreteness={"dog": 4.85, "unheard": 1.0},
+            categories=Categories(("odd",), np.array([0]), ("shape",)),
+        ),
     )
     assert list(rows[0]) == list(WORD_COLUMNS)
     assert list(rows[0].values()) == ["dog", 7, 1, 0.9, 0.9, 4.85, None, 1, 0.9, 0, 0.1, None, None]
     assert list(rows[1].values()) == ["odd", 2, None, None, 0, None, "shape", *[None] * 6]
-    lines = format_word_rows(rows).split("\n")
-    assert lines[1].split()[:4] == ["dog", "7", "1", "0.9000"]
-    assert lines[2].split()[:5] == ["odd", "2", "-", "-", "-"]
-
-    rows = word_rows(["dog"], np.array([7]), np.array([[4]]), None, None, {}, {})  # of a baseline
+    rows = word_rows(["dog"], np.array([7]), np.array([[4]]), None, None, norms())  # of a baseline
     assert list(rows[0].values()) == ["dog", 7, 4, *[None] * 4, 4, *[None] * 5]
 
 
 def test_csv_keeps_words_with_quotes_and_commas():
     words = ['"', ",", 'a,"b', "naïve", "'", "a\nb"]
     best = np.tile([0, 1, 2], (6, 1)), np.full((6, 3), 0.25), np.full(6, 0.25)
-    rows = word_rows(words, np.arange(6), *best, {}, {})
+    rows = word_rows(words, np.arange(6), *best, norms())
     read = list(csv.DictReader(io.StringIO(word_rows_as_csv(rows), newline="")))
     assert [row["word"] for row in read] == words
-    assert read[0]["cluster"] == "0"
-    assert read[0]["probability_3"] == "0.25"
-    assert read[0]["category"] == ""
+    assert (read[0]["cluster"], read[0]["probability_3"], read[0]["category"]) == ("0", "0.25", "")
 
 
 def test_words_by_cluster_against_a_plain_loop():
@@ -146,7 +140,7 @@ def test_cluster_rows_by_hand():
     assert rows[2]["example_images"][0] == {"image": "z.jpg", "logit": -7.0, "activates": False}
     assert [row["cluster"] for row in living_clusters(rows)] == [1, 0]
     lines = format_cluster_rows(living_clusters(rows)).split("\n")
-    cells = ["1", "3", "18", "2", "dog,", "cow", "puppy", "0.900,", "dog", "0.800;", "y.jpg"]
+    cells = ["1", "3", "18", "2", "dog,", "cow", "puppy", "0.900,", "dog", "0.800", "y.jpg"]
     assert lines[1].split() == cells
     assert lines[2].split()[:5] == ["0", "1", "90", "2", "-"]
 
@@ -154,42 +148,25 @@ def test_cluster_rows_by_hand():
 # the utilities
 
 
-@pytest.mark.parametrize("name", ["lstm", "generative"])
-def test_word_clusters_agree_with_the_model_and_the_norms(
-    places, trained, demo_data, tmp_path, capsys, name
-):
-    assert main(["--utility=word_clusters", f"--model_name={name}", *places]) == 0
-    rows = read_csv(tmp_path / f"word_clusters_{name}.csv")
+def test_word_clusters_agree_with_the_model_and_the_norms(places, trained, demo_data, tmp_path):
+    assert main(["--utility=word_clusters", "--model_name=generative", *places]) == 0
+    rows = read_csv(tmp_path / "word_clusters_generative.csv")
     split, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
     vocabulary, _ = build_vocabulary(split.captions)
     assert [row["word"] for row in rows] == list(vocabulary.words)
-    counts = [int(row["count"]) for row in rows]
-    assert counts == sorted(vocabulary.counts.tolist(), reverse=True)
-    encoder, _, _ = load_text_model(trained / "models", name)
-    clusters, probabilities = words_to_clusters(encoder, vocabulary.words)
-    for row, cluster, probability in zip(rows, clusters, probabilities, strict=True):
+    assert [int(row["count"]) for row in rows] == vocabulary.counts.tolist()
+    encoder, _, _ = load_text_model(trained / "models", "generative")
+    found = words_to_clusters(encoder, vocabulary.words)
+    for row, cluster, probability in zip(rows, *found, strict=True):
         assert row["cluster"] == row["cluster_1"] == ("" if cluster < 0 else str(cluster))
         assert float(row["concreteness"]) == pytest.approx(probability, rel=1e-5)
-        if cluster >= 0:
-            assert float(row["probability"]) == pytest.approx(probability, rel=1e-5)
-            three = [float(row[f"probability_{k}"] or 0) for k in (1, 2, 3)]
-            assert three == sorted(three, reverse=True)
-    ratings = load_concreteness(demo_data / CONCRETENESS_FILE)
-    categories = load_categories(demo_data / CATEGORY_FILE)
-    gold = {
-        word: categories.names[category]
-        for word, category in zip(categories.words, categories.category, strict=True)
-    }
-    assert {row["word"]: row["category"] for row in rows if row["category"]} == {
-        word: gold[word] for word in vocabulary.words if word in gold
-    }
-    rated = {row["word"]: row["concreteness_rating"] for row in rows if row["concreteness_rating"]}
-    assert {word: float(rating) for word, rating in rated.items()} == {
-        word: ratings[word] for word in vocabulary.words if word in ratings
-    }
-    printed = capsys.readouterr().out
-    assert str(tmp_path / f"word_clusters_{name}.csv") in printed
-    assert f"{rows[0]['word']} " in printed
+        three = [float(row[f"probability_{k}"] or 0) for k in (1, 2, 3)]
+        assert three == sorted(three, reverse=True)
+    loaded = load_norms(demo_data)
+    categories = loaded.categories.by_word()
+    for row in rows:
+        assert row["category"] == categories.get(row["word"], "")
+        assert float(row["concreteness_rating"] or 0) == loaded.concreteness.get(row["word"], 0)
 
 
 def test_word_clusters_without_norms_and_with_one_half(trained, demo_data, tmp_path, capsys):
@@ -206,25 +183,13 @@ def test_word_clusters_without_norms_and_with_one_half(trained, demo_data, tmp_p
     assert CATEGORY_FILE in capsys.readouterr().out
 
 
-def visual_model(trained: Path, name: str) -> VisualModel:
-    encoder, settings, _ = load_visual_model(trained / "models", name)
-    return VisualModel(encoder, settings.visual_threshold, settings.image_size, 7, 0, "cpu")
-
-
 def test_describe_clusters_counts_words_tokens_and_images(
-    places, trained, demo_data, tmp_path, capsys, monkeypatch
+    places, trained, demo_data, tmp_path, capsys
 ):
-    reads = []
-    read_image = images_module.ImageSet.read
-    monkeypatch.setattr(
-        images_module.ImageSet, "read", lambda self, i: reads.append(i) or read_image(self, i)
-    )
     call = ["--utility=describe_clusters", "--model_name=generative", "--num_items=4"]
     assert main([*call, "--workers=0", "--visual_threshold=-0.4", *places]) == 0
     split, _ = load_filtered_split(demo_data, "val2014", use_all_images=False, with_instances=True)
-    assert len(reads) == len(set(reads)) == len(split.image_ids)  # each image once
     results = json.loads((tmp_path / "describe_clusters_generative.json").read_text())
-    assert (results["utility"], results["model_name"]) == ("describe_clusters", "generative")
     assert results["data"]["test_images"] == len(split.image_ids)
     assert results["settings"]["visual_threshold"] == -0.4
     rows = results["clusters"]
@@ -236,7 +201,9 @@ def test_describe_clusters_counts_words_tokens_and_images(
     clusters, _ = words_to_clusters(encoder, vocabulary.words)
     single = [n for n in split.instances.class_names if len(n.split()) == 1]
     of_class, _ = words_to_clusters(encoder, single)
-    logits = image_logits(visual_model(trained, "generative"), split, len(split.image_ids))
+    visual, settings, _ = load_visual_model(trained / "models", "generative")
+    model = VisualModel(visual, settings.visual_threshold, settings.image_size, 7, 0, "cpu")
+    logits = image_logits(model, split, len(split.image_ids))
     for cluster, row in enumerate(rows):
         assert row["word_count"] == (clusters == cluster).sum()
         assert row["token_count"] == vocabulary.counts[clusters == cluster].sum()
@@ -244,14 +211,8 @@ def test_describe_clusters_counts_words_tokens_and_images(
         assert row["test_image_count"] == (logits[:, cluster] >= np.float32(-0.4)).sum()
         examples = [example["logit"] for example in row["example_images"]]
         np.testing.assert_allclose(examples, np.sort(logits[:, cluster])[::-1][:4], atol=1e-4)
-        assert {Path(example["image"]).name for example in row["example_images"]} <= set(
-            split.file_names
-        )
     alive = [row for row in rows if row["word_count"] or row["test_image_count"]]
     assert results["metrics"]["clusters_with_either"] == len(alive)
-    printed = capsys.readouterr().out
-    assert f"clusters with either: {len(alive)}" in printed
-    assert "describe_clusters_generative.json" in printed
 
 
 CAPTIONS = ["A dog in the park.", "", "zyx a hat , qqq zyx", "the", "there is a red car on a road"]
@@ -291,19 +252,10 @@ def test_predictions_equal_the_evaluation_and_do_not_depend_on_company(
     for answer, image in zip(together, (3, 0, 5), strict=False):
         assert answer["bits"] == whole.bits[image].astype(int).tolist()
 
-    captions = together[3:]
-    low, high = (
-        predicted(
-            capsys, trained, model, f"--visual_threshold={visual}", f"--text_threshold={text}",
-            "--images", images[0], "--captions", CAPTIONS[0],
-        )
-        for visual, text in ((-1000, 0), (1000, 1))
-    )  # fmt: skip
-    assert [len(answer["clusters"]) for answer in low + high] == [20, 20, 0, 0]
-    assert captions[1]["clusters"] == []
-    assert sum(captions[1]["bits"]) == 0
-    assert captions[2]["unknown_words"] == ["zyx", "qqq"]
-    assert any(answer["clusters"] for answer in captions)
+    empty, unknown = together[4:6]
+    assert empty["clusters"] == []
+    assert unknown["unknown_words"] == ["zyx", "qqq"]
+    assert any(answer["clusters"] for answer in together[3:])
 
 
 def test_only_the_needed_half_is_read(trained, demo_data, tmp_path, capsys):
