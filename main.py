@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from utils.log import note_error, silence_logging, start_logging, stop_logging
 from utils.processes import process_count, process_rank
 
 FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+SEE_HELP = "see python main.py --help"
 MEMORY_ADVICE = "give a smaller --batch_size, or --accumulate N in training"
 
 logger = logging.getLogger(__name__)
@@ -49,36 +50,27 @@ def _number(kind: type, least: float, *, above: bool = False) -> Callable[[str],
     return read
 
 
-def _utility(text: str) -> str:
-    if text not in UTILITIES:
-        raise argparse.ArgumentTypeError(f"there is no utility '{text}'{_hint(text, UTILITIES)}")
-    return text
-
-
-def _hint(typed: str, known: Sequence[str] | dict[str, Any]) -> str:
+def _hint(typed: str, known: Iterable[str]) -> str:
     """Ask what a mistyped name may have been."""
-    near = difflib.get_close_matches(typed, known, n=2, cutoff=0.7)
+    near = difflib.get_close_matches(typed, list(known), n=2, cutoff=0.7)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
-def _model_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no name for files: use letters, digits, '.', '_' and '-'"
-        )
-    return text
+def _name(pattern: str, advice: str) -> Callable[[str], str]:
+    """Return a reader of names that a pattern fits."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r} is no name {advice}")
+        return text
+
+    return read
 
 
-def _model_pattern(text: str) -> str:
-    """Read a model's name in which ``*``, ``?`` and ``[...]`` may stand for other characters."""
-    _model_name(re.sub(r"[*?\[\]]", "x", text))
-    return text
-
-
-def _folder_name(text: str) -> str:
-    if text in ("", ".", "..") or "/" in text or "\\" in text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a folder; give it without a path")
-    return text
+_FOR_FILES = "for files: use letters, digits, '.', '_' and '-'"
+_model_name = _name(r"(?a:[\w-][\w.-]*)", _FOR_FILES)
+_model_pattern = _name(r"(?a:[\w*?\[\]-][\w.*?\[\]-]*)", _FOR_FILES)  # as in a shell
+_folder_name = _name(r"(?!\.\.?$)[^/\\\0]+", "of a folder; give it without a path")
 
 
 @dataclass(frozen=True)
@@ -298,7 +290,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, as all of the program's."""
 
     def error(self, message: str) -> Any:
-        raise UserError(f"{message}; see python main.py --help")
+        raise UserError(f"{message}; {SEE_HELP}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -315,7 +307,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--utility",
-        type=_utility,
         metavar="NAME",
         help="what to do, see the list below (default: train_joint_model)",
     )
@@ -329,21 +320,18 @@ def build_parser() -> argparse.ArgumentParser:
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, option in options.items():
-            text = option.help.replace("%", "%%")
-            if "(default: " not in text:
-                text += f" (default: {option.default})"
+            has_default = "(default: " in option.help
+            text = option.help + ("" if has_default else f" (default: {option.default})")
+            details: dict[str, Any] = {
+                "type": option.kind or KINDS.get(option.metavar, str),
+                "choices": option.choices,
+                "metavar": None if option.choices else option.metavar,
+                "nargs": "+" if option.several else None,
+            }
             if option.default is False or option.kind is bool:
-                action = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"
-                group.add_argument(f"--{name}", action=action, help=text)
-                continue
-            group.add_argument(
-                f"--{name}",
-                type=option.kind or KINDS.get(option.metavar, str),
-                choices=option.choices,
-                metavar=None if option.choices else option.metavar,
-                nargs="+" if option.several else None,
-                help=text,
-            )
+                switch = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"
+                details = {"action": switch}
+            group.add_argument(f"--{name}", help=text.replace("%", "%%"), **details)
     return parser
 
 
@@ -353,11 +341,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         typed = next((word for word in unknown if word.startswith("-")), unknown[0])
         hint = _hint(typed.partition("=")[0], [f"--{name}" for name in [*OPTIONS, *SETTINGS]])
-        raise UserError(
-            f"unrecognized arguments: {' '.join(unknown)}{hint}; see python main.py --help"
-        )
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}{hint}; {SEE_HELP}")
     given = vars(known)
     name = given.pop("utility", "train_joint_model")
+    if name not in UTILITIES:
+        raise UserError(f"there is no utility '{name}'{_hint(name, UTILITIES)}; {SEE_HELP}")
     utility = UTILITIES[name]
     for option, value in given.items():
         if option in SETTINGS:
@@ -411,9 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.warning("no effect on %s: %s", options.utility, ", ".join(sorted(idle)))
         getattr(importlib.import_module(utility.module), options.utility)(options)
     except UserError as error:
-        note_error(str(error))
-        print(f"error: {error}", file=sys.stderr)
-        return USER_MISTAKE
+        return _tell_mistake(str(error))
     except KeyboardInterrupt:
         if process_rank() == 0:
             print("interrupted", file=sys.stderr)
@@ -425,16 +411,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # here and not by the interpreter, whose traceback would keep frames, with them a loader's
         # workers, and so this process alive
         if type(error).__name__ == "OutOfMemoryError":
-            message = f"{' '.join(str(error).split())}; {MEMORY_ADVICE}"
-            note_error(message)
-            print(f"error: {message}", file=sys.stderr)
-            return USER_MISTAKE
+            return _tell_mistake(f"{' '.join(str(error).split())}; {MEMORY_ADVICE}")
         note_error(traceback.format_exc())
         traceback.print_exc()
         return FAILURE
     finally:
         stop_logging()
     return 0
+
+
+def _tell_mistake(message: str) -> int:
+    note_error(message)
+    print(f"error: {message}", file=sys.stderr)
+    return USER_MISTAKE
 
 
 if __name__ == "__main__":

@@ -43,8 +43,7 @@ from utils.progress import with_bar
 MAP_SIZE = 224  # pixels; maps, points and boxes are compared on this grid
 MATCH_IOU = 0.5  # from which a predicted box matches a gold one
 CAPTION_BATCH = 1000
-COUNTED_METRICS, INSTANCE_METRICS = COUNTED_SECTIONS, INSTANCE_SECTIONS
-CLASSIFICATIONS = tuple(name for name in COUNTED_METRICS if "classification" in name)
+CLASSIFICATIONS = tuple(name for name in COUNTED_SECTIONS if "classification" in name)
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +218,7 @@ def image_counts(
             does not know it; only single-word classes are used.
 
     Returns:
-        For each of ``COUNTED_METRICS`` the (N, 3) int64 true positives, false positives and false
+        For each of ``COUNTED_SECTIONS`` the (N, 3) int64 true positives, false positives and false
         negatives of each image.
     """
     assert split.instances is not None
@@ -266,10 +265,10 @@ def image_metrics(
         seed: Of the random boxes and points.
 
     Returns:
-        ``INSTANCE_METRICS``, each a dict of scores or None.
+        ``INSTANCE_SECTIONS``, each a dict of scores or None.
     """
     if counts is None or split.instances is None:
-        return dict.fromkeys(INSTANCE_METRICS)
+        return dict.fromkeys(INSTANCE_SECTIONS)
     class_count = int(split.instances.is_single_word().sum())
     metrics = {name: classification_scores(counts[name], class_count) for name in CLASSIFICATIONS}
     golds = split_gold_boxes(split)

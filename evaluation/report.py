@@ -108,13 +108,14 @@ def report(options: argparse.Namespace) -> None:
     others = _stored_others(subject)
     page = {
         "model_name": options.model_name,
-        "sentence": _sentence(subject),
+        "settings": settings,
+        "data": data,
+        "given": options.given,
         "figures": key_figures(metrics, others),
         "others": others,
         "not_measured": norms.absent | inputs.unmeasured_on_images(asked, options.datasets_dir),
         "questions": question_tables(metrics, others),
         "concreteness": metrics["concreteness"],
-        "details": {"Training": settings["origin"], "Data": data, "Settings": settings},
     }
     for section in (_curves, _clusters, _heat_map, _concreteness, _localization, _words):
         page |= section(subject)
@@ -137,26 +138,6 @@ def two_decimals(value: Any) -> str:
     if value is None:
         return "\N{EN DASH}"
     return f"{value:.2f}".replace("-0.00", "0.00") if isinstance(value, float) else str(value)
-
-
-def _sentence(subject: _Subject) -> str:
-    """Return the model in one sentence, and where it is asked with thresholds of its own."""
-    settings, options = subject.model.recorded_settings, subject.options
-    origin, pairs = settings["origin"], subject.pairs
-    sentence = (
-        f"Two encoders, {settings['visual_encoder']} for images ({settings['image_size']} pixels) "
-        f"and {settings['text_encoder']} for captions, taught each other "
-        f"{settings['cluster_num']} clusters"
-    )
-    if subject.data["train_fingerprint"] == origin["data_fingerprint"]:
-        images = len(pairs.split.image_ids)
-        sentence += f" from {len(pairs):,} captions of {images:,} images of {options.dataset}"
-    if origin["step"] is not None:
-        sentence += f" in {origin['step']:,} steps (seed {origin['seed']})"
-    for name in ("text_threshold", "visual_threshold"):
-        if name in options.given:
-            sentence += f". Asked here with --{name} {options.given[name]:g}"
-    return sentence + "."
 
 
 # ---- numbers
@@ -328,9 +309,9 @@ def _clusters(subject: _Subject) -> dict[str, Any]:
         cluster = row["cluster"]
         image_count, mentioned = row["test_image_count"], int(mentions[:, cluster].sum())
         kappa = None
-        if image_count and mentioned and min(image_count, mentioned) < len(bits):
-            pair = bits[captioned, cluster], mentions[captioned, cluster]
-            kappa = float(cohen_kappa_score(*pair, labels=[False, True]))
+        seen, said = bits[captioned, cluster], mentions[captioned, cluster]
+        if image_count and mentioned and len(np.unique([seen, said])) > 1:  # else undefined
+            kappa = float(cohen_kappa_score(seen, said))
         is_judged = min(image_count, mentioned) >= CLUSTER_IMAGES  # fewer agree by accident
         cards.append(
             {
@@ -397,14 +378,9 @@ def _heat_map(subject: _Subject) -> dict[str, Any]:
     in_file, known = known_evaluated_words(words, norms)
     if not len(known):
         return {"heat_map": _Absent("the model knows no word of the category file")}
-    return {
-        "heat_map": heat_map(
-            norms.categories.category[in_file],
-            words.clusters[known],
-            norms.categories.names,
-            [words.words[at] for at in known],
-        )
-    }
+    categories, names = norms.categories.category[in_file], norms.categories.names
+    known_words = [words.words[at] for at in known]
+    return {"heat_map": heat_map(categories, words.clusters[known], names, known_words)}
 
 
 def heat_map(

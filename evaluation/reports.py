@@ -1,12 +1,11 @@
 """Results for people and programs: tables, JSON files, rows by epoch, learning curves."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -88,31 +87,31 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | N
 
 def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> None:
     """Write ``evaluation_by_epoch.csv``: a row per metric, a column per epoch, empty for None."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["metric", *range(1, len(history) + 1)])
-    for name in dict.fromkeys(name for row in history for name in row):
-        writer.writerow([name, *(row.get(name) for row in history)])  # csv writes None as ""
-    write_text(path, text.getvalue())
+    table = pd.DataFrame(history, index=range(1, len(history) + 1), dtype=object)
+    write_text(path, table.T.to_csv(index_label="metric"))
 
 
 def read_history(path: Path) -> list[dict[str, float | None]]:
     """Read what ``write_history`` wrote: the metrics of each epoch."""
-    with reading(path, "delete it, or train the model again"), path.open(newline="") as file:
-        (_, *epochs), *rows = csv.reader(file)
-        columns = {name: [float(x) if x else None for x in cells] for name, *cells in rows}
-        return [{name: cells[i] for name, cells in columns.items()} for i in range(len(epochs))]
+    with reading(path, "delete it, or train the model again"):
+        table = pd.read_csv(path, index_col="metric", float_precision="round_trip").T
+        return _records(table)
 
 
 def read_development(path: Path) -> tuple[list[int], list[dict[str, float | None]]]:
     """Read the model's rows of ``development.csv``: the steps, and the metrics at each."""
-    found: dict[int, dict[str, float | None]] = {}
-    with reading(path, "delete it, or train the model again"), path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["kind"] == "model":
-                value = float(row["value"]) if row["value"] else None
-                found.setdefault(int(row["step"]), {})[row["metric"]] = value
-    return list(found), list(found.values())
+    with reading(path, "delete it, or train the model again"):
+        table = pd.read_csv(path, float_precision="round_trip")
+        of_model = table[table["kind"] == "model"]
+        by_step = of_model.pivot(index="step", columns="metric", values="value")
+        return by_step.index.tolist(), _records(by_step)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, float | None]]:
+    """Return numbers as a dict for each row, None for what is undefined."""
+    table = table.astype(float).astype(object)
+    records: list[dict[str, float | None]] = table.where(table.notna(), None).to_dict("records")
+    return records
 
 
 @dataclass(frozen=True)

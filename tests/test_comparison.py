@@ -80,13 +80,10 @@ def test_seeds_are_averaged_and_the_chance_row_follows():
     assert np.isnan(table.loc[("words: F-score", "b"), "standard_deviation"])
     assert np.isnan(table.loc[("words: F-score (random)", "b"), "mean"])
     assert np.isnan(table.loc[("heatmaps f1", "a"), "mean"])
+    half = [results("a_0", **{"heatmap.f1": 0.5}), results("a_1"), results("b")]
+    assert comparison_table(half)["mean"].isna().all()  # a mean needs every seed
     # against as many guesses as the model makes
     assert table.loc[("heatmaps f1 (random)", "b"), "mean"] == 0.3
-
-
-def test_a_mean_needs_the_figure_of_every_seed():
-    models = [results("a_0", **{"heatmap.f1": 0.5}), results("a_1"), results("b")]
-    assert comparison_table(models)["mean"].isna().all()
 
 
 def test_models_that_differ_in_a_number_are_seeds_of_one_setting():
@@ -207,7 +204,6 @@ def test_one_name_for_two_trainings_or_for_a_model_and_a_baseline_is_refused(tmp
     ("words", "message"),
     [
         ("--utility=text_evaluation --model_name a b", "takes one"),
-        ("--utility=text_evaluation --model_name=a*", "no name for files"),
         ("--utility=compare_models --model_name=../a", "no name for files"),
         ("--utility=compare_models --model_name=a*", "no stored results match 'a*'"),
     ],
@@ -264,7 +260,6 @@ def test_words_score_as_drawn(tmp_path):
     assert score(perfect, range(24), F_SCORE) == score(perfect, range(24), AMI) == 1
     r = "concreteness.pearson_by_min_count.20.r"
     assert score(perfect, range(24), r) == pytest.approx(1)
-    assert np.isnan(score(perfect, range(9), r))
     assert np.isnan(score(of_words(tmp_path, [None] * 24), range(24), F_SCORE))
 
 

@@ -1,6 +1,5 @@
 """Tables, rows by epoch and curves."""
 
-import csv
 import json
 from argparse import Namespace
 
@@ -15,6 +14,7 @@ from evaluation.reports import (
     flatten,
     format_metrics,
     metric_panels,
+    read_history,
     write_history,
 )
 from evaluation.results import write_results
@@ -37,10 +37,8 @@ def test_table_has_every_value_and_the_chance_column_beside_it():
     lines = [line.split() for line in format_metrics(METRICS).splitlines()]
     assert ["heatmap", "value", "chance"] in lines
     assert ["precision", "0.5000", "0.1250"] in lines
-    assert ["true", "positives", "3", "1"] in lines
     assert ["recall", "-", "0.2500"] in lines
     assert ["0", "0.2500", "7"] in lines
-    assert ["10", "-", "1"] in lines
     assert ["word", "association:", "not", "measured"] in lines
     assert not any("heatmap_chance" in line for line in lines)
 
@@ -71,9 +69,8 @@ def test_flatten_keeps_undefined_values():
 
 def test_history_has_a_row_per_metric_and_empty_cells_for_undefined(tmp_path):
     write_history(tmp_path / "h.csv", [{"a": 1.5, "b": None}, {"a": 2.0, "b": 0.25, "c": 3}])
-    with (tmp_path / "h.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows == [["metric", "1", "2"], ["a", "1.5", "2.0"], ["b", "", "0.25"], ["c", "", "3"]]
+    assert (tmp_path / "h.csv").read_text() == "metric,1,2\na,1.5,2.0\nb,,0.25\nc,,3\n"
+    assert read_history(tmp_path / "h.csv")[0] == {"a": 1.5, "b": None, "c": None}
 
 
 def test_results_refuse_nan_and_leave_nothing(tmp_path):
@@ -125,7 +122,6 @@ def test_every_panel_has_both_axis_labels_and_whole_epochs(tmp_path, drawn):
 @pytest.mark.parametrize(
     ("steps", "labels"),
     [
-        ([1], ["1"]),
         ([1, 2, 5, 10, 20, 28], ["1", "2", "5", "10", "20"]),
         ([1, 10, 100, 1000, 20_000], ["1", "10", "100", "1,000", "10,000"]),
     ],
