@@ -371,11 +371,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one utility and return the exit status: 0 done, 2 the user's mistake, 130 Ctrl-C.
-
-    Args:
-        arguments: The command line's words; those of the process when None.
-    """
+    """Run one utility and return the exit status: 0 done, 2 the user's mistake, 130 Ctrl-C."""
     try:
         options = parse_options(arguments)
         utility = UTILITIES[options.utility]

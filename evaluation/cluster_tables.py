@@ -48,13 +48,9 @@ def word_rows(
 ) -> list[dict[str, Any]]:
     """Return one row of ``WORD_COLUMNS`` for each word; None where there is no value.
 
-    Args:
-        words: W words.
-        counts: (W,) their occurrences in the training captions.
-        clusters: (W, K) the clusters that fit each word best, the best first, negative for none.
-        probabilities: (W, K) p(c|w) of these; None of a model without.
-        concreteness: (W,) the model's own, in 0..1; None of a model without.
-        norms: Human ratings in 1..5 and categories.
+    ``counts`` (W,) are occurrences in the training captions; ``clusters`` (W, K) fit each word
+    best, the best first, negative for none, ``probabilities`` (W, K) are their p(c|w), and
+    ``concreteness`` (W,) is the model's own, in 0..1.
     """
     ratings = norms.concreteness or {}
     categories = {} if norms.categories is None else norms.categories.by_word()
@@ -125,21 +121,12 @@ def cluster_rows(
 ) -> list[dict[str, Any]]:
     """Describe each cluster by its words, its class names, and the images that fit it best.
 
-    Args:
-        predictions: Of the words of the training captions.
-        class_names: Of each cluster.
-        logits: (N, C) of the test images.
-        files: The N test images.
-        text_threshold: The probability from which a word activates its cluster.
-        visual_threshold: The logit from which an image does.
-        image_count: Example images wanted for each cluster.
-
-    Returns:
-        C dicts: ``word_count`` words whose most probable cluster it is, ``activating_word_count``
-        of them that reach the threshold, ``token_count`` their occurrences in the training
-        captions, ``top_words`` (with at least ``MIN_WORD_COUNT`` occurrences, by falling
-        probability), ``class_names``, ``test_image_count`` images that activate it, and
-        ``example_images`` of the highest logits (ties: the first), activating or not.
+    ``logits`` (N, C) are of the test images, which are ``files``. Returns C dicts: ``word_count``
+    words whose most probable cluster it is, ``activating_word_count`` of them that reach the
+    threshold, ``token_count`` their occurrences in the training captions, ``top_words`` (with at
+    least ``MIN_WORD_COUNT`` occurrences, by falling probability), ``class_names``,
+    ``test_image_count`` images that activate it, and ``image_count`` ``example_images`` of the
+    highest logits (ties: the first), activating or not.
     """
     words, counts = predictions.words, predictions.counts
     clusters, probabilities = predictions.clusters, predictions.probabilities

@@ -196,13 +196,14 @@ def threshold_notes(models: Sequence[ModelResults]) -> list[str]:
     """Say where models were evaluated at different thresholds."""
     notes = []
     for utility, key in product(SOURCES, ("text_threshold", "visual_threshold")):
-        settings_at: dict[float, dict[str, None]] = {}
-        for model in models:
-            if key in model.settings.get(utility, {}):
-                settings_at.setdefault(model.settings[utility][key], {})[model.setting] = None
-        if len(settings_at) > 1:
-            found = [f"{value:.4g} for {', '.join(at)}" for value, at in settings_at.items()]
-            notes.append(f"{utility} was at different values of {key}: {'; '.join(found)}.")
+        used = {
+            model.setting: f"{model.settings[utility][key]:.4g}"
+            for model in models
+            if key in model.settings.get(utility, {})
+        }
+        if len(set(used.values())) > 1:
+            found = "; ".join(f"{value} for {setting}" for setting, value in used.items())
+            notes.append(f"{utility} was at different values of {key}: {found}.")
     return notes
 
 

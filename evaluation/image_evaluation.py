@@ -94,11 +94,10 @@ def pixel_batches(
 def image_logits(
     model: VisualModel, source: Split | ImageFiles, count: int, left_out: list[int] | None = None
 ) -> np.ndarray:
-    """Run the visual encoder once over the first ``count`` images, batch by batch.
+    """Run the visual encoder once over the first ``count`` images, (count, C) float32.
 
-    Returns:
-        (count, C) float32; a cluster is activated where they reach the model's threshold. Where
-        ``left_out`` is given, unreadable images have no row (see ``load_images``).
+    A cluster is activated where they reach the model's threshold. Where ``left_out`` is given,
+    unreadable images have no row (see ``load_images``).
     """
     logits = [np.zeros((0, model.encoder.cluster_num), dtype=np.float32)]
     for pixels in pixel_batches(model, source, np.arange(count), left_out):
@@ -113,14 +112,11 @@ def activated_maps(
     left_out: list[int] | None = None,
     out_of: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Tensor]]:
-    """Run the visual encoder once over some images (N,), batch by batch.
+    """Run the visual encoder once over some images (N,), and yield for each batch what it finds.
 
-    ``left_out`` and ``out_of`` are those of ``load_images``.
-
-    Yields:
-        For each batch its logits (B, C) and, for its activated clusters, the image's position in
-        the batch (A,), the cluster (A,), and the class activation maps (A, h, w), neither
-        normalised nor upsampled, on the model's device.
+    That is its logits (B, C) and, for its activated clusters, the image's position in the batch
+    (A,), the cluster (A,), and the class activation maps (A, h, w), neither normalised nor
+    upsampled, on the model's device. ``left_out`` and ``out_of`` are those of ``load_images``.
     """
     with torch.inference_mode():
         for pixels in pixel_batches(model, source, images, left_out, out_of):
@@ -149,10 +145,8 @@ def activations_by_image(
 def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, Split]:
     """Predict the bits of all images of a split, and a box and a peak per activated cluster.
 
-    Where several processes run together, each takes a share of the batches, and all get the same.
-
-    Returns:
-        The predictions, and the split that they are of: without missing and unreadable images.
+    The predictions are of the split returned, without missing and unreadable images. Where several
+    processes run together, each takes a share of the batches, and all get the same.
     """
     count, size = len(split.image_ids), model.batch_size
     own = own_span(-(-count // size))  # whole batches, as one process has them
@@ -209,17 +203,11 @@ def caption_bits(
 def image_counts(
     predictions: ImagePredictions, split: Split, cluster_of_class: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Compare predictions for each image of a split with its instances.
+    """Compare predictions for each of N images with its instances.
 
-    Args:
-        predictions: Of all N images of the split, in order.
-        split: With instances.
-        cluster_of_class: (K,) most probable cluster of each class name, -1 where the text encoder
-            does not know it; only single-word classes are used.
-
-    Returns:
-        For each of ``COUNTED_SECTIONS`` the (N, 3) int64 true positives, false positives and false
-        negatives of each image.
+    ``cluster_of_class`` (K,) holds the most probable cluster of each class name, -1 where the text
+    encoder does not know it; only single-word classes are used. Returns for each of
+    ``COUNTED_SECTIONS`` the (N, 3) int64 true positives, false positives and false negatives.
     """
     assert split.instances is not None
     single = split.instances.is_single_word()  # (K,)
@@ -258,14 +246,7 @@ def image_metrics(
 
     ``_chance`` makes as many random guesses in each image as it has gold boxes (the published
     level), ``_equal_guess_chance`` as many as the model: f1 and recall depend on their number.
-
-    Args:
-        counts: Of ``image_counts``; None of a split without instances.
-        split: What they are of.
-        seed: Of the random boxes and points.
-
-    Returns:
-        ``INSTANCE_SECTIONS``, each a dict of scores or None.
+    ``counts`` are those of ``image_counts``; without them all ``INSTANCE_SECTIONS`` are None.
     """
     if counts is None or split.instances is None:
         return dict.fromkeys(INSTANCE_SECTIONS)

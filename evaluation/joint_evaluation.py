@@ -9,18 +9,8 @@ import numpy as np
 from datasets_src.captions import encode_captions
 from datasets_src.norms import load_norms
 from datasets_src.splits import Split
+from evaluation import inputs
 from evaluation.image_evaluation import caption_bits, image_counts, image_metrics, predict_images
-from evaluation.inputs import (
-    Model,
-    chance_seed,
-    choose_device,
-    image_data,
-    load_both_halves,
-    load_text_half,
-    test_split,
-    training_vocabulary,
-    unmeasured_on_images,
-)
 from evaluation.results import save_results
 from evaluation.sentence_image_matching import matching_outcomes, matching_scores
 from evaluation.word_evaluation import predict_words, word_metrics, words_to_clusters
@@ -29,10 +19,10 @@ from models_src.distributed import joined_ranks, rank
 
 def text_evaluation(options: argparse.Namespace) -> None:
     """Score a model's word clusters with every word metric."""
-    encoder, settings = load_text_half(options)
+    encoder, settings = inputs.load_text_half(options)
     norms = load_norms(options.datasets_dir, options.word_list)
-    vocabulary, data = training_vocabulary(options, settings, norms)
-    seed = chance_seed(options, settings)
+    vocabulary, data = inputs.training_vocabulary(options, settings, norms)
+    seed = inputs.chance_seed(options, settings)
     predictions = predict_words(encoder, vocabulary)
     metrics = word_metrics(predictions, norms, settings["text_threshold"], seed)
     save_results(options, metrics, settings | {"evaluation_seed": seed}, data, norms.absent)
@@ -43,18 +33,18 @@ def visual_evaluation(options: argparse.Namespace) -> None:
 
     Started by torchrun, several processes share the images, and the first one writes.
     """
-    with joined_ranks(choose_device(options.device)):
-        model = load_both_halves(options)
-        split, filtered = test_split(options)
-        absent = unmeasured_on_images(split, options.datasets_dir)
-        seed = chance_seed(options, model.recorded_settings)
+    with joined_ranks(inputs.choose_device(options.device)):
+        model = inputs.load_both_halves(options)
+        split, filtered = inputs.test_split(options)
+        absent = inputs.unmeasured_on_images(split, options.datasets_dir)
+        seed = inputs.chance_seed(options, model.recorded_settings)
         found = evaluate_images(model, split, seed)
         if rank() == 0:
             save_results(
                 options,
                 found.metrics,
                 model.recorded_settings | {"evaluation_seed": seed},
-                image_data(split, found.split, filtered),
+                inputs.image_data(split, found.split, filtered),
                 absent,
                 by_image=found.by_image,
             )
@@ -70,14 +60,11 @@ class ImageEvaluation:
     logits: np.ndarray  # (N, C) float32
 
 
-def evaluate_images(model: Model, split: Split, seed: int) -> ImageEvaluation:
-    """Score a model on the images of a split, and on the first caption of each.
+def evaluate_images(model: inputs.Model, split: Split, seed: int) -> ImageEvaluation:
+    """Score a model on the images of a split, at least one, and on the first caption of each.
 
-    Args:
-        model: Both halves.
-        split: N images, at least one; without instances, the metrics of classes, boxes and
-            heatmaps are None.
-        seed: Of the random boxes and points.
+    Without instances, the metrics of classes, boxes and heatmaps are None. ``seed`` is that of
+    random boxes and points.
     """
     predictions, split = predict_images(model.visual, split)
     counts = None

@@ -19,18 +19,9 @@ class Metric:
     key: bool = False  # whether it is among the eight that terminal and report show first
     needs_instances: bool = False
 
-    @property
-    def section(self) -> str:
-        """The first name of the path."""
-        return self.path.partition(".")[0]
-
-    def chance_level(self, flat: Mapping[str, Any]) -> float | None:
-        """Return the chance level, given metrics in one level (see ``reports.flatten``)."""
-        return chance_level(flat, self.path)
-
 
 def chance_level(flat: Mapping[str, Any], path: str) -> float | None:
-    """Return the chance level of any score in flattened results; None where there is none."""
+    """Return the chance level of a score in metrics flattened by ``flatten``; None without."""
     if path in BY_PATH and BY_PATH[path].chance is not None:
         return BY_PATH[path].chance
     section, _, rest = path.partition(".")
@@ -63,7 +54,9 @@ METRICS = (
 )  # fmt: skip
 BY_PATH = {metric.path: metric for metric in METRICS}
 # sections of the image metrics that are counted image by image, and all that need instances
-COUNTED_SECTIONS = tuple(metric.section for metric in METRICS if metric.needs_instances)
+COUNTED_SECTIONS = tuple(
+    metric.path.partition(".")[0] for metric in METRICS if metric.needs_instances
+)
 INSTANCE_SECTIONS = COUNTED_SECTIONS + tuple(
     section + suffix
     for section in ("bounding_box", "heatmap")

@@ -10,6 +10,7 @@ import numpy as np
 
 from datasets_src.captions import LONGEST_CAPTION, encode_captions, tokenize
 from datasets_src.images import ImageFiles
+from evaluation import inputs
 from evaluation.cluster_tables import (
     class_names_by_cluster,
     cluster_rows,
@@ -17,16 +18,6 @@ from evaluation.cluster_tables import (
     living_clusters,
 )
 from evaluation.image_evaluation import caption_bits, image_logits
-from evaluation.inputs import (
-    choose_device,
-    image_data,
-    load_both_halves,
-    load_text_half,
-    load_visual_half,
-    single_word_classes,
-    test_split,
-    training_vocabulary,
-)
 from evaluation.results import save_results
 from evaluation.word_evaluation import NO_CLUSTER, predict_words, words_to_clusters
 from utils.errors import UserError
@@ -36,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 def describe_clusters(options: argparse.Namespace) -> None:
     """Describe every cluster by its words, class names and example images, as a table and JSON."""
-    model = load_both_halves(options)
-    vocabulary, data = training_vocabulary(options, model.recorded_settings)
-    split, filtered = test_split(options)
+    model = inputs.load_both_halves(options)
+    vocabulary, data = inputs.training_vocabulary(options, model.recorded_settings)
+    split, filtered = inputs.test_split(options)
     not_measured = {}
     if split.instances is None:
         not_measured["class_names"] = f"no instances of {split.name}"
@@ -46,7 +37,7 @@ def describe_clusters(options: argparse.Namespace) -> None:
     left_out: list[int] = []
     logits = image_logits(model.visual, split, len(split.image_ids), left_out)
     used = split.without(left_out)
-    names = single_word_classes(split)
+    names = inputs.single_word_classes(split)
     cluster_num = model.visual.encoder.cluster_num
     rows = cluster_rows(
         predict_words(model.text, vocabulary),
@@ -68,7 +59,7 @@ def describe_clusters(options: argparse.Namespace) -> None:
             "clusters_with_either": len(alive),
         },
         model.recorded_settings,
-        data | image_data(split, used, filtered),
+        data | inputs.image_data(split, used, filtered),
         not_measured,
         extra={"clusters": rows},
     )
@@ -83,10 +74,10 @@ def predict(options: argparse.Namespace) -> None:
     if images is None and captions is None:
         raise UserError("predict needs --images FILE ... or --captions TEXT ...; give one or both")
     if images is not None and captions is not None:
-        load_both_halves(options)  # sees that they belong together
+        inputs.load_both_halves(options)  # sees that they belong together
     answers = []
     if images is not None:
-        model, _ = load_visual_half(options)
+        model, _ = inputs.load_visual_half(options)
         source = ImageFiles(tuple(map(Path, images)))
         bits = image_logits(model, source, len(images)) >= model.threshold  # (B, C)
         answers += [
@@ -106,10 +97,10 @@ def _caption_answers(options: argparse.Namespace) -> list[dict[str, Any]]:
         raise UserError(
             f"a caption has {longest} characters; give captions of at most {LONGEST_CAPTION}"
         )
-    text, settings = load_text_half(options)
+    text, settings = inputs.load_text_half(options)
     tokens = encode_captions(captions, text.words).padded(np.arange(len(captions)))
     bits = caption_bits(
-        text, tokens, settings["text_threshold"], choose_device(options.device)
+        text, tokens, settings["text_threshold"], inputs.choose_device(options.device)
     )  # (B, C)
     tokenized = list(tokenize(captions))
     spoken = list(dict.fromkeys(word for words in tokenized for word in words))

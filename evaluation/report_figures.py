@@ -58,10 +58,7 @@ def curves_svg(
 ) -> list[tuple[str, Markup]]:
     """Draw the learning curves: a title and a picture for each panel that has values.
 
-    Args:
-        places: P epochs, or joint steps, which stand at their logarithms.
-        history: P rows of metrics.
-        by_step: Which of the two.
+    ``places`` are P epochs, or joint steps, which stand at their logarithms.
     """
     drawn = []
     unit = "joint step" if by_step else "epoch"

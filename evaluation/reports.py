@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from evaluation.metrics_table import CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX, METRICS
+from evaluation.metrics_table import CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX, METRICS, chance_level
 from utils.files import reading, write_atomically, write_text
 
 
@@ -37,7 +37,7 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     flat = flatten(metrics)
     key = [
         f"  {metric.label:<42}{format_value(flat[metric.path]):>12}"
-        f"{format_value(metric.chance_level(flat)):>12}"
+        f"{format_value(chance_level(flat, metric.path)):>12}"
         for metric in METRICS
         if metric.key and metric.path in flat
     ]

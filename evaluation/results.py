@@ -56,13 +56,10 @@ def write_results(
 ) -> Path:
     """Write an evaluation's results as JSON and return the file.
 
-    Args:
-        options: Utility, names and places.
-        metrics: Nested scores; None for what is undefined or not measured.
-        settings: What the results depend on; ``origin`` among them is that of the model.
-        data: What was read, see ``inputs.py``.
-        not_measured: Metric -> reason, for metrics whose data is absent.
-        extra: More top-level entries.
+    ``metrics`` are nested scores, None for what is undefined or not measured; ``settings`` what
+    they depend on, with the model's ``origin``; ``data`` what was read, see ``inputs.py``;
+    ``not_measured`` the metrics whose data is absent, each with the reason; ``extra`` more
+    top-level entries.
     """
     path = results_file(options.results_dir, options.utility, options.model_name)
     content = {
@@ -88,14 +85,9 @@ def save_results(
 ) -> None:
     """Write results (see ``write_results``) and show them as a table.
 
-    Args:
-        options: Utility, names and places.
-        metrics: Nested scores.
-        parts: As of ``write_results``.
-        by_image: What image metrics are sums of, for a compressed ``.npz`` beside the JSON:
-            ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives
-            and false negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
-        extra: More top-level entries.
+    ``by_image`` is what image metrics are sums of, for a compressed ``.npz`` beside the JSON:
+    ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives and false
+    negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
     """
     if by_image is not None:
         # first: where a crash lets the two files be of different runs, the sums tell

@@ -22,12 +22,7 @@ class BestThreshold:
 def best_f1_threshold(scores: np.ndarray, gold: np.ndarray) -> BestThreshold | None:
     """Find the threshold of the best f1 among all P scores, the highest of equally good ones.
 
-    Args:
-        scores: Of any shape with P elements, finite; higher means more likely positive.
-        gold: Of the same shape, bool, whether a pair is positive.
-
-    Returns:
-        None when no pair is positive: every threshold then has f1 0.
+    ``gold`` (bool) says which pairs are positive. None when no pair is: all f1 are 0 then.
     """
     if not gold.any():
         return None

@@ -23,14 +23,7 @@ from datasets_src.holdout import divide_training_data
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs
 from datasets_src.splits import Split
-from evaluation.inputs import (
-    choose_device,
-    load_both_halves,
-    training_data,
-    training_split,
-    unmeasured_on_images,
-    word_list_settings,
-)
+from evaluation import inputs
 from evaluation.joint_evaluation import evaluate_images
 from evaluation.reports import flatten, format_value
 from evaluation.results import save_results, write_results
@@ -107,16 +100,16 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     if twice:
         raise UserError(f"{', '.join(twice)} is given here and in {options.grid}; leave one out")
     combinations = grid_combinations(grid, base, options.grid)
-    choose_device(options.device)
+    inputs.choose_device(options.device)
     results = options.results_dir / options.model_name / "tuning"
     models = options.models_dir / "tuning" / options.model_name
     for place in (models, results):
         require_writable_folder(place)
     seed = base.get("seed", options.seed)
-    pairs, held_out = divide_training_data(*training_split(options), seed)
+    pairs, held_out = divide_training_data(*inputs.training_split(options), seed)
     norms = load_norms(options.datasets_dir, options.word_list)
     counts = {
-        **training_data(pairs, norms),
+        **inputs.training_data(pairs, norms),
         "held_out_images": len(held_out.image_ids),
         "held_out_captions": len(held_out.captions),
         "held_out_fingerprint": held_out.fingerprint(),
@@ -126,7 +119,7 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
         "images with %(held_out_captions)d captions held out",
         counts,
     )
-    not_measured = norms.absent | unmeasured_on_images(held_out, options.datasets_dir)
+    not_measured = norms.absent | inputs.unmeasured_on_images(held_out, options.datasets_dir)
     rank_by = ranking_metric(options.rank_by, not_measured)
     task = _Task(options, pairs, held_out, norms, seed, models, results)
     identities = [_identity(task, run.settings) for run in combinations]
@@ -210,10 +203,8 @@ def grid_combinations(
 ) -> list[TunedRun]:
     """Return all combinations of a grid's values, not yet trained.
 
-    Args:
-        grid: Setting -> values; an empty grid has one combination, that of ``base``.
-        base: The values of other settings, where they are not the defaults.
-        source: The grid's file, for error messages.
+    An empty grid has one combination, that of ``base``, the values of other settings. ``source``
+    is the grid's file, for error messages.
     """
     combinations = []
     for point in ParameterGrid(dict(grid)):
@@ -226,10 +217,7 @@ def grid_combinations(
 
 
 def ranking_metric(wanted: str | None, not_measured: Mapping[str, str]) -> str:
-    """Return the metric that ranks: the wanted one, else the first main one that is measured.
-
-    ``not_measured`` gives sections of metrics, each with the reason.
-    """
+    """Return the metric that ranks: the wanted one, else the first main one that is measured."""
     if wanted is None:
         return next(name for name in MAIN_METRICS if name.split(".")[0] not in not_measured)
     section = wanted.split(".")[0]
@@ -249,7 +237,7 @@ def _identity(task: _Task, settings: TrainingSettings) -> dict[str, Any]:
         "captions": task.pairs.fingerprint(),
         "test": task.held_out.fingerprint(),
         "norms": task.norms.fingerprint(),
-        "word_list": word_list_settings(task.options).get("word_list_sha256"),
+        "word_list": inputs.word_list_settings(task.options).get("word_list_sha256"),
         "held_out_seed": task.seed,
         "settings": {  # files may give 0 where the command line gives 0.0
             name: float(value) if SETTINGS[name].type == "float" else value
@@ -296,7 +284,7 @@ def _train_and_evaluate(task: _Task, run: TunedRun, key: str) -> dict[str, Any]:
     run_options = RunOptions(
         name=key,
         models_dir=task.models,
-        device=choose_device(options.device),
+        device=inputs.choose_device(options.device),
         workers=options.workers,
         resume=True,
         checkpoint_minutes=options.checkpoint_minutes,
@@ -308,7 +296,7 @@ def _train_and_evaluate(task: _Task, run: TunedRun, key: str) -> dict[str, Any]:
     # thresholds and the like are those of the training
     given = {"workers": options.workers} if "workers" in options.given else {}
     found = {"models_dir": task.models, "model_name": key, "given": given}
-    model = load_both_halves(argparse.Namespace(**(vars(options) | found)))
+    model = inputs.load_both_halves(argparse.Namespace(**(vars(options) | found)))
     words = predict_words(model.text, task.pairs.vocabulary)
     return {
         **evaluate_images(model, task.held_out, task.seed).metrics,

@@ -33,10 +33,9 @@ class WordPredictions:
 
 
 def words_to_clusters(encoder: TextEncoder, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most probable cluster of each word, ties to the lowest, and its probability.
+    """Return the most probable cluster (W,) of each word, ties to the lowest, and its probability.
 
-    Returns:
-        (W,) int64 and (W,) float64; ``NO_CLUSTER`` and 0 for words the encoder does not know.
+    They are ``NO_CLUSTER`` and 0 for words that the encoder does not know.
     """
     posteriors = posterior_rows(encoder, words)  # (W, C)
     probabilities = posteriors.max(axis=1)

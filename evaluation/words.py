@@ -13,21 +13,13 @@ from typing import Any
 import numpy as np
 
 from datasets_src.norms import Norms, load_norms
+from evaluation import inputs
 from evaluation.cluster_tables import (
     TOP_CLUSTERS,
     format_rows,
     top_clusters,
     word_rows,
     word_rows_as_csv,
-)
-from evaluation.inputs import (
-    chance_seed,
-    choose_device,
-    load_text_half,
-    training_data,
-    training_pairs,
-    training_vocabulary,
-    warn_of_other_captions,
 )
 from evaluation.results import save_results
 from evaluation.word_evaluation import (
@@ -63,7 +55,7 @@ class Answers:
 
     norms: Norms
     data: dict[str, Any]
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # for results
     # of the supervised model without clusters, and NaN for the words that it does not know
     predictions: WordPredictions
     model: Any = None  # of a type with model files: what they hold
@@ -72,16 +64,18 @@ class Answers:
 def categorization_evaluation(options: argparse.Namespace) -> None:
     """Score word clusters against human categories."""
     answers = _ask(options, "clusters", "categorization")
-    seed = chance_seed(options, answers.settings)
+    seed = inputs.chance_seed(options, answers.settings)
     metrics = categorization_metrics(answers.predictions, answers.norms, seed)
-    _save(options, answers, metrics, evaluation_seed=seed)
+    settings = answers.settings | {"evaluation_seed": seed}
+    save_results(options, metrics, settings, answers.data)
 
 
 def association_evaluation(options: argparse.Namespace) -> None:
     """Score word clusters against human word associations."""
     answers = _ask(options, "clusters", "word_association")
     metrics = {"word_association": association_metrics(answers.predictions, answers.norms)}
-    _save(options, answers, metrics, evaluation_seed=chance_seed(options, answers.settings))
+    seed = {"evaluation_seed": inputs.chance_seed(options, answers.settings)}
+    save_results(options, metrics, answers.settings | seed, answers.data)
 
 
 def concreteness_evaluation(options: argparse.Namespace) -> None:
@@ -106,14 +100,7 @@ def concreteness_evaluation(options: argparse.Namespace) -> None:
         metrics = text_only_concreteness_metrics(
             found.words, found.counts, found.probabilities, references, norms
         )
-    _save(options, answers, metrics)
-
-
-def _save(
-    options: argparse.Namespace, answers: Answers, metrics: dict[str, Any], **seed: int
-) -> None:
-    settings = {"model_type": options.model_type, **answers.settings, **seed}
-    save_results(options, metrics, settings, answers.data)
+    save_results(options, metrics, answers.settings, answers.data)
 
 
 def word_clusters(options: argparse.Namespace) -> None:
@@ -159,17 +146,18 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
     if norm in norms.absent:
         raise UserError(f"{norms.absent[norm]}, which {options.utility} needs; put it there")
     if chosen == JOINT:
-        encoder, settings = load_text_half(options)
-        vocabulary, data = training_vocabulary(options, settings, norms)
-        return Answers(norms, data, settings, predict_words(encoder, vocabulary), encoder)
-    pairs = training_pairs(options)
+        encoder, settings = inputs.load_text_half(options)
+        vocabulary, data = inputs.training_vocabulary(options, settings, norms)
+        predictions = predict_words(encoder, vocabulary)
+        return Answers(norms, data, {"model_type": chosen, **settings}, predictions, encoder)
+    pairs = inputs.training_pairs(options)
     occurring = pairs.vocabulary.words
     model: Any = None
     unknown = 0.0
     if MODEL_TYPES[chosen].trained:
         kind: Any = TextOnlyModel if chosen == TEXT_ONLY else SupervisedConcreteness
         model = kind.load(options.models_dir, name)
-        warn_of_other_captions(options, model.settings["data_fingerprint"], pairs)
+        inputs.warn_of_other_captions(options, model.settings["data_fingerprint"], pairs)
         words, settings = model.words, model.settings
         if chosen == TEXT_ONLY:
             clusters, certainty = model.clusters, model.concreteness
@@ -186,7 +174,8 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
         _for_words(occurring, words, clusters, NO_CLUSTER),
         _for_words(occurring, words, certainty, unknown),
     )
-    return Answers(norms, training_data(pairs, norms), settings, predictions, model)
+    settings = {"model_type": chosen, **settings}
+    return Answers(norms, inputs.training_data(pairs, norms), settings, predictions, model)
 
 
 def _for_words(
@@ -214,7 +203,7 @@ def _baseline_clusters(
         logger.info("%s has %d of %d evaluated words", path, len(vectors), len(words))
         words, source = [w for w, k in zip(words, known, strict=True) if k], {"w2v_file": str(path)}
     else:
-        device = choose_device(options.device)
+        device = inputs.choose_device(options.device)
         package, embed, given = {
             "bert": (BERT, bert_word_vectors, options.bert_dir),
             "clip": (CLIP, clip_word_vectors, options.clip_dir),

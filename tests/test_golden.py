@@ -7,9 +7,7 @@ after a change that is meant to change them: ``python -m tests.test_golden``.
 
 import csv
 import json
-import sys
 import tempfile
-import types
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +20,11 @@ from datasets_src.filtering import filter_images
 from datasets_src.pairs import TrainingPairs, load_training_pairs
 from main import main
 from models_src.model_files import Origin, save_halves
+from models_src.published_models import CONFIG_CLASS, COUNTS_CLASS
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
 from models_src.visual_encoders import VisualEncoder
+from tests.test_published_models import CLUSTER_COUNTS, CONFIG, write_object
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("own", "published")
@@ -84,50 +84,22 @@ def write_own(models: Path, pairs: TrainingPairs) -> None:
 
 def write_published(models: Path, words: list[str]) -> None:
     clusters = CLUSTERS - 2
-    config = THRESHOLDS | {
-        "visual_underlying_model": "resnet18",
-        "pretrained_visual_underlying_model": False,
-        "freeze_visual_parameters": False,
-        "visual_learning_rate": 1e-4,
-        "text_underlying_model": "word_cluster_count_model",
-        "cluster_num": clusters,
-    }
+    config = CONFIG | THRESHOLDS | {"cluster_num": clusters}
     counts = [
         {word: int(n) for word, n in zip(words, column, strict=True) if n}
         for column in seeded_counts(words, clusters).T
     ]
-    table = {
+    table = CLUSTER_COUNTS | {
         "cluster_num": clusters,
-        "mode": 1,
         "cluster_to_word_co_occur": counts,
         "cluster_to_word_prob": [{} for _ in counts],
         "cluster_prob": [1 / clusters] * clusters,
     }
-    config_class = "models_src.model_configs.cluster_model_config.ClusterModelConfig"
-    counts_class = "models_src.underlying_models.word_cluster_count_model.WordClusterCountModel"
     for half in ("text", "visual"):
-        save_object(models / half / "published.cfg", config_class, config)
-    save_object(models / "text" / "published.mdl", counts_class, table)
+        write_object(models / half / "published.cfg", CONFIG_CLASS, config, zipped=True)
+    write_object(models / "text" / "published.mdl", COUNTS_CLASS, table, zipped=True)
     visual = seeded_network(clusters, models.parent / "datasets")
     torch.save(visual.network.state_dict(), models / "visual" / "published.mdl")
-
-
-def save_object(path: Path, full_name: str, attributes: dict) -> None:
-    """Save an object of a class that exists only meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    module, _, name = full_name.rpartition(".")
-    parts = module.split(".")
-    modules = [".".join(parts[:end]) for end in range(2, len(parts) + 1)]
-    made = type(name, (), {"__module__": module})
-    sys.modules.update({each: types.ModuleType(each) for each in modules})
-    try:
-        setattr(sys.modules[module], name, made)
-        thing = made()
-        vars(thing).update(attributes)
-        torch.save(thing, path)
-    finally:
-        for each in modules:
-            del sys.modules[each]
 
 
 def evaluate_all(folder: Path) -> dict[str, object]:
