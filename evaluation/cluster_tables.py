@@ -72,9 +72,14 @@ def word_rows(
 
 def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of words as CSV: eight significant digits, empty cells for None."""
+
+    def written(value: Any) -> str:
+        if value is None:
+            return ""
+        return f"{value:.8g}" if isinstance(value, float) else str(value)
+
     table = pd.DataFrame(rows, columns=WORD_COLUMNS, dtype=object)
-    csv: str = table.map(lambda x: f"{x:.8g}" if isinstance(x, float) else x).to_csv(index=False)
-    return csv
+    return str(table.map(written).to_csv(index=False))
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:

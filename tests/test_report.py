@@ -281,7 +281,8 @@ def test_words_are_text_and_no_markup(places, monkeypatch):
     assert nasty in Page(text).sections["words"]
 
 
-# in a browser: the page in a frame as wide as a phone tells the one around it what it finds
+# in a browser: the page in a frame as wide as a phone tells the one around it what it finds; its
+# text must reach a contrast of 4.5 against its ground (WCAG 2.1)
 PROBE = """<script>
 const errors = [];
 addEventListener("error", (event) => errors.push(event.message));
@@ -296,6 +297,29 @@ addEventListener("load", () => {
   }
   for (const image of document.images)
     if (!image.complete || !image.naturalWidth) errors.push("an image is not shown");
+  const rgba = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const luminance = (colour) => {
+    const [r, g, b] = rgba(colour).slice(0, 3).map((value) => {
+      value /= 255;
+      return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (rgba(colour)[3] !== 0) return colour;
+    }
+  };
+  if ((luminance(ground(document.body)) < 0.05) !== DARK) errors.push("wrong colours");
+  for (const element of document.querySelectorAll("body *:not(script, style, title)")) {
+    const nodes = Array.from(element.childNodes);
+    if (!nodes.some((node) => node.nodeType === 3 && node.data.trim())) continue;
+    const style = getComputedStyle(element);
+    const text = luminance(element instanceof SVGElement ? style.fill : style.color);
+    const [low, high] = [text, luminance(ground(element))].sort((a, b) => a - b);
+    if ((high + 0.05) / (low + 0.05) < 4.5) errors.push(element.className + " is faint");
+  }
   const rows = "#word_table tbody tr";
   const column = (index) =>
     Array.from(document.querySelectorAll(rows), (row) => row.cells[index].textContent);
@@ -322,15 +346,17 @@ addEventListener("message", (event) => { document.body.dataset.probe = event.dat
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_page_works_in_a_browser(with_curves, tmp_path):
     text = write_report(with_curves, "--visual_threshold=-1000")
-    for width in (1300, 400):
+    for width, dark in ((1300, False), (400, True)):
         # before the page's own script, so that its errors are seen
-        (tmp_path / "page.html").write_text(text.replace("<body>", "<body>" + PROBE))
+        probe = PROBE.replace("DARK", str(dark).lower())
+        (tmp_path / "page.html").write_text(text.replace("<body>", "<body>" + probe))
         frame = tmp_path / "frame.html"
         frame.write_text(FRAME.replace("WIDTH", str(width)))
         call = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
         options = [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
+        colours = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
         done = subprocess.run(
-            [*call, *options, "--dump-dom", frame.as_uri()],
+            [*call, *options, *colours, "--dump-dom", frame.as_uri()],
             capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         found = re.search(r'<body data-probe="([^"]*)"', done.stdout)
