@@ -375,8 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse_options(arguments)
         utility = UTILITIES[options.utility]
-        if not options.show or "inline" in os.environ.get("MPLBACKEND", ""):
-            os.environ.pop("MPLBACKEND", None)  # a notebook's: files need none
+        os.environ.pop("MPLBACKEND", None)  # a notebook's, which need not be here: files need none
         if process_count() > 1 and options.utility not in TOGETHER:
             raise UserError(
                 f"--utility {options.utility} runs in one process; start it without torchrun"

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from PIL import Image, ImageShow
 
 from datasets_src.datasets import dataset_folder
 from datasets_src.images import ImageFiles, open_rgb
@@ -121,8 +122,8 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
             model.visual.image_size,
         )
     logger.info("pictures: %d in %s", len(files), folder)
-    if options.show:
-        _show(files)
+    if options.show and not all(ImageShow.show(Image.open(file), str(file)) for file in files):
+        logger.warning("no program is here to show pictures in a window; see the files")
 
 
 def _cluster_labels(
@@ -262,20 +263,3 @@ def _write_numbers(axes: Axes, boxes: np.ndarray) -> None:
         taken.append((left, top))
         ground = {"facecolor": GOLD_COLOURS[number % len(GOLD_COLOURS)], "pad": 1.2}
         axes.text(left, top, str(number + 1), fontsize=FONT_SIZE, va="top", bbox=ground)
-
-
-def _show(files: Sequence[Path]) -> None:
-    """Show each picture in a window of its own, until all are closed."""
-    from matplotlib import pyplot
-
-    try:
-        for file in files:
-            pixels = pyplot.imread(file)  # (height, width, channels)
-            size = pixels.shape[1] / DPI, pixels.shape[0] / DPI
-            figure = pyplot.figure(str(file), figsize=size, dpi=DPI)
-            if figure.canvas.required_interactive_framework is None:
-                raise ImportError(f"matplotlib's backend is {pyplot.get_backend()}")
-            figure.figimage(pixels)
-        pyplot.show(block=True)
-    except ImportError as error:  # also of a backend that finds no display
-        logger.warning("no window can be opened here (%s); see the files", error)

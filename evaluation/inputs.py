@@ -54,27 +54,20 @@ def choose_device(name: str) -> str:
 # ---- data
 
 
+def _source(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("datasets_dir", "use_all_images", "dataset", "cache_dir")
+    return {name: getattr(options, name) for name in names}
+
+
 def training_pairs(options: argparse.Namespace) -> TrainingPairs:
     """Load the pairs of the training split."""
-    pairs = load_training_pairs(
-        options.datasets_dir,
-        use_all_images=options.use_all_images,
-        dataset=options.dataset,
-        cache_dir=options.cache_dir,
-    )
+    pairs = load_training_pairs(**_source(options))
     return replace(pairs, split=_with_cache(pairs.split, options))
 
 
 def training_split(options: argparse.Namespace, name: str = SPLITS[0]) -> tuple[Split, bool]:
     """Load a split, with its instances if any, and say whether it was filtered."""
-    split, filtered = load_filtered_split(
-        options.datasets_dir,
-        name,
-        use_all_images=options.use_all_images,
-        with_instances=True,
-        dataset=options.dataset,
-        cache_dir=options.cache_dir,
-    )
+    split, filtered = load_filtered_split(part=name, with_instances=True, **_source(options))
     return _with_cache(split, options), filtered
 
 

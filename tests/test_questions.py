@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_src.captions import build_vocabulary
 from datasets_src.filtering import load_filtered_split
-from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE, Categories, load_norms
+from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE, Categories
 from evaluation.cluster_tables import (
     WORD_COLUMNS,
     class_names_by_cluster,
@@ -22,19 +21,16 @@ from evaluation.cluster_tables import (
     top_clusters,
     word_rows,
     word_rows_as_csv,
-    words_by_cluster,
 )
-from evaluation.image_evaluation import VisualModel, image_logits, predict_images
+from evaluation.image_evaluation import VisualModel, predict_images
 from evaluation.word_evaluation import (
     NO_CLUSTER,
     WordPredictions,
-    posterior_rows,
-    words_to_clusters,
 )
 from main import main
-from models_src.model_files import load_text_model, load_visual_model
+from models_src.model_files import load_visual_model
 from tests.test_cli import fails
-from tests.test_evaluators import Table, norms
+from tests.test_evaluators import norms
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -51,12 +47,6 @@ def test_top_clusters_break_ties_by_index_and_leave_out_zeros():
     assert clusters.tolist() == [[1, 3, 0], [3, -1, -1], [-1, -1, -1]]
     assert probabilities.tolist() == [[0.4, 0.4, 0.2], [1, 0, 0], [0, 0, 0]]
     assert top_clusters(posteriors[:, :2], 3)[0].tolist() == [[1, 0], [-1, -1], [-1, -1]]
-
-
-def test_posterior_rows_of_unknown_words_are_zero():
-    rows = posterior_rows(Table(), ["cat", "unheard", "a", "odd"])
-    assert rows.tolist() == [[0, 0.3, 0.7], [0, 0, 0], [0.4, 0.2, 0.4], [0, 0, 0]]
-    assert posterior_rows(Table(), []).shape == (0, 3)
 
 
 def test_word_rows_by_hand():
@@ -86,22 +76,6 @@ def test_csv_keeps_words_with_quotes_and_commas():
     read = list(csv.DictReader(io.StringIO(word_rows_as_csv(rows), newline="")))
     assert [row["word"] for row in read] == words
     assert (read[0]["cluster"], read[0]["probability_3"], read[0]["category"]) == ("0", "0.25", "")
-
-
-def test_words_by_cluster_against_a_plain_loop():
-    rng = np.random.default_rng(0)
-    clusters = rng.integers(-1, 5, size=60)
-    probabilities = rng.integers(1, 5, size=60) / 4  # with ties
-    considered = rng.random(60) < 0.7
-    expected = [
-        sorted(
-            (w for w in range(60) if considered[w] and clusters[w] == cluster),
-            key=lambda w: (-probabilities[w], w),
-        )
-        for cluster in range(5)
-    ]
-    found = words_by_cluster(clusters, probabilities, considered, 5)
-    assert [positions.tolist() for positions in found] == expected
 
 
 def test_cluster_rows_by_hand():
@@ -148,27 +122,6 @@ def test_cluster_rows_by_hand():
 # the utilities
 
 
-def test_word_clusters_agree_with_the_model_and_the_norms(places, trained, demo_data, tmp_path):
-    assert main(["--utility=word_clusters", "--model_name=generative", *places]) == 0
-    rows = read_csv(tmp_path / "word_clusters_generative.csv")
-    split, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
-    vocabulary, _ = build_vocabulary(split.captions)
-    assert [row["word"] for row in rows] == list(vocabulary.words)
-    assert [int(row["count"]) for row in rows] == vocabulary.counts.tolist()
-    encoder, _, _ = load_text_model(trained / "models", "generative")
-    found = words_to_clusters(encoder, vocabulary.words)
-    for row, cluster, probability in zip(rows, *found, strict=True):
-        assert row["cluster"] == row["cluster_1"] == ("" if cluster < 0 else str(cluster))
-        assert float(row["concreteness"]) == pytest.approx(probability, rel=1e-5)
-        three = [float(row[f"probability_{k}"] or 0) for k in (1, 2, 3)]
-        assert three == sorted(three, reverse=True)
-    loaded = load_norms(demo_data)
-    categories = loaded.categories.by_word()
-    for row in rows:
-        assert row["category"] == categories.get(row["word"], "")
-        assert float(row["concreteness_rating"] or 0) == loaded.concreteness.get(row["word"], 0)
-
-
 def test_word_clusters_without_norms_and_with_one_half(trained, demo_data, tmp_path, capsys):
     data, models = tmp_path / "data", tmp_path / "models"
     shutil.copytree(demo_data, data)
@@ -181,38 +134,6 @@ def test_word_clusters_without_norms_and_with_one_half(trained, demo_data, tmp_p
     assert len(rows) > 50
     assert {row["category"] + row["concreteness_rating"] for row in rows} == {""}
     assert CATEGORY_FILE in capsys.readouterr().out
-
-
-def test_describe_clusters_counts_words_tokens_and_images(
-    places, trained, demo_data, tmp_path, capsys
-):
-    call = ["--utility=describe_clusters", "--model_name=generative", "--num_items=4"]
-    assert main([*call, "--workers=0", "--visual_threshold=-0.4", *places]) == 0
-    split, _ = load_filtered_split(demo_data, "val2014", use_all_images=False, with_instances=True)
-    results = json.loads((tmp_path / "describe_clusters_generative.json").read_text())
-    assert results["data"]["test_images"] == len(split.image_ids)
-    assert results["settings"]["visual_threshold"] == -0.4
-    rows = results["clusters"]
-    assert [row["cluster"] for row in rows] == list(range(20))
-
-    train, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
-    vocabulary, _ = build_vocabulary(train.captions)
-    encoder, _, _ = load_text_model(trained / "models", "generative")
-    clusters, _ = words_to_clusters(encoder, vocabulary.words)
-    single = [n for n in split.instances.class_names if len(n.split()) == 1]
-    of_class, _ = words_to_clusters(encoder, single)
-    visual, settings, _ = load_visual_model(trained / "models", "generative")
-    model = VisualModel(visual, settings.visual_threshold, settings.image_size, 7, 0, "cpu")
-    logits = image_logits(model, split, len(split.image_ids))
-    for cluster, row in enumerate(rows):
-        assert row["word_count"] == (clusters == cluster).sum()
-        assert row["token_count"] == vocabulary.counts[clusters == cluster].sum()
-        assert row["class_names"] == [single[k] for k in np.flatnonzero(of_class == cluster)]
-        assert row["test_image_count"] == (logits[:, cluster] >= np.float32(-0.4)).sum()
-        examples = [example["logit"] for example in row["example_images"]]
-        np.testing.assert_allclose(examples, np.sort(logits[:, cluster])[::-1][:4], atol=1e-4)
-    alive = [row for row in rows if row["word_count"] or row["test_image_count"]]
-    assert results["metrics"]["clusters_with_either"] == len(alive)
 
 
 CAPTIONS = ["A dog in the park.", "", "zyx a hat , qqq zyx", "the", "there is a red car on a road"]

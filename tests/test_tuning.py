@@ -103,12 +103,6 @@ def test_a_wrong_grid_is_refused_with_file_and_setting(tmp_path, text, mentions)
     assert str(path) in message
 
 
-def test_combinations_are_all_on_top_of_the_base():
-    found = grid_combinations({"epochs": [3, 1], "seed": [5, 6, 7]}, {"batch_size": 9, "epochs": 8})
-    assert len({(run.settings.epochs, run.settings.seed) for run in found}) == 6
-    assert all(run.settings.batch_size == 9 for run in found)
-
-
 def test_combinations_are_checked_as_wholes():
     grid = {"epochs": [2], "visual_encoder": ["resnet18", "simclr"]}
     message = refusal_of(grid_combinations, grid, {}, Path("g.yaml"))
