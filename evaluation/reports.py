@@ -94,14 +94,14 @@ def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> 
 def read_history(path: Path) -> list[dict[str, float | None]]:
     """Read what ``write_history`` wrote: the metrics of each epoch."""
     with reading(path, "delete it, or train the model again"):
-        table = pd.read_csv(path, index_col="metric", float_precision="round_trip").T
+        table = pd.read_csv(path, index_col="metric").T
         return _records(table)
 
 
 def read_development(path: Path) -> tuple[list[int], list[dict[str, float | None]]]:
     """Read the model's rows of ``development.csv``: the steps, and the metrics at each."""
     with reading(path, "delete it, or train the model again"):
-        table = pd.read_csv(path, float_precision="round_trip")
+        table = pd.read_csv(path)
         of_model = table[table["kind"] == "model"]
         by_step = of_model.pivot(index="step", columns="metric", values="value")
         return by_step.index.tolist(), _records(by_step)

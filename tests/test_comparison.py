@@ -360,7 +360,7 @@ def test_command_compares_trained_models(places, tmp_path, caplog, monkeypatch):
 
     # what is stored of another training of that name, or of other images, does not count
     words = pd.read_csv(tmp_path / "word_clusters_lstm.csv", keep_default_na=False)
-    words.assign(cluster=0).to_csv(tmp_path / "word_clusters_lstm.csv", index=False)
+    words.assign(cluster=range(len(words))).to_csv(tmp_path / "word_clusters_lstm.csv", index=False)
     check("no significance over words for lstm")
     assert rows_of(tmp_path).xs("text_only", level="setting")["p_value"].isna().all()
     stored = tmp_path / "visual_evaluation_generative.npz"
