@@ -321,7 +321,7 @@ def test_model_files_that_do_not_fit_are_one_line(trained, demo_data, tmp_path, 
 def test_make_demo_dataset_and_filter_through_the_command_line(tmp_path, capsys):
     data = f"--datasets_dir={tmp_path / 'world'}"
     assert main(["--utility=make_demo_dataset", data, "--images=24", "--seed=3"]) == 0
-    assert "train images 24" in capsys.readouterr().out
+    assert "24 training images" in capsys.readouterr().out
     assert main(["--utility=filter_unwanted_coco_images", data]) == 0
     printed = capsys.readouterr().out
     assert "train2014: " in printed
