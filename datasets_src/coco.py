@@ -5,6 +5,7 @@ what is used here is required, and a number may be written in any way.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +79,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     rows = _read_entries(path, data, "annotations", read_caption, CAPTION_FORM, "caption", "bbox")
     captions = _of_known_images(path, rows)
     file_names = [images[image_id][0] for image_id in image_ids]
+    _warn(path, "images that have the file of another", len(file_names) - len(set(file_names)))
     image_folder = folder / name
     if not image_folder.is_dir() and (folder / COMMON_IMAGE_FOLDER).is_dir():
         image_folder = folder / COMMON_IMAGE_FOLDER
@@ -88,13 +90,18 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     instance_file = annotation_file(folder, "instances", name)
     if with_instances and instance_file is not None:
         instances = _load_instances(instance_file, index)
-    if instances is not None:
+    if instances is not None and instance_file is not None:
         unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
         for image in with_bar(unknown, "reading sizes", "image"):
             try:
                 sizes[image] = read_header(image_folder / file_names[image])[1]
             except UserError:
                 sizes[image] = 1  # no metric uses an image that cannot be read
+        start, extent = instances.boxes[:, :2], instances.boxes[:, 2:]  # (G, 2)
+        flat = (extent == 0).any(axis=1)
+        outside = ((start >= sizes[instances.image]) | (start + extent <= 0)).any(axis=1) & ~flat
+        _warn(instance_file, "boxes without area, counted like others", flat.sum())
+        _warn(instance_file, "boxes wholly outside their image, counted like others", outside.sum())
     return Split(
         name=name,
         folder=image_folder,
@@ -150,6 +157,9 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
     data = _read_json(path)
     categories = dict(_read_entries(path, data, "categories", read_category, CATEGORY_FORM))
     names = list(dict.fromkeys(categories[category_id] for category_id in sorted(categories)))
+    same = [name for name, count in Counter(categories.values()).items() if count > 1]
+    if same:
+        logger.warning("%s: categories of one name are one class: %s", path, ", ".join(same))
     class_index = {category_id: names.index(name) for category_id, name in categories.items()}
     form = f"{BOX_FORM}, with a category of the file"
     rows = _read_entries(path, data, "annotations", read_box, form, "bbox", "caption")
@@ -167,10 +177,13 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
 def _of_known_images(path: Path, rows: list[Row]) -> list[Row]:
     """Return captions or instances without those whose image has no entry, and count these."""
     known = [row for row in rows if row[0] >= 0]
-    if len(known) < len(rows):
-        strays = len(rows) - len(known)
-        logger.warning("%s: annotations of unlisted images, left out: %d", path, strays)
+    _warn(path, "annotations of unlisted images, left out", len(rows) - len(known))
     return known
+
+
+def _warn(path: Path, what: str, count: int) -> None:
+    if count:
+        logger.warning("%s: %s: %d", path, what, count)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

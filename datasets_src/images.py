@@ -128,6 +128,8 @@ def open_rgb(
     with _opened(path) as image:
         if upright or (image.size != declared and image.size[::-1] == declared):
             ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in ("I", "F"):
+            raise ValueError(f"pixels of 32 bits ({image.mode}), whose range is not known")
         if image.mode.startswith("I;16"):  # ``convert`` would cut bright pixels off at 255
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")

@@ -247,7 +247,7 @@ def test_one_file_of_captions_and_boxes_is_read_for_both(small):
     assert "give the right file" in refusal_of(load, small)  # boxes in place of captions
 
 
-def test_categories_of_one_name_are_one_class(small):
+def test_categories_of_one_name_are_one_class(small, caplog):
     edit_json(
         small,
         "instances",
@@ -257,6 +257,19 @@ def test_categories_of_one_name_are_one_class(small):
     split = load(small)
     assert split.instances.class_names == ("dog", "car", "fire hydrant")
     assert found_instances(split)[0][:2] == (300, "dog")
+    assert "categories of one name are one class: dog" in caplog.text
+
+
+def test_images_of_one_file_and_boxes_that_nobody_can_hit_are_counted(small, caplog):
+    edit_json(small, "captions", change("images", 0, "file_name", to=file_name(7)))
+    boxes = ([6, 0, 2, 2], [0, -3, 2, 3], [1, 2, 0, 4], [-1, -1, 2, 2])
+    for number, box in enumerate(boxes):
+        edit_json(small, "instances", change("annotations", number, "bbox", to=box))
+    edit_json(small, "instances", change("annotations", 1, "image_id", to=300))
+    assert load(small).instances.boxes.tolist() == [list(box) for box in boxes]
+    assert "images that have the file of another: 1" in caplog.text
+    assert "boxes wholly outside their image, counted like others: 2" in caplog.text
+    assert "boxes without area, counted like others: 1" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["captions", "instances"])

@@ -209,3 +209,10 @@ def test_a_crop_is_the_square_that_was_drawn():
     inside = (slice(None), slice(None), slice(1, 7), slice(1, 7))  # beyond the edge pixels differ
     torch.testing.assert_close(found[inside].float(), expected[inside], atol=0.51, rtol=0)
     assert torch.equal(cropped(image, torch.zeros(1, 3), 0.5), image)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_32_bits_are_refused(kind, tmp_path):
+    Image.fromarray(np.full((4, 4), 300, kind)).save(tmp_path / "x.tiff")
+    (found,) = ImageFiles([tmp_path / "x.tiff"]).images(4)
+    assert "32 bits" in str(found) and "replace it by a JPEG or PNG" in str(found)
