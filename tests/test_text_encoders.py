@@ -253,6 +253,13 @@ def test_no_more_clusters_are_founded_than_there_are():
     assert set(votes.clusters) == set(range(5))
 
 
+def test_words_that_are_average_in_all_found_nothing():
+    counts = torch.full((30, 4), 50.0, dtype=torch.float64), torch.full((30,), 200.0).double()
+    start = Votes(np.arange(30) % 4, np.ones(30, dtype=bool), np.ones(4, dtype=bool))
+    votes = choose_votes(*counts, start, 1.0, 0.4, found=True)
+    assert votes is start
+
+
 def test_word_table_is_the_uniform_posterior_of_smoothed_means_over_occurrences():
     torch.manual_seed(0)
     encoder = build_text_encoder(settings(), WORDS)

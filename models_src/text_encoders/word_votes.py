@@ -86,12 +86,15 @@ def choose_votes(
 
     profiles = lifts[:, before.voted].clip(min=FLOOR)
     profiles -= profiles.mean(axis=1, keepdims=True)
-    profiles /= np.linalg.norm(profiles, axis=1, keepdims=True).clip(min=1e-12)
-    founders = np.flatnonzero(voting & (occurrences >= FEWEST_OCCURRENCES))
+    spreads = np.linalg.norm(profiles, axis=1)  # (V,); 0 for a word that is average in all
+    profiles /= spreads[:, None].clip(min=1e-12)
+    founders = np.flatnonzero(voting & (occurrences >= FEWEST_OCCURRENCES) & (spreads > 0))
     founders = founders[np.argsort(-occurrences[founders], kind="stable")][:MOST_FOUNDERS]
+    if len(founders) < 2:  # too little was seen
+        return before
     weights = occurrences[founders]
     clusters = before.clusters.copy()
-    if found and len(founders) > 1:
+    if found:
         labels = _founded(profiles[founders], distance, sums.shape[1])
         # (K, C) tokens of each new cluster that voted for each old one: it keeps the commonest
         shared = np.zeros((labels.max() + 1, sums.shape[1]))
