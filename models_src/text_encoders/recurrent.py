@@ -73,7 +73,7 @@ class _TokenClassifier(nn.Module):
 
 
 class RecurrentTextEncoder:
-    """An LSTM or GRU whose token posteriors decide, word by word, which cluster a word votes for.
+    """An LSTM or GRU on top of counted words, and the votes of those words.
 
     Words are answered for by a table kept with the model: the mean of the token posteriors over a
     word's training occurrences, and some more that say nothing, under a uniform cluster prior.

@@ -25,6 +25,7 @@ PROTOCOLS = {
     "real": [
         "--use_all_images", "--visual_encoder=resnet18", "--visual_learning_rate=1e-3",
         "--image_size=64", "--batch_size=50", "--epochs=15", "--group_captions", "--flip_images",
+        "--fine_maps", "--precision=bf16",
     ],
     "demo": ["--config=models_src/configs/demo.yaml"],
 }  # fmt: skip
