@@ -36,13 +36,21 @@ def invented_words(count: int) -> list[str]:
     return [word for word, _ in zip(words, range(count), strict=False)]
 
 
+def zipf_tokens(
+    words: int, captions: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return word ids by Zipf's law, and where each caption of random length starts and ends."""
+    lengths = rng.integers(CAPTION_WORDS - 3, CAPTION_WORDS + 4, size=captions)
+    frequency = 1 / np.arange(1, words + 1)
+    tokens = rng.choice(words, size=lengths.sum(), p=frequency / frequency.sum())
+    return tokens.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)])
+
+
 def invented_captions(words: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
     """Return captions in which all words occur, if there is room, with Zipf's frequencies."""
-    lengths = rng.integers(CAPTION_WORDS - 3, CAPTION_WORDS + 4, size=count)
-    frequency = 1 / np.arange(1, len(words) + 1)
-    drawn = rng.choice(len(words), size=lengths.sum(), p=frequency / frequency.sum())
-    drawn[: len(words)] = np.arange(len(words))[: len(drawn)]
-    pieces = np.split(rng.permutation(drawn), np.cumsum(lengths)[:-1])
+    tokens, bounds = zipf_tokens(len(words), count, rng)
+    tokens[: len(words)] = np.arange(len(words))[: len(tokens)]
+    pieces = np.split(rng.permutation(tokens), bounds[1:-1])
     return [" ".join([words[word] for word in piece]) for piece in pieces]
 
 
@@ -82,28 +90,21 @@ def write_split(
         {"id": image_id, "file_name": name, "width": width, "height": height}
         for image_id, name in zip(ids.tolist(), names, strict=True)
     ]
+    of_captions = rng.permutation(np.resize(ids, size.captions)).tolist()
+    texts = invented_captions(words, size.captions, rng)
     captions = [
         {"id": number, "image_id": image_id, "caption": text}
-        for number, (image_id, text) in enumerate(
-            zip(
-                rng.permutation(np.resize(ids, size.captions)).tolist(),
-                invented_captions(words, size.captions, rng),
-                strict=True,
-            )
-        )
+        for number, (image_id, text) in enumerate(zip(of_captions, texts, strict=True))
     ]
     corners = rng.random((size.instances, 2, 2)) * [width, height]
     low = corners.min(axis=1)
     boxes = np.hstack([low, corners.max(axis=1) - low]).round(2)  # (G, 4) x, y, width, height
+    of_instances = rng.choice(ids, size=size.instances).tolist()
+    classes = rng.integers(1, CLASSES + 1, size=size.instances).tolist()
     instances = [
         {"id": number, "image_id": image_id, "category_id": class_id, "bbox": box, "iscrowd": 0}
         for number, (image_id, class_id, box) in enumerate(
-            zip(
-                rng.choice(ids, size=size.instances).tolist(),
-                rng.integers(1, CLASSES + 1, size=size.instances).tolist(),
-                boxes.tolist(),
-                strict=True,
-            )
+            zip(of_instances, classes, boxes.tolist(), strict=True)
         )
     ]
     categories = [{"id": i + 1, "name": word} for i, word in enumerate(words[:CLASSES])]

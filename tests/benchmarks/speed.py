@@ -22,7 +22,6 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,10 +34,7 @@ from datasets_src.filtering import filter_file
 from datasets_src.image_cache import ImageCache
 from datasets_src.images import normalise
 from datasets_src.loading import load_batches, load_images
-from datasets_src.pairs import (
-    load_training_pairs,
-    pair_batches,
-)
+from datasets_src.pairs import load_training_pairs, pair_batches
 from datasets_src.splits import Split
 from evaluation.image_evaluation import MAP_SIZE, VisualModel
 from evaluation.inputs import Model
@@ -58,6 +54,7 @@ from tests.benchmarks.invented_data import (
     invented_words,
     write_norms,
     write_split,
+    zipf_tokens,
 )
 from utils.files import write_json
 from utils.processes import spare_workers
@@ -119,13 +116,11 @@ QUICK = Sizes(
     train_captions=100,
     associations=100,
     setup=(SplitSize(9, 45, 30), SplitSize(5, 25, 20)),
-    joint_runs=2,
-    evaluation_runs=2,
     loaded_images=12,
-    loading_runs=2,
-    short_runs=2,
-    process_runs=2,
-    setup_runs=2,
+    **{
+        f"{kind}_runs": 2
+        for kind in ("joint", "evaluation", "loading", "short", "process", "setup")
+    },
 )
 
 
@@ -155,10 +150,7 @@ def settings_of(sizes: Sizes, text_encoder: str) -> TrainingSettings:
 
 def token_captions(sizes: Sizes, count: int, rng: np.random.Generator) -> TokenizedCaptions:
     """Return captions of random length whose word ids follow Zipf's law."""
-    lengths = rng.integers(CAPTION_WORDS - 3, CAPTION_WORDS + 4, size=count)
-    frequency = 1 / np.arange(1, sizes.words + 1)
-    tokens = rng.choice(sizes.words, size=lengths.sum(), p=frequency / frequency.sum())
-    return TokenizedCaptions(tokens.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
+    return TokenizedCaptions(*zipf_tokens(sizes.words, count, rng))
 
 
 def joint_step_ratio(sizes: Sizes, text_encoder: str) -> list[float]:
@@ -317,14 +309,8 @@ def text_evaluation_s(sizes: Sizes, folder: Path) -> list[float]:
     text.update(tokens, text.score(tokens), bits)
     origin = Origin(run="benchmark", step=1, seed=0, data_fingerprint="none")
     save_halves(folder / "models", "model", origin, {"text": (settings, text)})
-    arguments = [
-        "--utility=text_evaluation",
-        "--model_name=model",
-        f"--datasets_dir={folder}",
-        f"--models_dir={folder / 'models'}",
-        f"--results_dir={folder / 'results'}",
-        "--device=cpu",
-    ]
+    arguments = ["--utility=text_evaluation", "--model_name=model", f"--datasets_dir={folder}"]
+    arguments += [f"--{name}_dir={folder / name}" for name in ("models", "results")]
 
     def evaluate() -> None:
         with (folder / "log.txt").open("a") as log, redirect_stdout(log):
@@ -346,32 +332,19 @@ def help_s(sizes: Sizes) -> list[float]:
 
 
 def setup_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
-    """Run setup's filter over both splits, each time in a process of its own.
-
-    Returns:
-        Images a second of the whole process, and its peak of resident memory in MB; and the seconds
-        of the whole process when the result is there already.
-    """
+    """Run setup's filter over both splits in processes of their own, anew and when it has run."""
     rng = np.random.default_rng(0)
     words = invented_words(sizes.words)
     for split, size in zip(("train2014", "val2014"), sizes.setup, strict=True):
         write_split(folder, split, size, words, invented_pictures(1, 16, 16, rng), rng)
-    command = [
-        sys.executable,
-        "main.py",
-        "--utility=filter_unwanted_coco_images",
-        f"--datasets_dir={folder}",
-    ]
     peak_file = folder / "peak.txt"
+    command = [
+        sys.executable, "-c", PEAK_OF_CHILD, str(peak_file), sys.executable, "main.py",
+        "--utility=filter_unwanted_coco_images", f"--datasets_dir={folder}",
+    ]  # fmt: skip
 
     def run() -> float:
-        with (folder / "log.txt").open("a") as log:
-            return seconds(
-                lambda: subprocess.run(
-                    [sys.executable, "-c", PEAK_OF_CHILD, str(peak_file), *command],
-                    cwd=ROOT, stdout=log, stderr=log, check=True,
-                )
-            )  # fmt: skip
+        return seconds(lambda: subprocess.run(command, cwd=ROOT, capture_output=True, check=True))
 
     speeds, peaks, again = [], [], []
     for _ in range(sizes.setup_runs):
@@ -407,9 +380,7 @@ def memory_mb() -> float:
 def epoch_memory(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     """Load an epoch's images by two workers through the cache, which the first run fills.
 
-    Returns:
-        The memory of all three processes together at its highest, and this as a share of that
-        after a twentieth of the epoch.
+    Growth is the highest memory of all three processes over that after a twentieth of the epoch.
     """
     pairs = load_training_pairs(folder, use_all_images=True)
     split = replace(pairs.split, cache=ImageCache(folder / "cache", "train"))
@@ -424,20 +395,6 @@ def epoch_memory(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
         highest.append(max(seen))
         growth.append(max(seen) / seen[len(seen) // 20])
     return {"epoch_memory_mb": highest, "epoch_memory_growth": growth}
-
-
-def machine_facts() -> dict[str, Any]:
-    """Return what the figures depend on beside the program."""
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": os.getloadavg()[0],
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def measure(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
@@ -466,22 +423,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does the benchmark work?")
     options = parser.parse_args(arguments)
     sizes = QUICK if options.quick else Sizes()
-    facts = machine_facts()
+    facts = {  # what the figures depend on beside the program
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     with tempfile.TemporaryDirectory() as folder:
         runs = measure(sizes, Path(folder))
     figures = {name: statistics.median(values) for name, values in runs.items()}
-    write_json(
-        options.out,
-        {
-            "figures": figures,
-            "runs": {
-                name: {"count": len(values), "lowest": min(values), "highest": max(values)}
-                for name, values in runs.items()
-            },
-            "sizes": asdict(sizes),
-            "machine": facts,
-        },
-    )
+    spread = {
+        name: {"count": len(values), "lowest": min(values), "highest": max(values)}
+        for name, values in runs.items()
+    }
+    content = {"figures": figures, "runs": spread, "sizes": asdict(sizes), "machine": facts}
+    write_json(options.out, content)
     print(f"{facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}\n")
     print("| figure | median | lowest | highest | runs |\n|---|---|---|---|---|")
     for name, values in runs.items():

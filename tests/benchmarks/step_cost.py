@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 IMAGES, CAPTIONS, EPOCHS = 82_783, 414_113, 2  # COCO's train2014, twice as published
 
@@ -35,9 +35,9 @@ class Variant:
     steps: int = 5
 
 
-WHOLE = Variant()
+QUICK = {"network": "resnet18", "image_size": 32, "images": 4, "words": 200, "steps": 1}
 VARIANTS = {
-    "a batch of 8 pairs": WHOLE,
+    "a batch of 8 pairs": Variant(),
     "a batch of 16": Variant(images=16),
     "a batch of 16 in 4 parts": Variant(images=16, accumulate=4),
     "a batch of 8, five captions an image": Variant(captions=5),
@@ -47,19 +47,8 @@ VARIANTS = {
 }
 
 
-def quick(variant: Variant) -> Variant:
-    """Return a variant of tiny size."""
-    small = {"network": "resnet18", "image_size": 32, "images": 4, "words": 200, "steps": 1}
-    return Variant(**asdict(variant) | small)
-
-
 def measure(variant: Variant) -> dict[str, float]:
-    """Take joint steps in this process.
-
-    Returns:
-        ``seconds``: median CPU time of a step; ``start_mb`` and ``peak_mb``: resident memory before
-        the first step and at most.
-    """
+    """Take joint steps in this process: median CPU time of a step, memory before and at most."""
     import numpy as np
     import torch
 
@@ -107,11 +96,7 @@ def measure(variant: Variant) -> dict[str, float]:
         )
         times.append(time.process_time() - begun)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return {
-        "seconds": statistics.median(times[1:]),
-        "start_mb": start_mb,
-        "peak_mb": peak_mb,
-    }
+    return {"seconds": statistics.median(times[1:]), "start_mb": start_mb, "peak_mb": peak_mb}
 
 
 def main() -> None:
@@ -123,7 +108,8 @@ def main() -> None:
     if options.variant:
         print(json.dumps(measure(Variant(**json.loads(options.variant)))))
         return
-    variants = {name: quick(v) if options.quick else v for name, v in VARIANTS.items()}
+    small = QUICK if options.quick else {}
+    variants = {name: replace(variant, **small) for name, variant in VARIANTS.items()}
     costs = {}
     print("| ResNet-50, 224 x 224 | CPU s a step | CPU s an image | start MB | peak MB |")
     print("|---|---|---|---|---|")
