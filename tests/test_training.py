@@ -1,5 +1,6 @@
 """The training loop: determinism, checkpoints and continuation, what it writes, what it refuses."""
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -486,7 +487,7 @@ def test_a_batch_of_which_one_image_is_left_is_passed_over(demo_data, tmp_path, 
 
 @pytest.mark.parametrize(
     ("encoder", "chosen", "expected"),
-    [("lstm", None, 15), ("generative", None, 0), ("generative", 7, 7), ("lstm", 1000, 30)],
+    [("lstm", None, 10), ("generative", None, 0), ("generative", 7, 7), ("lstm", 1000, 30)],
 )
 def test_random_start(encoder, chosen, expected):
     settings = TrainingSettings(text_encoder=encoder, random_start_steps=chosen)
@@ -498,7 +499,7 @@ def test_votes_are_random_at_the_start_only(pairs, tmp_path, thin, monkeypatch, 
     with watched_steps(monkeypatch) as steps:
         run(pairs, tmp_path, settings={"random_start_steps": chosen})
     seen = [(options["random_votes"], options["teach_text"]) for _, options, _ in steps]
-    learns_from = min(chosen, len(seen)) // 2
+    learns_from = math.ceil(0.67 * min(chosen, len(seen)))
     assert seen == [(step < chosen, step >= learns_from) for step in range(len(seen))]
     assert learns_from < len(seen)
 
