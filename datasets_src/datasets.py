@@ -16,7 +16,10 @@ COCO_FOLDER = "COCO"
 
 # name of the data set -> module whose load(folder, split, with_instances=...) reads it; a folder of
 # any other name is read as COCO's
-DATASETS = {COCO: "datasets_src.coco", "flickr30k": "datasets_src.flickr30k"}
+DATASETS = {
+    COCO: "datasets_src.coco",
+    "flickr30k": "datasets_src.flickr30k",
+}
 
 
 def load_split(
