@@ -250,7 +250,6 @@ class TrainingSettings:
                 "--visual_encoder simclr starts from trained weights; give its state dict with "
                 "--pretrained_visual FILE"
             )
-
         if self.fine_maps and not self.visual_encoder.startswith(("resnet", "simclr")):
             raise UserError(
                 f"--fine_maps is for ResNets, not for {self.visual_encoder}; leave it out"
