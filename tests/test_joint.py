@@ -129,23 +129,19 @@ def test_random_start_teaches_random_votes_and_spares_the_text_encoder():
     assert text.taught is not None
 
 
+def step_with(visual, text, images, **options):
+    """Take a step on B pairs whose captions the recording text encoder scores."""
+    optimizer, tokens = torch.optim.Adam(visual.parameters()), torch.zeros(B, 1).long()
+    return joint_step(visual, optimizer, text, images, torch.arange(B), tokens, 0.1, 0.5, **options)
+
+
 def test_with_shares_the_text_encoder_learns_each_clusters_share_of_the_images():
     torch.manual_seed(0)
     visual, text = LinearVisual(), RecordingText(torch.rand(B, C))
     text.voted[1] = False
     images = torch.randn(B, 3, 2, 2)
     logits = visual(images).detach()
-    result = joint_step(
-        visual,
-        torch.optim.Adam(visual.parameters()),
-        text,
-        images,
-        torch.arange(B),
-        torch.zeros(B, 1).long(),
-        0.1,
-        0.5,
-        shares=ShareThresholds(1 / 3),
-    )
+    result = step_with(visual, text, images, shares=ShareThresholds(1 / 3))
     best_two = logits.topk(2, dim=0).indices
     expected = torch.zeros(B, C, dtype=torch.bool).scatter_(0, best_two, True)
     expected[:, 1] = False  # no word votes for it
@@ -173,17 +169,7 @@ def test_with_odds_the_cnn_learns_what_images_add_to_how_often_captions_vote():
     text.voted[2] = False
     images = torch.randn(B, 3, 2, 2)
     logits = visual(images).detach()
-    result = joint_step(
-        visual,
-        torch.optim.Adam(visual.parameters()),
-        text,
-        images,
-        torch.arange(B),
-        torch.zeros(B, 1).long(),
-        0.1,
-        0.5,
-        odds=VoteOdds(),
-    )
+    result = step_with(visual, text, images, odds=VoteOdds())
     shares = result.caption_bits.float().mean(dim=0).clamp(1e-3, 1 - 1e-3)
     prior = torch.log(shares / (1 - shares)) * torch.tensor([1, 1, 0, 1])
     votes = result.caption_bits.float()
