@@ -163,6 +163,8 @@ def read_header(path: Path, half: str) -> tuple[TrainingSettings, Origin]:
         if origin.run == PUBLISHED_RUN:  # some settings are not known
             values = {key: value for key, value in values.items() if value is not None}
             kind = PublishedSettings
+        elif list(map(type, (origin.run, origin.step, origin.seed))) != [str, int, int]:
+            raise ValueError("its origin is damaged")
         settings = settings_in(path, values, kind)
         told = header.get("weights_sha256")  # older files do not tell
     weights = path.with_suffix(".mdl")

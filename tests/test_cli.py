@@ -312,7 +312,7 @@ def test_model_files_that_do_not_fit_are_one_line(trained, demo_data, tmp_path, 
         shutil.copy(trained / "models" / half / "lstm.mdl", path)
     path = models / "text" / "lstm.cfg"
     header = path.read_text()
-    for line in ("seed: 2020-13-45", "cluster_num: -3"):
+    for line in ("seed: 2020-13-45", "cluster_num: -3", "text_encoder: abacus", "run: 5"):
         path.write_text(re.sub(rf"^  {line.split()[0]}.*$", f"  {line}", header, flags=re.M))
         assert line in path.read_text()
         fails(capsys, "--utility=text_evaluation", *places, mentions="lstm.cfg")
