@@ -73,7 +73,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     def read_caption(entry: dict[str, Any]) -> tuple[int, str]:
         return index.get(_whole(entry["image_id"]), -1), _text(entry["caption"])
 
-    images = dict(_read_entries(path, data, "images", read_image, IMAGE_FORM))
+    images = _by_id(path, _read_entries(path, data, "images", read_image, IMAGE_FORM))
     image_ids = sorted(images)
     index = {image_id: position for position, image_id in enumerate(image_ids)}
     rows = _read_entries(path, data, "annotations", read_caption, CAPTION_FORM, "caption", "bbox")
@@ -155,7 +155,7 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
         return position, class_index[_whole(entry["category_id"])], box
 
     data = _read_json(path)
-    categories = dict(_read_entries(path, data, "categories", read_category, CATEGORY_FORM))
+    categories = _by_id(path, _read_entries(path, data, "categories", read_category, CATEGORY_FORM))
     names = list(dict.fromkeys(categories[category_id] for category_id in sorted(categories)))
     same = [name for name, count in Counter(categories.values()).items() if count > 1]
     if same:
@@ -172,6 +172,17 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
         boxes=np.array([box for _, _, box in known], dtype=np.float64),
         class_names=tuple(names),
     )
+
+
+def _by_id(path: Path, entries: list[tuple[int, Value]]) -> dict[int, Value]:
+    """Return entries by their ids; one that is listed again counts once."""
+    found: dict[int, Value] = {}
+    for entry_id, value in entries:
+        if found.setdefault(entry_id, value) != value:
+            raise UserError(
+                f"{path}: the id {entry_id} stands twice, and differently; correct the file"
+            )
+    return found
 
 
 def _of_known_images(path: Path, rows: list[Row]) -> list[Row]:

@@ -260,6 +260,15 @@ def test_categories_of_one_name_are_one_class(small, caplog):
     assert "categories of one name are one class: dog" in caplog.text
 
 
+def test_an_image_listed_again_counts_once_unless_it_differs(small):
+    expected = load(small)
+    for kind in ("captions", "instances"):
+        edit_json(small, kind, lambda content: content["images"].append(content["images"][0]))
+    assert rows_of(load(small)) == rows_of(expected)
+    edit_json(small, "captions", change("images", -1, "file_name", to="other.jpg"))
+    assert "the id 300 stands twice" in refusal_of(load, small)
+
+
 def test_images_of_one_file_and_boxes_that_nobody_can_hit_are_counted(small, caplog):
     edit_json(small, "captions", change("images", 0, "file_name", to=file_name(7)))
     boxes = ([6, 0, 2, 2], [0, -3, 2, 3], [1, 2, 0, 4], [-1, -1, 2, 2])
