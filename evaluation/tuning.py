@@ -25,6 +25,7 @@ from datasets_src.pairs import TrainingPairs
 from datasets_src.splits import Split
 from evaluation import inputs
 from evaluation.joint_evaluation import evaluate_images
+from evaluation.metrics_table import BY_PATH
 from evaluation.reports import flatten, format_value
 from evaluation.results import save_results, write_results
 from evaluation.word_evaluation import predict_words, word_metrics
@@ -59,6 +60,7 @@ MAIN_METRICS = {
     "cluster_counts.active_clusters": "clusters",
     "activation.clusters_per_image": "per image",
 }
+LOWER_IS_BETTER = ("false_positives", "false_negatives", "mean_absolute_error", "pairs_not_found")
 
 logger = logging.getLogger(__name__)
 
@@ -220,11 +222,17 @@ def ranking_metric(wanted: str | None, not_measured: Mapping[str, str]) -> str:
     """Return the metric that ranks: the wanted one, else the first main one that is measured."""
     if wanted is None:
         return next(name for name in MAIN_METRICS if name.split(".")[0] not in not_measured)
-    section = wanted.split(".")[0]
+    section, last = wanted.split(".")[0], wanted.split(".")[-1]
     if section in not_measured:
         raise UserError(
             f"--rank_by {wanted} is not measured: {not_measured[section]}; give another metric"
         )
+    if last in LOWER_IS_BETTER:
+        raise UserError(
+            f"--rank_by {wanted} is lower for better models; give a metric that rises with quality"
+        )
+    if section == wanted:  # no metric is a section
+        raise UserError(f"--rank_by {wanted} is no metric; there are {', '.join(BY_PATH)}")
     return wanted
 
 

@@ -277,6 +277,8 @@ def test_failures_rank_last_and_only_a_lack_of_memory_is_tried_again(
     [
         ("cluster_num: [3]", [], "--cluster_num is given here and in"),
         ("pretrained_visual: [absent.pt]", [], "absent.pt"),
+        ("visual_threshold: [0.5]", ["--rank_by=f1"], "--rank_by f1"),
+        ("visual_threshold: [0.5]", ["--rank_by=heatmap.false_positives"], "is lower for better"),
         ("visual_threshold: [0.5]", ["--config=absent.yaml"], "absent.yaml"),
         ("visual_threshold: [0.5]", ["--word_list=absent.txt"], "absent.txt"),
     ],
