@@ -137,10 +137,8 @@ def read_results(results_dir: Path, name: str) -> ModelResults:
     metrics: dict[str, float | None] = {}
     settings, identities, trainings = {}, {}, {}
     for utility in SOURCES:
-        path, advice = (
-            results_file(results_dir, utility, name),
-            f"remove it and run --utility {utility} again",
-        )
+        path = results_file(results_dir, utility, name)
+        advice = f"remove it and run --utility {utility} again"
         if not path.is_file():
             continue
         content = read_json(path, advice)
