@@ -128,7 +128,7 @@ class TrainingSettings:
         False,
         "visual encoder",
         "let the last stage of a ResNet keep its resolution: class activation maps of twice as "
-        "many cells a side, for small images above all, in 1.3 times the time",
+        "many cells a side, for small images above all, in 1.3 to 1.5 times the time",
     )
     text_encoder: str = _setting(
         "lstm",
