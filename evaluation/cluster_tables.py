@@ -13,7 +13,8 @@ import pandas as pd
 
 from datasets_src.norms import Norms
 from evaluation.reports import format_value
-from evaluation.word_evaluation import WordPredictions
+from evaluation.word_evaluation import NO_CLUSTER, WordPredictions, words_to_clusters
+from models_src.text_encoders.interface import TextEncoder
 
 MIN_WORD_COUNT = 5  # rarer words get extreme probabilities by accident
 TOP_CLUSTERS = 3  # clusters listed for a word
@@ -100,16 +101,11 @@ def words_by_cluster(
     return [order[clusters[order] == cluster] for cluster in range(cluster_num)]
 
 
-def class_names_by_cluster(
-    class_names: Sequence[str], cluster_of_class: np.ndarray, cluster_num: int
-) -> list[list[str]]:
-    """Return for each of C clusters the class names it is the most probable cluster of.
-
-    ``cluster_of_class`` (K,) is negative for unknown names.
-    """
-    names: list[list[str]] = [[] for _ in range(cluster_num)]
-    for name, cluster in zip(class_names, cluster_of_class, strict=True):
-        if cluster >= 0:
+def class_names_by_cluster(text: TextEncoder, class_names: Sequence[str]) -> list[list[str]]:
+    """Return for each of C clusters the class names it is the most probable cluster of."""
+    names: list[list[str]] = [[] for _ in range(text.cluster_num)]
+    for name, cluster in zip(class_names, words_to_clusters(text, class_names)[0], strict=True):
+        if cluster != NO_CLUSTER:
             names[cluster].append(name)
     return names
 
@@ -167,7 +163,7 @@ def cluster_rows(
     ]
 
 
-def living_clusters(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def living_clusters(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the clusters with words or images, those of most words first (then most images)."""
     alive = [row for row in rows if row["word_count"] or row["test_image_count"]]
     return sorted(alive, key=lambda row: (-row["word_count"], -row["test_image_count"]))

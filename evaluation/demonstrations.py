@@ -135,11 +135,10 @@ def _cluster_labels(
         frequent = np.arange(len(text.words)) < max(LEAST_NAMING_WORDS, len(text.words) // 3)
     else:
         frequent = vocabulary.counts >= MIN_WORD_COUNT
-    count = text.cluster_num
-    names = class_names_by_cluster(classes, words_to_clusters(text, classes)[0], count)
+    names = class_names_by_cluster(text, classes)
     labels = []
     for cluster, own in enumerate(
-        words_by_cluster(*words_to_clusters(text, text.words), frequent, count)
+        words_by_cluster(*words_to_clusters(text, text.words), frequent, text.cluster_num)
     ):
         its_names = f": {', '.join(names[cluster])}" if names[cluster] else ""
         shown = ", ".join(format_word(text.words[at]) for at in own[:LABEL_WORDS])

@@ -4,7 +4,7 @@ Axes: N test images, C clusters, K classes, A activated (image, cluster) pairs, 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,6 @@ from evaluation.localization import (
     random_boxes,
     random_points,
 )
-from evaluation.metrics_table import COUNTED_SECTIONS, INSTANCE_SECTIONS
 from models_src.distributed import any_rank, gather_rows, own_span, rank, row_counts
 from models_src.text_encoders.interface import TextEncoder
 from models_src.visual_encoders import VisualEncoder
@@ -43,7 +42,6 @@ from utils.progress import with_bar
 MAP_SIZE = 224  # pixels; maps, points and boxes are compared on this grid
 MATCH_IOU = 0.5  # from which a predicted box matches a gold one
 CAPTION_BATCH = 1000
-CLASSIFICATIONS = tuple(name for name in COUNTED_SECTIONS if "classification" in name)
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +94,7 @@ def image_logits(
 ) -> np.ndarray:
     """Run the visual encoder once over the first ``count`` images, (count, C) float32.
 
-    A cluster is activated where they reach the model's threshold. Where ``left_out`` is given,
-    unreadable images have no row (see ``load_images``).
+    Where ``left_out`` is given, unreadable images have no row (see ``load_images``).
     """
     logits = [np.zeros((0, model.encoder.cluster_num), dtype=np.float32)]
     for pixels in pixel_batches(model, source, np.arange(count), left_out):
@@ -112,11 +109,10 @@ def activated_maps(
     left_out: list[int] | None = None,
     out_of: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Tensor]]:
-    """Run the visual encoder once over some images (N,), and yield for each batch what it finds.
+    """Run the visual encoder once over some images (N,), and yield what it finds in each batch.
 
     That is its logits (B, C) and, for its activated clusters, the image's position in the batch
-    (A,), the cluster (A,), and the class activation maps (A, h, w), neither normalised nor
-    upsampled, on the model's device. ``left_out`` and ``out_of`` are those of ``load_images``.
+    (A,), the cluster (A,), and the class activation maps (A, h, w) on the model's device.
     """
     with torch.inference_mode():
         for pixels in pixel_batches(model, source, images, left_out, out_of):
@@ -129,10 +125,7 @@ def activated_maps(
 def activations_by_image(
     model: VisualModel, source: Split | ImageFiles, images: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-    """Yield for each of some images (N,) what it activates.
-
-    That is the image, its clusters (A,), the strongest first, and their maps (A, h, w).
-    """
+    """Yield each of some images (N,), its clusters (A,), the strongest first, and their maps."""
     seen = 0
     for logits, image, cluster, maps in activated_maps(model, source, images):
         for at, row in enumerate(logits):
@@ -152,12 +145,11 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
     own = own_span(-(-count // size))  # whole batches, as one process has them
     images = np.arange(own.start * size, min(own.stop * size, count))
     left_out: list[int] = []
-    nothing = np.zeros(0, dtype=np.int64)
+    no_row, nothing = np.zeros((0, model.encoder.cluster_num)), np.zeros((0, 4), dtype=np.int64)
     parts = [
         ImagePredictions(
-            np.zeros((0, model.encoder.cluster_num), dtype=np.float32),
-            np.zeros((0, model.encoder.cluster_num), dtype=bool),
-            nothing, nothing, nothing.reshape(0, 4), nothing.reshape(0, 2),
+            no_row.astype(np.float32), no_row.astype(bool), nothing[:, 0], nothing[:, 0],
+            nothing, nothing[:, :2],
         )
     ]  # fmt: skip
     seen = 0
@@ -200,38 +192,51 @@ def caption_bits(
     return bits
 
 
-def image_counts(
-    predictions: ImagePredictions, split: Split, cluster_of_class: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Compare predictions for each of N images with its instances.
+def image_metrics(
+    predictions: ImagePredictions, split: Split, cluster_of_class: np.ndarray, seed: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Score predictions for the images of a split with instances, and random guesses beside them.
 
     ``cluster_of_class`` (K,) holds the most probable cluster of each class name, -1 where the text
-    encoder does not know it; only single-word classes are used. Returns for each of
-    ``COUNTED_SECTIONS`` the (N, 3) int64 true positives, false positives and false negatives.
+    encoder does not know it; only single-word classes are used. ``_chance`` makes as many random
+    guesses in each image as it has gold boxes (the published level), ``_equal_guess_chance`` as
+    many as the model: f1 and recall depend on their number.
+
+    Returns the metrics, and for each metric the (N, 3) int64 true positives, false
+    positives and false negatives that its scores come from.
     """
     assert split.instances is not None
     single = split.instances.is_single_word()  # (K,)
     instance_counts = split.instances.counts(len(split.image_ids))[:, single]  # (N, K')
     gold = instance_counts > 0
-    bits = predictions.bits
+    bits, class_count = predictions.bits, gold.shape[1]
+    co_occurring, overlapping = (
+        co_occurrence_classes(bits, instance_counts),
+        iou_classes(bits, gold),
+    )
     predicted = {
         "class_name_classification": predicted_classes(bits, cluster_of_class[single]),
-        **{
-            f"cluster_classification_{name}": classes_from_clusters(bits, classes, gold.shape[1])
-            for name, classes in (
-                ("co_occurrence", co_occurrence_classes(bits, instance_counts)),
-                ("iou", iou_classes(bits, gold)),
-            )
-        },
+        "cluster_classification_co_occurrence": classes_from_clusters(
+            bits, co_occurring, class_count
+        ),
+        "cluster_classification_iou": classes_from_clusters(bits, overlapping, class_count),
     }
+    counts = {name: classification_counts(classes, gold) for name, classes in predicted.items()}
+    metrics = {name: classification_scores(rows, class_count) for name, rows in counts.items()}
     golds = split_gold_boxes(split)
     bounds = np.searchsorted(predictions.image, np.arange(1, len(golds)))
-    boxes, peaks = np.split(predictions.boxes, bounds), np.split(predictions.peaks, bounds)
-    return {
-        **{name: classification_counts(classes, gold) for name, classes in predicted.items()},
-        "bounding_box": localization_counts(map(boxes_match, boxes, golds)),
-        "heatmap": localization_counts(map(points_in_boxes, peaks, golds)),
-    }
+    for name, guesses, fit in (
+        ("bounding_box", predictions.boxes, boxes_match),
+        ("heatmap", predictions.peaks, points_in_boxes),
+    ):
+        counts[name] = localization_counts(map(fit, np.split(guesses, bounds), golds))
+        guess_counts = counts[name][:, :2].sum(axis=1)  # (N,)
+        metrics |= {
+            name: summed_scores(counts[name]),
+            f"{name}_chance": random_scores(name, golds, [len(gold) for gold in golds], seed),
+            f"{name}_equal_guess_chance": random_scores(name, golds, guess_counts, seed),
+        }
+    return metrics, counts
 
 
 def boxes_match(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -239,40 +244,15 @@ def boxes_match(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     return box_iou(predicted, gold) >= MATCH_IOU
 
 
-def image_metrics(
-    counts: Mapping[str, np.ndarray] | None, split: Split, seed: int
-) -> dict[str, Any]:
-    """Score the counts of all images of a split, and random boxes and points beside them.
-
-    ``_chance`` makes as many random guesses in each image as it has gold boxes (the published
-    level), ``_equal_guess_chance`` as many as the model: f1 and recall depend on their number.
-    ``counts`` are those of ``image_counts``; without them all ``INSTANCE_SECTIONS`` are None.
-    """
-    if counts is None or split.instances is None:
-        return dict.fromkeys(INSTANCE_SECTIONS)
-    class_count = int(split.instances.is_single_word().sum())
-    metrics = {name: classification_scores(counts[name], class_count) for name in CLASSIFICATIONS}
-    golds = split_gold_boxes(split)
-    for name in ("bounding_box", "heatmap"):
-        guesses = counts[name][:, :2].sum(axis=1)  # (N,) of the model
-        metrics |= {
-            name: summed_scores(counts[name]),
-            f"{name}_chance": random_scores(name, golds, [len(gold) for gold in golds], seed),
-            f"{name}_equal_guess_chance": random_scores(name, golds, guesses, seed),
-        }
-    return metrics
-
-
 def random_scores(
     metric: str, golds: Sequence[np.ndarray], guesses: Sequence[int] | np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Score random boxes (``bounding_box``) or points (``heatmap``) against N images' gold boxes.
-
-    ``guesses`` (N,) says how many are drawn in each image.
-    """
+    """Score random boxes (``bounding_box``) or points (``heatmap``), ``guesses`` (N,) an image."""
     rng = np.random.default_rng(seed)
-    is_box = metric == "bounding_box"
-    draw, fit = (random_boxes, boxes_match) if is_box else (random_points, points_in_boxes)
+    draw, fit = {
+        "bounding_box": (random_boxes, boxes_match),
+        "heatmap": (random_points, points_in_boxes),
+    }[metric]
     return summed_scores(
         localization_counts(
             fit(draw(count, MAP_SIZE, rng), gold)

@@ -10,7 +10,8 @@ from datasets_src.captions import encode_captions
 from datasets_src.norms import load_norms
 from datasets_src.splits import Split
 from evaluation import inputs
-from evaluation.image_evaluation import caption_bits, image_counts, image_metrics, predict_images
+from evaluation.image_evaluation import caption_bits, image_metrics, predict_images
+from evaluation.metrics_table import INSTANCE_SECTIONS
 from evaluation.results import save_results
 from evaluation.sentence_image_matching import matching_outcomes, matching_scores
 from evaluation.word_evaluation import predict_words, word_metrics, words_to_clusters
@@ -67,11 +68,11 @@ def evaluate_images(model: inputs.Model, split: Split, seed: int) -> ImageEvalua
     random boxes and points.
     """
     predictions, split = predict_images(model.visual, split)
-    counts = None
+    metrics: dict[str, Any] = dict.fromkeys(INSTANCE_SECTIONS)
+    counts: dict[str, np.ndarray] = {}
     if split.instances is not None:
         cluster_of_class, _ = words_to_clusters(model.text, split.instances.class_names)
-        counts = image_counts(predictions, split, cluster_of_class)
-    metrics = image_metrics(counts, split, seed)
+        metrics, counts = image_metrics(predictions, split, cluster_of_class, seed)
 
     first = split.first_captions()
     captioned = np.flatnonzero(first >= 0)
@@ -86,7 +87,7 @@ def evaluate_images(model: inputs.Model, split: Split, seed: int) -> ImageEvalua
     }
     by_image = {
         "image_ids": split.image_ids,
-        **(counts or {}),
+        **counts,
         "matching_image_ids": split.image_ids[captioned][: outcomes.size].reshape(-1, 2),
         "sentence_image_matching": outcomes,
     }

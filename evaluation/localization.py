@@ -24,17 +24,11 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 def class_activation_maps(
     features: Tensor, head_weight: Tensor, image_index: Tensor, cluster_index: Tensor
 ) -> Tensor:
-    """Return the class activation maps of chosen clusters in chosen images (Zhou et al. 2016).
+    """Return class activation maps (A, h, w) of chosen clusters in chosen images.
 
-    Args:
-        features: (N, D, h, w), the last convolutional activation of all N images.
-        head_weight: (C, D), the weight of the linear layer on the pooled channels.
-        image_index: (A,) integers in 0..N-1.
-        cluster_index: (A,) integers in 0..C-1.
-
-    Returns:
-        (A, h, w), map a = sum over channels d of
-        head_weight[cluster_index[a], d] features[image_index[a], d]; not normalised.
+    ``features`` (N, D, h, w) are the last convolutional activation of all images, ``head_weight``
+    (C, D) is that of the linear layer on the pooled channels. Map a is the sum over channels d of
+    head_weight[cluster_index[a], d] features[image_index[a], d], not normalised (Zhou et al. 2016).
     """
     # One matrix product: all N C maps of a few cells are smaller than A copies of D channels.
     maps = torch.einsum("ndhw,cd->nchw", features, head_weight)
@@ -42,19 +36,11 @@ def class_activation_maps(
 
 
 def upsampled_maps(maps: Tensor, size: int = 224) -> Tensor:
-    """Normalise each map to 0..1 by its minimum and maximum, then upsample it bicubically.
+    """Normalise maps (A, h, w) to 0..1 by minimum and maximum, then upsample them bicubically.
 
-    Bicubic interpolation weighs rows and columns independently, so that it is two small matrix
-    products; ``torch.nn.functional.interpolate`` takes 50 times as long for the same up to
-    rounding.
-
-    Args:
-        maps: (A, h, w), finite.
-        size: S, the side of the result in pixels.
-
-    Returns:
-        (A, S, S). Bicubic interpolation may overshoot 0..1 slightly. A constant map becomes all
-        zeros.
+    Returns (A, S, S). Bicubic interpolation may overshoot 0..1 slightly. A constant map becomes
+    all zeros. Rows and columns are weighed independently, in two small matrix products;
+    ``torch.nn.functional.interpolate`` takes 50 times as long for the same up to rounding.
 
     Source: Berger et al. 2022.
     """
@@ -74,17 +60,11 @@ def _bicubic_weights(cells: int, size: int, like: Tensor) -> Tensor:
 
 
 def component_boxes(maps: np.ndarray) -> np.ndarray:
-    """Return the box around the brightest object of each map.
+    """Return the box around the brightest object of each map (A, S, S), (A, 4) int64.
 
     Of the pixels that reach half the map's maximum, the largest 8-connected component (of equally
-    large ones the first in reading order) gives the box.
-
-    Args:
-        maps: (A, S, S), finite, no maximum negative.
-
-    Returns:
-        (A, 4) int64 in 0..S-1: the inclusive edges [left, top, right, bottom]. An all-zero map
-        gives the whole image.
+    large ones the first in reading order) gives the box. No maximum may be negative; an all-zero
+    map gives the whole image.
 
     Source: Berger et al. 2022; Zhou et al. 2016.
     """
@@ -100,9 +80,8 @@ def component_boxes(maps: np.ndarray) -> np.ndarray:
 def boxes_and_peaks(maps: Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
     """Return where in the image each class activation map (A, h, w) sees its object.
 
-    Returns:
-        Of the maps upsampled to S x S, (A, 4) int64 boxes (see ``component_boxes``) and (A, 2)
-        int64 points (see ``peak_points``).
+    (A, 4) boxes and (A, 2) points, see ``component_boxes`` and ``peak_points``, of the upsampled
+    maps.
     """
     boxes = np.zeros((len(maps), 4), dtype=np.int64)
     peaks = np.zeros((len(maps), 2), dtype=np.int64)
@@ -124,19 +103,11 @@ def peak_points(maps: np.ndarray) -> np.ndarray:
 def gold_boxes(
     boxes_xywh: np.ndarray, image_width: int, image_height: int, size: int = 224
 ) -> np.ndarray:
-    """Bring annotated boxes to the image resized to S x S.
+    """Bring annotated boxes to the image resized to S x S, (G, 4) int64.
 
-    The corners (x, y) and (x + w, y + h) are truncated to whole pixels, scaled by size / width
-    and size / height, and truncated again.
-
-    Args:
-        boxes_xywh: (G, 4) float, COCO's [x, y, width, height] in pixels of the original image.
-        image_width: Of the original image, in pixels.
-        image_height: Likewise.
-        size: S.
-
-    Returns:
-        (G, 4) int64. A box that ends at the image's edge has S itself as its right or bottom edge.
+    Given are COCO's [x, y, width, height] in pixels of the original image. The corners (x, y) and
+    (x + w, y + h) are truncated to whole pixels, scaled by S / width and S / height, and truncated
+    again: a box that ends at the image's edge has S itself as its right or bottom edge.
 
     Source: Berger et al. 2022.
     """
@@ -170,11 +141,8 @@ def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 def match_boxes(compatible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Match as many predictions and gold boxes as possible, one to one.
 
-    Args:
-        compatible: (P, G) bool, which prediction may be matched with which gold box.
-
-    Returns:
-        (P,) and (G,) bool, which are matched; equally many True.
+    ``compatible`` (P, G) bool says which may be matched. Returns (P,) and (G,) bool, which are
+    matched; equally many True.
     """
     row, column = linear_sum_assignment(compatible, maximize=True)
     fits = compatible[row, column]
@@ -184,19 +152,12 @@ def match_boxes(compatible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def localization_counts(compatible: Iterable[np.ndarray]) -> np.ndarray:
-    """Match predictions and gold boxes one to one within each image.
+    """Match predictions and gold boxes one to one within each image, and count.
 
-    A matched prediction is a true positive, an unmatched one a false positive, an unmatched gold
-    box a false negative. For boxes "compatible" means ``box_iou`` >= 0.5, for points
-    ``points_in_boxes``.
-
-    Args:
-        compatible: For each of N images a (P, G) bool array; P and G differ between images and
-            may be 0 (shape (0, G) or (P, 0), so that what is missing still counts).
-
-    Returns:
-        (N, 3) int64, the true positives, false positives and false negatives of each image. Their
-        scores are ``summed_scores``.
+    ``compatible`` holds for each of N images a (P, G) bool array: for boxes ``box_iou`` >= 0.5, for
+    points ``points_in_boxes``. P or G may be 0: what is missing still counts. Returns (N, 3) int64:
+    matched predictions are true positives, unmatched ones false positives, unmatched gold boxes
+    false negatives. Their scores are ``summed_scores``.
 
     Source: Berger et al. 2022.
     """

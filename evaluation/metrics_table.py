@@ -17,7 +17,6 @@ class Metric:
     resampled_over: str | None = None  # "words", "images" or "pairs": units of significance tests
     chance: float | None = None  # level without any knowledge, where results need not hold it
     key: bool = False  # whether it is among the eight that terminal and report show first
-    needs_instances: bool = False
 
 
 def chance_level(flat: Mapping[str, Any], path: str) -> float | None:
@@ -31,7 +30,6 @@ def chance_level(flat: Mapping[str, Any], path: str) -> float | None:
 
 _WORDS = "categorization.known_words"
 _R = "concreteness.pearson_by_min_count"
-_IMAGES: dict[str, Any] = {"resampled_over": "images", "needs_instances": True}
 _MATCHING = "sentence_image_matching"
 
 METRICS = (
@@ -44,21 +42,18 @@ METRICS = (
     Metric(f"{_R}.20.r", "concreteness r, count > 20", "words", 0.0, key=True),
     Metric("concreteness.frequency_baseline_by_min_count.20.r", "log frequency r, count > 20"),
     Metric("word_association.mean_association_strength", "word association", key=True),
-    Metric("class_name_classification.f1", "class names f1", key=True, **_IMAGES),
-    Metric("cluster_classification_co_occurrence.f1", "classes by co-occurrence f1", **_IMAGES),
-    Metric("cluster_classification_iou.f1", "classes by overlap f1", **_IMAGES),
-    Metric("bounding_box.f1", "boxes f1", key=True, **_IMAGES),
-    Metric("heatmap.f1", "heatmaps f1", key=True, **_IMAGES),
+    Metric("class_name_classification.f1", "class names f1", "images", key=True),
+    Metric("cluster_classification_co_occurrence.f1", "classes by co-occurrence f1", "images"),
+    Metric("cluster_classification_iou.f1", "classes by overlap f1", "images"),
+    Metric("bounding_box.f1", "boxes f1", "images", key=True),
+    Metric("heatmap.f1", "heatmaps f1", "images", key=True),
     Metric(f"{_MATCHING}.accuracy", "sentence-image matching", "pairs"),
     Metric(f"{_MATCHING}.accuracy_half_ties", "matching, ties count half", "pairs", 0.5, key=True),
 )  # fmt: skip
 BY_PATH = {metric.path: metric for metric in METRICS}
-# sections of the image metrics that are counted image by image, and all that need instances
-COUNTED_SECTIONS = tuple(
-    metric.path.partition(".")[0] for metric in METRICS if metric.needs_instances
-)
-INSTANCE_SECTIONS = COUNTED_SECTIONS + tuple(
-    section + suffix
-    for section in ("bounding_box", "heatmap")
-    for suffix in (CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX)
+# sections of results that need instances
+INSTANCE_SECTIONS = (
+    *(metric.path.partition(".")[0] for metric in METRICS if metric.resampled_over == "images"),
+    *(f"bounding_box{suffix}" for suffix in (CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX)),
+    *(f"heatmap{suffix}" for suffix in (CHANCE_SUFFIX, EQUAL_GUESS_SUFFIX)),
 )

@@ -37,13 +37,11 @@ def describe_clusters(options: argparse.Namespace) -> None:
     left_out: list[int] = []
     logits = image_logits(model.visual, split, len(split.image_ids), left_out)
     used = split.without(left_out)
-    names = inputs.single_word_classes(split)
-    cluster_num = model.visual.encoder.cluster_num
     rows = cluster_rows(
         predict_words(model.text, vocabulary),
-        class_names_by_cluster(names, words_to_clusters(model.text, names)[0], cluster_num),
+        class_names_by_cluster(model.text, inputs.single_word_classes(split)),
         logits,
-        [used.path(image) for image in range(len(used.image_ids))],
+        [used.path(image) for image in range(len(logits))],
         text_threshold=model.text_threshold,
         visual_threshold=model.visual.threshold,
         image_count=options.num_items,

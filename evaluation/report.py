@@ -8,13 +8,13 @@ Axes: W words, N test images, C clusters, K categories, P predicted and G gold b
 
 import argparse
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 from scipy.stats import rankdata
@@ -22,7 +22,6 @@ from sklearn.metrics import cohen_kappa_score
 
 from datasets_src.captions import encode_captions
 from datasets_src.norms import Norms, load_norms
-from datasets_src.pairs import TrainingPairs
 from datasets_src.splits import Split
 from evaluation import cluster_tables, inputs, joint_evaluation
 from evaluation.acquisition import TABLE
@@ -38,7 +37,6 @@ from evaluation.word_evaluation import (
     known_evaluated_words,
     predict_words,
     word_metrics,
-    words_to_clusters,
 )
 from utils.errors import UserError
 from utils.files import read_json, write_text
@@ -79,10 +77,10 @@ class _Subject:
 
     options: argparse.Namespace
     model: inputs.Model
-    pairs: TrainingPairs
     norms: Norms
     words: WordPredictions
     images: joint_evaluation.ImageEvaluation
+    class_names: list[list[str]]  # of each cluster
     metrics: dict[str, Any]
     data: dict[str, Any]
 
@@ -104,7 +102,8 @@ def report(options: argparse.Namespace) -> None:
     metrics = word_metrics(words, norms, model.text_threshold, seed) | images.metrics
     data = inputs.training_data(pairs, norms) | inputs.image_data(asked, images.split, filtered)
     data |= {"dataset": options.dataset, "evaluation_seed": seed}
-    subject = _Subject(options, model, pairs, norms, words, images, metrics, data)
+    names = cluster_tables.class_names_by_cluster(model.text, inputs.single_word_classes(asked))
+    subject = _Subject(options, model, norms, words, images, names, metrics, data)
     others = _stored_others(subject)
     page = {
         "model_name": options.model_name,
@@ -272,22 +271,15 @@ def _curves(subject: _Subject) -> dict[str, Any]:
 # ---- clusters
 
 
-def _class_names(subject: _Subject) -> list[list[str]]:
-    """Return the class names of each cluster."""
-    names = inputs.single_word_classes(subject.images.split)
-    clusters, _ = words_to_clusters(subject.model.text, names)
-    return cluster_tables.class_names_by_cluster(names, clusters, subject.model.text.cluster_num)
-
-
 def _clusters(subject: _Subject) -> dict[str, Any]:
     """Return the clusters in use, those first whose words and images agree best."""
     model, split, logits = subject.model, subject.images.split, subject.images.logits
     rows = cluster_tables.living_clusters(
         cluster_tables.cluster_rows(
             subject.words,
-            _class_names(subject),
+            subject.class_names,
             logits,
-            [split.path(image) for image in range(len(split.image_ids))],
+            [split.path(image) for image in range(len(logits))],
             text_threshold=model.text_threshold,
             visual_threshold=model.visual.threshold,
             image_count=CLUSTER_IMAGES,
@@ -313,17 +305,15 @@ def _clusters(subject: _Subject) -> dict[str, Any]:
         if image_count and mentioned and len(np.unique([seen, said])) > 1:  # else undefined
             kappa = float(cohen_kappa_score(seen, said))
         is_judged = min(image_count, mentioned) >= CLUSTER_IMAGES  # fewer agree by accident
-        cards.append(
-            {
-                **row,
-                "words": words[cluster],
-                "mentioned": mentioned,
-                "kappa": kappa,
-                "differs": kappa is not None and kappa < DIFFERS_BELOW,
-                "pictures": [pictures[at] for at in wanted if at[1] == cluster and at in pictures],
-                "rank": (not is_judged, 2.0 if kappa is None else -kappa),
-            }
-        )
+        card = {
+            "words": words[cluster],
+            "mentioned": mentioned,
+            "kappa": kappa,
+            "differs": kappa is not None and kappa < DIFFERS_BELOW,
+            "pictures": [pictures[at] for at in wanted if at[1] == cluster and at in pictures],
+            "rank": (not is_judged, 2.0 if kappa is None else -kappa),
+        }
+        cards.append(row | card)
     cards.sort(key=lambda card: card["rank"])
     judged = sum(not card["rank"][0] for card in cards)
     return {"clusters": cards, "first_clusters": FIRST_CLUSTERS, "judged": judged}
@@ -347,8 +337,8 @@ def _cluster_pictures(
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """Draw images with the class activation maps of clusters over them.
 
-    Of those wanted, (image, cluster), one right at the threshold may fall on its other side in
-    another batch, and has no picture then.
+    One of those wanted, (image, cluster), that is right at the threshold may fall on its other side
+    in another batch, and has no picture then.
     """
     split = subject.images.split
     images = np.unique([image for image, _ in wanted]).astype(np.int64)
@@ -392,25 +382,22 @@ def heat_map(
     the names); a cluster stands with the category it has most words of, the largest first.
     ``columns`` are clusters; ``rows`` (category, cells), a cell None or its words and shade.
     """
-    cells: dict[tuple[int, int], list[str]] = {}
-    for row, column, word in zip(categories.tolist(), clusters.tolist(), words, strict=True):
-        cells.setdefault((row, column), []).append(word)
-    sizes = Counter(categories.tolist())
-    rows = sorted(sizes, key=lambda row: (-sizes[row], row))
-
-    def place(column: int) -> tuple[int, int, int]:
-        counts = [len(cells.get((row, column), ())) for row in rows]
-        return counts.index(max(counts)), -max(counts), column
-
-    columns = sorted({column for _, column in cells}, key=place)
-
-    def cell(row: int, column: int) -> dict[str, Any] | None:
-        inside = cells.get((row, column), [])
-        shade = -(-len(inside) * SHADES // sizes[row]) - 1
-        return {"words": inside, "shade": shade} if inside else None
-
-    table = [(names[row], [cell(row, column) for column in columns]) for row in rows]
-    return {"columns": columns, "rows": table}
+    table = pd.DataFrame({"category": categories, "cluster": clusters, "word": list(words)})
+    words_of = table.groupby(["category", "cluster"])["word"].agg(list)
+    counts = words_of.map(len).unstack(fill_value=0)  # (categories, clusters)
+    sizes = counts.sum(axis=1).sort_values(ascending=False, kind="stable")
+    counts = counts.loc[sizes.index]
+    largest = counts.to_numpy().argmax(axis=0)  # of each cluster
+    columns = counts.columns[np.lexsort([counts.columns, -counts.max(), largest])].tolist()
+    rows = []
+    for category, size in sizes.items():
+        cells: list[dict[str, Any] | None] = []
+        for cluster in columns:
+            inside = words_of.get((category, cluster), [])
+            shade = -(-len(inside) * SHADES // size) - 1
+            cells.append({"words": inside, "shade": shade} if inside else None)
+        rows.append((names[category], cells))
+    return {"columns": columns, "rows": rows}
 
 
 def _concreteness(subject: _Subject) -> dict[str, Any]:
@@ -481,7 +468,7 @@ def _localization(subject: _Subject) -> dict[str, Any]:
     split = subject.images.split
     if split.instances is None:
         return {"localization": _Absent(f"no instances of {split.name}")}
-    counts, class_names = subject.images.by_image["bounding_box"], _class_names(subject)
+    counts = subject.images.by_image["bounding_box"]
     groups = typical_images(counts, subject.options.num_items)
     if not groups:
         return {"localization": _Absent("no test image has a gold or a predicted box")}
@@ -493,7 +480,7 @@ def _localization(subject: _Subject) -> dict[str, Any]:
         hit, found = match_boxes(boxes_match(boxes, gold.boxes))
         false_alarms = np.flatnonzero(~hit)  # the strongest first
         shown = np.concatenate([np.flatnonzero(hit), false_alarms[:FALSE_ALARMS]])
-        labels = [", ".join((f"cluster {c}", *class_names[c])) for c in clusters[shown]]
+        labels = [", ".join((f"cluster {c}", *subject.class_names[c])) for c in clusters[shown]]
         examples[image] = {
             "id": int(split.image_ids[image]),
             "uri": data_uri(_picture(split, image, LOCALIZED_SIDE)),

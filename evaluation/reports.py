@@ -36,12 +36,11 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     """
     flat = flatten(metrics)
     key = [
-        f"  {metric.label:<42}{format_value(flat[metric.path]):>12}"
-        f"{format_value(chance_level(flat, metric.path)):>12}"
+        _row(f"  {metric.label}", flat[metric.path], chance_level(flat, metric.path))
         for metric in METRICS
         if metric.key and metric.path in flat
     ]
-    lines = [f"{'the figures that matter':<44}{'value':>12}{'chance':>12}", *key, ""] if key else []
+    lines = [_row("the figures that matter", "value", "chance"), *key, ""] if key else []
     for name, value in metrics.items():
         if not name.endswith(CHANCE_SUFFIX):
             chance = metrics.get(name + EQUAL_GUESS_SUFFIX, metrics.get(name + CHANCE_SUFFIX))
@@ -49,26 +48,26 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _row(label: str, *cells: Any, width: int = 44) -> str:
+    return f"{label:<{width}}" + "".join(f"{format_value(cell):>12}" for cell in cells)
+
+
 def _section(title: str, values: Any, chance: Any) -> list[str]:
     """Return the lines of one section; sections inside follow it."""
     if not isinstance(values, Mapping):
         return [f"{title}: {format_value(values) if values is not None else 'not measured'}"]
     if values and all(name.isdigit() for name in values):  # by minimum count: a row each
-        columns = next(iter(values.values()))
-        head = f"  {'':<8}" + "".join(f"{name.replace('_', ' '):>12}" for name in columns)
-        rows = [
-            f"  {count:<8}" + "".join(f"{format_value(row[name]):>12}" for name in columns)
-            for count, row in values.items()
-        ]
-        return [title, head, *rows]
-    chance = chance if isinstance(chance, Mapping) else {}
+        head = [name.replace("_", " ") for name in next(iter(values.values()))]
+        rows = [_row(f"  {count}", *row.values(), width=10) for count, row in values.items()]
+        return [title, _row("", *head, width=10), *rows]
+    chance = chance or {}
     inner = {name: value for name, value in values.items() if isinstance(value, Mapping)}
     lines = []
     if len(inner) < len(values):
-        lines.append(f"{title:<44}{'value':>12}" + (f"{'chance':>12}" if chance else ""))
+        lines.append(_row(title, "value", *(["chance"] if chance else [])))
     for name in (name for name in values if name not in inner):
-        second = f"{format_value(chance.get(name)):>12}" if chance else ""
-        lines.append(f"  {name.replace('_', ' '):<42}{format_value(values[name]):>12}{second}")
+        second = [chance.get(name)] if chance else []
+        lines.append(_row(f"  {name.replace('_', ' ')}", values[name], *second))
     for name, value in inner.items():
         lines += _section(f"{title}, {name.replace('_', ' ')}", value, chance.get(name))
     return lines
@@ -195,9 +194,9 @@ def draw_curves(
     logarithmic: bool = False,
     shared: bool = False,
 ) -> None:
-    """Draw panels of curves over P whole numbers, ascending from 1 on, as a PNG.
+    """Draw panels of curves over P places, ascending whole numbers from 1 on, as a PNG.
 
-    Places may stand at their logarithms, and all panels share one scale of values.
+    ``shared`` panels have one scale of values.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)

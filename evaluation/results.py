@@ -45,23 +45,36 @@ def results_file(results_dir: Path, utility: str, model_name: str, ending: str =
     return results_dir / f"{utility}_{model_name}.{ending}"
 
 
-def write_results(
+def save_results(
     options: argparse.Namespace,
     metrics: Mapping[str, Any],
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     not_measured: Mapping[str, str] | None = None,
     *,
+    by_image: Mapping[str, np.ndarray] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write an evaluation's results as JSON and return the file.
+    table: str | None = None,
+) -> None:
+    """Write an evaluation's results as JSON and show them as a table.
 
     ``metrics`` are nested scores, None for what is undefined or not measured; ``settings`` what
     they depend on, with the model's ``origin``; ``data`` what was read, see ``inputs.py``;
     ``not_measured`` the metrics whose data is absent, each with the reason; ``extra`` more
-    top-level entries.
+    top-level entries. ``table`` is shown in place of the metrics.
+
+    ``by_image`` is what image metrics are sums of, for a compressed ``.npz`` beside the JSON:
+    ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives and false
+    negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
     """
-    path = results_file(options.results_dir, options.utility, options.model_name)
+    place = options.results_dir, options.utility, options.model_name
+    if by_image is not None:
+        # first: where a crash lets the two files be of different runs, the sums tell
+        arrays: dict[str, Any] = dict(by_image)
+        write_atomically(
+            results_file(*place, "npz"), lambda file: np.savez_compressed(file, **arrays)
+        )
+    path = results_file(*place)
     content = {
         "utility": options.utility,
         "model_name": options.model_name,
@@ -73,29 +86,5 @@ def write_results(
         **(extra or {}),
     }
     write_json(path, content)
-    return path
-
-
-def save_results(
-    options: argparse.Namespace,
-    metrics: Mapping[str, Any],
-    *parts: Any,
-    by_image: Mapping[str, np.ndarray] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Write results (see ``write_results``) and show them as a table.
-
-    ``by_image`` is what image metrics are sums of, for a compressed ``.npz`` beside the JSON:
-    ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives and false
-    negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
-    """
-    if by_image is not None:
-        # first: where a crash lets the two files be of different runs, the sums tell
-        arrays: dict[str, Any] = dict(by_image)
-        write_atomically(
-            results_file(options.results_dir, options.utility, options.model_name, "npz"),
-            lambda file: np.savez_compressed(file, **arrays),
-        )
-    path = write_results(options, metrics, *parts, extra=extra)
-    logger.info("%s", format_metrics(metrics))
+    logger.info("%s", format_metrics(metrics) if table is None else table)
     logger.info("results: %s", path)

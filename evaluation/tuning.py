@@ -27,7 +27,7 @@ from evaluation import inputs
 from evaluation.joint_evaluation import evaluate_images
 from evaluation.metrics_table import BY_PATH
 from evaluation.reports import flatten, format_value
-from evaluation.results import save_results, write_results
+from evaluation.results import save_results
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.model_files import model_exists, remove_model
 from models_src.settings import (
@@ -171,12 +171,15 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     logger.info("%d combinations by falling %s:", len(runs), rank_by)
     headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
     shown = table.drop(columns="failure", errors="ignore").map(format_value)
-    logger.info("%s", shown.rename(columns=headings).to_string(index=False))
-    metrics = {"rank_by": rank_by, "runs": stored}
-    written = write_results(
-        options, metrics, common | {"grid": grid, **seeds}, counts, not_measured
+    save_results(
+        options,
+        {"rank_by": rank_by, "runs": stored},
+        common | {"grid": grid, **seeds},
+        counts,
+        not_measured,
+        table=shown.rename(columns=headings).to_string(index=False),
     )
-    logger.info("results: %s and %s", path, written)
+    logger.info("the same as a table: %s", path)
     if runs[0].value(rank_by) is None:
         logger.info("there is no best: %s is undefined for every combination", rank_by)
     else:

@@ -46,6 +46,8 @@ from models_src.model_types import JOINT, MODEL_TYPES, SUPERVISED, TEXT_ONLY
 from utils.errors import UserError
 from utils.files import write_text
 
+SHOWN_ROWS = 20  # of the table of words, in the terminal
+
 logger = logging.getLogger(__name__)
 
 
@@ -120,7 +122,9 @@ def word_clusters(options: argparse.Namespace) -> None:
     path = options.results_dir / f"word_clusters_{options.model_name}.csv"
     write_text(path, word_rows_as_csv(rows))
     shown = ("word", "count", "cluster", "probability", "concreteness_rating", "category")
-    logger.info("%s", format_rows([{name: row[name] for name in shown} for row in rows[:20]]))
+    logger.info(
+        "%s", format_rows([{name: row[name] for name in shown} for row in rows[:SHOWN_ROWS]])
+    )
     unknown = sum(row["cluster"] is None for row in rows)
     logger.info("%d words, %d of them without a cluster: %s", len(rows), unknown, path)
 

@@ -13,7 +13,6 @@ from evaluation.image_evaluation import (
     ImagePredictions,
     VisualModel,
     caption_bits,
-    image_counts,
     image_metrics,
     predict_images,
     split_gold_boxes,
@@ -127,9 +126,8 @@ def test_a_perfect_model_scores_one_everywhere(test_split):
         boxes=boxes,
         peaks=boxes[:, :2],
     )
-    counts = image_counts(predictions, split, np.arange(class_count))
+    metrics, counts = image_metrics(predictions, split, np.arange(class_count), seed=0)
     assert all(found.shape == (len(split.image_ids), 3) for found in counts.values())
-    metrics = image_metrics(counts, split, seed=0)
     for name in ("class_name_classification", "cluster_classification_co_occurrence",
                  "cluster_classification_iou", "bounding_box", "heatmap"):  # fmt: skip
         assert metrics[name]["f1"] == 1, name
@@ -149,8 +147,7 @@ def test_a_model_that_activates_nothing_scores_zero_or_null(test_split):
         np.zeros((image_count, 4), dtype=bool), none, none,
         np.zeros((0, 4), dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
     )  # fmt: skip
-    counts = image_counts(predictions, test_split, np.zeros(class_count, dtype=int))
-    metrics = image_metrics(counts, test_split, seed=0)
+    metrics, _ = image_metrics(predictions, test_split, np.zeros(class_count, dtype=int), seed=0)
     assert metrics["heatmap"]["precision"] is None
     assert metrics["heatmap"]["recall"] == 0
     # who guesses nothing is compared with chance that guesses nothing, and the published one

@@ -14,7 +14,6 @@ from datasets_src.filtering import load_filtered_split
 from datasets_src.norms import CATEGORY_FILE, CONCRETENESS_FILE, Categories
 from evaluation.cluster_tables import (
     WORD_COLUMNS,
-    class_names_by_cluster,
     cluster_rows,
     format_cluster_rows,
     living_clusters,
@@ -86,9 +85,8 @@ def test_cluster_rows_by_hand():
         np.array([0.2, 0.8, 0.9, 1.0, 0]),
     )
     logits = np.array([[0.5, -1, -9], [0.7, 2, -8], [0.4, 2, -7]], dtype=np.float32)
-    names = class_names_by_cluster(["dog", "cat", "cow"], np.array([1, -1, 1]), 3)
     rows = cluster_rows(
-        predictions, names, logits, ["x.jpg", "y.jpg", "z.jpg"],
+        predictions, [[], ["dog", "cow"], []], logits, ["x.jpg", "y.jpg", "z.jpg"],
         text_threshold=0.85, visual_threshold=0.5, image_count=2,
     )  # fmt: skip
     assert rows[1] == {

@@ -17,7 +17,7 @@ from evaluation.reports import (
     read_history,
     write_history,
 )
-from evaluation.results import write_results
+from evaluation.results import save_results
 
 METRICS = {
     "heatmap": {"precision": 0.5, "true_positives": 3, "recall": None},
@@ -78,11 +78,10 @@ def test_results_refuse_nan_and_leave_nothing(tmp_path):
         results_dir=tmp_path, utility="u", model_name="m", dataset="coco", word_list=None
     )
     with pytest.raises(ValueError, match="JSON"):
-        write_results(options, {"x": float("nan")}, {}, {})
+        save_results(options, {"x": float("nan")}, {}, {})
     assert not list(tmp_path.iterdir())
-    path = write_results(options, {"x": None}, {}, {})
-    assert path.name == "u_m.json"
-    assert json.loads(path.read_text())["metrics"] == {"x": None}
+    save_results(options, {"x": None}, {}, {})
+    assert json.loads((tmp_path / "u_m.json").read_text())["metrics"] == {"x": None}
 
 
 @pytest.fixture
