@@ -13,7 +13,6 @@ from evaluation.comparison import (
     Answers,
     ModelResults,
     as_latex,
-    by_setting,
     comparison_table,
     matching_models,
     read_image_answers,
@@ -88,15 +87,8 @@ def test_seeds_are_averaged_and_the_chance_row_follows():
 
 def test_models_that_differ_in_a_number_are_seeds_of_one_setting():
     names = ["x_0", "x_0_best", "x_1", "x_1_best", "x_best", "y2", "x_0_b"]
-    assert {
-        setting: [model.name for model in members]
-        for setting, members in by_setting([results(name) for name in names]).items()
-    } == {
-        "x": ["x_0", "x_1"],
-        "x_best": ["x_0_best", "x_1_best", "x_best"],
-        "y2": ["y2"],
-        "x_0_b": ["x_0_b"],
-    }
+    settings = [results(name).setting for name in names]
+    assert settings == ["x", "x_best", "x", "x_best", "x_best", "y2", "x_0_b"]
 
 
 def test_patterns_find_each_model_once_in_order(tmp_path):
@@ -108,16 +100,9 @@ def test_patterns_find_each_model_once_in_order(tmp_path):
 
 
 def test_formats_escape_and_align():
-    table = pd.DataFrame(
-        {
-            "metric": ["r, count > 20"] * 2,
-            "setting": ["my_model", "lstm-0.03"],
-            "mean": [-0.5, np.nan],
-            "standard_deviation": [0.25, np.nan],
-            "p_value": [np.nan, 0.03],
-        }
-    )
-    cells = table_cells(table)
+    columns = ["metric", "setting", "mean", "standard_deviation", "p_value"]
+    rows = [["my_model", -0.5, 0.25, np.nan], ["lstm-0.03", np.nan, np.nan, 0.03]]
+    cells = table_cells(pd.DataFrame([["r, count > 20", *row] for row in rows], columns=columns))
     assert cells.to_string().splitlines()[1:] == [
         "r, count > 20         -0.500 ± 0.250         -",
         "  p against my_model               -     0.030",
@@ -138,16 +123,16 @@ def test_one_command_gives_a_markdown_table_of_seeds_control_and_baselines(tmp_p
     write(tmp_path, "text_only", "train_text_only_baseline", f=0.6)
     assert main(compare(tmp_path, "demo_?", "control_?", "text_only")) == 0
     table, *notes = (tmp_path / "compare_models.md").read_text().split("\n\n")
-    assert [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
-    ] == [
-        ["", "demo", "control", "text_only"],
-        [":" + "-" * 24, *("-" * n + ":" for n in (14, 14, 12))],
-        ["words: F-score", "0.600 ± 0.141", "0.400 ± 0.000", "0.600"],
-        ["words: F-score (random)", "0.250 ± 0.000", "0.250 ± 0.000", "0.250"],
-        ["heatmaps f1", "0.300 ± 0.000", "0.300 ± 0.000", "-"],
-        ["heatmaps f1 (random)", "0.200 ± 0.000", "0.200 ± 0.000", "-"],
-    ]
+    assert (
+        table
+        == """\
+|                         |          demo |       control |   text_only |
+|:------------------------|--------------:|--------------:|------------:|
+| words: F-score          | 0.600 ± 0.141 | 0.400 ± 0.000 |       0.600 |
+| words: F-score (random) | 0.250 ± 0.000 | 0.250 ± 0.000 |       0.250 |
+| heatmaps f1             | 0.300 ± 0.000 | 0.300 ± 0.000 |           - |
+| heatmaps f1 (random)    | 0.200 ± 0.000 | 0.200 ± 0.000 |           - |"""
+    )
     assert "demo (demo_0, demo_1); control (control_0, control_1)" in notes[0]
     assert "different values of visual_threshold: 0.1 for demo; 0.5 for control" in notes[1]
 
@@ -201,15 +186,12 @@ def test_one_name_for_two_trainings_or_for_a_model_and_a_baseline_is_refused(tmp
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--utility=text_evaluation --model_name a b", "takes one"),
-        ("--utility=compare_models --model_name=../a", "no name for files"),
-        ("--utility=compare_models --model_name=a*", "no stored results match 'a*'"),
-    ],
+    ("name", "message"), [("../a", "no name for files"), ("a*", "no stored results match 'a*'")]
 )
-def test_names_without_a_model_are_refused(tmp_path, capsys, words, message):
-    fails(capsys, *words.split(), f"--results_dir={tmp_path}", mentions=message)
+def test_names_without_a_model_are_refused(tmp_path, capsys, name, message):
+    fails(capsys, *compare(tmp_path, name), mentions=message)
+    several = ["--utility=text_evaluation", "--model_name", "a", "b", f"--results_dir={tmp_path}"]
+    fails(capsys, *several, mentions="takes one")
 
 
 # significance
@@ -284,12 +266,15 @@ def test_many_clusters_and_few_that_mean_nothing_do_not_differ_significantly(tmp
     assert np.mean(values) > 0.3
 
 
+EVALUATED = ModelResults("m", {}, {"visual_evaluation": {}}, {})
+
+
 def of_images(folder: Path, counts, outcomes) -> dict[str, Answers]:
     arrays = {"image_ids": np.arange(len(counts)), "heatmap": np.array(counts)}
     pairs = np.arange(2 * len(outcomes)).reshape(-1, 2)
     arrays |= {"matching_image_ids": pairs, "sentence_image_matching": np.array(outcomes)}
     np.savez(folder / "visual_evaluation_m.npz", **arrays)
-    return read_image_answers(folder, ModelResults("m", {}, {"visual_evaluation": {}}, {}))
+    return read_image_answers(folder, EVALUATED)
 
 
 def test_images_and_pairs_score_as_drawn(tmp_path):
@@ -311,12 +296,12 @@ def test_significance_over_images_is_paired(tmp_path):
 
 
 def test_damaged_results_by_image_are_refused(tmp_path):
-    assert read_image_answers(tmp_path, ModelResults("m", {}, {"visual_evaluation": {}}, {})) == {}
+    assert read_image_answers(tmp_path, EVALUATED) == {}
     of_images(tmp_path, [[1, 0, 0]], [])
     path = tmp_path / "visual_evaluation_m.npz"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"visual_evaluation_m\.npz: .* run --utility visual"):
-        read_image_answers(tmp_path, ModelResults("m", {}, {"visual_evaluation": {}}, {}))
+        read_image_answers(tmp_path, EVALUATED)
     with pytest.raises(UserError, match="visual_evaluation_m"):
         of_images(tmp_path, [[1, 0]] * 3, [[1, 1]])
 
@@ -327,16 +312,15 @@ def test_damaged_results_by_image_are_refused(tmp_path):
 def test_command_compares_trained_models(places, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(comparison, "DRAWS", 20)
     for name in ("lstm", "generative"):
-        assert main([*places, "--utility=text_evaluation", f"--model_name={name}"]) == 0
-        assert main([*places, "--utility=word_clusters", f"--model_name={name}"]) == 0
-        evaluate = ["--utility=visual_evaluation", "--workers=0", f"--model_name={name}"]
-        assert main([*places, *evaluate]) == 0
-    models = [f"--models_dir={tmp_path / 'models'}"]
-    assert main([*places, *models, "--utility=train_text_only_baseline"]) == 0
-    of_words = ["--utility=word_clusters", "--model_type=text_only"]
-    assert main([*places, *models, *of_words]) == 0
-    supervised = ["--utility=train_concreteness_supervised_model", "--conc_use_suffix"]
-    assert main([*places, *models, *supervised]) == 0
+        for utility in ("text_evaluation", "word_clusters", "visual_evaluation"):
+            assert main([*places, f"--utility={utility}", f"--model_name={name}"]) == 0
+    for words in (
+        ["train_text_only_baseline"],
+        ["word_clusters", "--model_type=text_only"],
+        ["train_concreteness_supervised_model", "--conc_use_suffix"],
+    ):
+        models = f"--models_dir={tmp_path / 'models'}"
+        assert main([*places, models, "--utility", *words]) == 0
     call = compare(tmp_path, "lstm", "gen*", "text_only", "supervised_concreteness")
     assert main(call) == 0
     rows = rows_of(tmp_path)

@@ -15,40 +15,44 @@ from datasets_src.norms import (
 from tests.test_coco import refusal_of
 
 HEADER = "Word\tBigram\tConc.M\tConc.SD\tTotal\n"
+NORMS = {
+    CATEGORY_FILE: "animal: {dog: 1, cup: 2}",
+    CONCRETENESS_FILE: HEADER + "dog\t0\t4.8\t1\t2\n",
+    ASSOCIATION_FILE: "R1\tdog\tcup\t3\n",
+}
 
 
 @pytest.fixture
 def written(tmp_path):
     """A function that writes a text to a file and returns its path."""
 
-    def write(text, name="file.txt"):
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
-        return path
+    def write(text):
+        (tmp_path / "file.txt").write_bytes(text.encode())
+        return tmp_path / "file.txt"
 
     return write
 
 
-def test_fingerprint_notices_every_change_of_the_norms(tmp_path):
-    changes = {
-        CATEGORY_FILE: ("a: {dog: 1, cup: 2}", "a: {dog: 1}\nb: {cup: 2}"),
-        CONCRETENESS_FILE: (HEADER + "dog\t0\t4.8\t1\t2\n", HEADER + "dog\t0\t4.7\t1\t2\n"),
-        ASSOCIATION_FILE: ("r1\tdog\tcup\t3\n", "r1\tdog\tcup\t4\n"),
-    }
-    for name, (content, _) in changes.items():
-        (tmp_path / name).write_text(content)
-    whole = load_norms(tmp_path).fingerprint()
-    assert load_norms(tmp_path).fingerprint() == whole
-    (tmp_path / "words.txt").write_text("dog\n")
-    assert load_norms(tmp_path, tmp_path / "words.txt").fingerprint() == whole
-    found = {whole}
-    for name, (content, other) in changes.items():
-        (tmp_path / name).write_text(other)
-        found.add(load_norms(tmp_path).fingerprint())
-        (tmp_path / name).unlink()
-        found.add(load_norms(tmp_path).fingerprint())
-        (tmp_path / name).write_text(content)
-    assert len(found) == 1 + 2 * len(changes)
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in NORMS.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_fingerprint_notices_every_change_of_the_norms(folder):
+    whole = load_norms(folder).fingerprint()
+    (folder / "words.txt").write_text("dog\n")
+    assert load_norms(folder, folder / "words.txt").fingerprint() == whole
+    found = [whole]
+    for name, text in NORMS.items():
+        (folder / name).write_text(text.replace("dog", "owl"))
+        found.append(load_norms(folder).fingerprint())
+        (folder / name).unlink()
+        found.append(load_norms(folder).fingerprint())
+        (folder / name).write_text(text)
+        assert load_norms(folder).fingerprint() == whole
+    assert len(set(found)) == 1 + 2 * len(NORMS)
 
 
 @pytest.mark.parametrize(
@@ -82,72 +86,17 @@ def test_repeated_categories_and_words_lose_nothing_and_are_counted(written, cap
     assert "stand twice: 3, the first a" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "no categories"),
-        ("[a, b]", "no categories"),
-        ("a: {w: 1}\nb: {w: 1", "line 2"),
-        ("a: {w: 1}\nb: [v, u]", "line 2: b holds no words"),
-        ("a: {w: 1}\nb:", "line 2: b holds no words"),
-        ("a:\n  w: 1\n  v: often", "line 3: the typicality of v"),
-        ("a: {w: nan}", "typicality of w"),
-        ("a: {w: [1]}", "typicality of w"),
-        ("a: {w: 1}\nb: {[w]: 1}", ""),
-        ("a: {w: \x01}", ""),
-        ("[" * 20_000, ""),
-        ('a: {"x\\ny": z}', "typicality of x y"),
-    ],
-)
-def test_malformed_category_file_is_refused_by_name(written, text, said):
-    path = written(text)
-    message = refusal_of(load_categories, path)
-    assert str(path) in message
-    assert said in message
-
-
 def test_concreteness_columns_are_found_by_their_name(written):
     path = written("x\tConc.M\tWord\tBigram\nq\t4.5\tdog\t0\nq\t1.25\tidea\t0\n")
     assert load_concreteness(path) == {"dog": 4.5, "idea": 1.25}
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_concreteness_leaves_out_bigrams_and_takes_the_first_of_a_repeated_word(tmp_path, end):
-    rows = [
-        HEADER.strip(),
-        "Dog\t0\t4.9\t0.1\t30",
-        "dog\t0\t1.0\t0.1\t30",
-        "zip file\t1\t4.1\t0.1\t30",
-        "cat\t1\t3.0\t0.1\t30",
-        "cat\t0\t4.0\t0.1\t30",
-        " tree \t0\t5\t0.1\t30",
-        "",
-        "   ",
-        "No\t0\t2.5\t0.1\t30",
-    ]
-    (tmp_path / "ratings.txt").write_bytes(end.join(rows).encode())
-    ratings = load_concreteness(tmp_path / "ratings.txt")
-    assert ratings == {"dog": 4.9, "cat": 4.0, "tree": 5.0, "no": 2.5}
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "no rating"),
-        ("dog\t0\t4.9\n", "line 1"),
-        ("Word\tBigram\tConc\ndog\t0\t4.9", "line 1"),
-        ("Word,Bigram,Conc.M\ndog,0,4.9", "line 1"),
-        (HEADER + "dog\t0\t4.9\t1\t1\ncat\t0", "line 3"),
-        (HEADER + "dog\t0\tmuch\t1\t1", "line 2"),
-        (HEADER + "dog\t0\tnan\t1\t1", "line 2"),
-        (HEADER + "\n\ndog\n", "line 4"),
-    ],
-)
-def test_malformed_concreteness_file_names_file_and_line(written, text, said):
-    path = written(text)
-    message = refusal_of(load_concreteness, path)
-    assert str(path) in message
-    assert said in message
+def test_concreteness_leaves_out_bigrams_and_takes_the_first_of_a_repeated_word(written, end):
+    rows = ["Dog\t0\t4.9", "dog\t0\t1.0", "zip file\t1\t4.1", "cat\t1\t3.0", "cat\t0\t4.0"]
+    rows += [" tree \t0\t5", "", "   ", "No\t0\t2.5"]
+    path = written(end.join(["Word\tBigram\tConc.M", *rows]))
+    assert load_concreteness(path) == {"dog": 4.9, "cat": 4.0, "tree": 5.0, "no": 2.5}
 
 
 def test_association_counts_of_both_orders_and_all_relations_are_added_up(written):
@@ -160,37 +109,51 @@ def test_association_counts_of_both_orders_and_all_relations_are_added_up(writte
     assert (pairs.shape, strengths.shape) == ((0, 2), (0,))
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("R1\tdog\tcat\t3\nR1\tdog\tcat\n", 2),
-        ("R1,dog,cat,3\n", 1),
-        ("R1\tdog\tcat\tmany\n", 1),
-        ("R1\tdog\tcat\t3\n\nR1\tx\ty\tnan\n", 3),
-        ("R1\tdog\tcat\t3\t4\n", 1),
-        ("R1\tdog\tcat\t-3\n", 1),
-    ],
-)
-def test_malformed_association_file_names_file_and_line(written, text, line):
-    path = written(text)
-    message = refusal_of(load_associations, path, ["dog", "cat"])
-    assert str(path) in message
-    assert f"line {line}" in message
-
-
 def test_word_list_is_one_lower_case_word_a_line(written):
     assert load_word_list(written("\ufeffDog\n\n cat \nDOG\r\nno")) == {"dog", "cat", "no"}
 
 
-@pytest.mark.parametrize("text", ["", "\n \n"])
-def test_word_list_without_words_is_refused(written, text):
-    path = written(text)
-    assert str(path) in refusal_of(load_word_list, path)
+def associations(path):
+    return load_associations(path, ["dog", "cat"])
 
 
 @pytest.mark.parametrize(
-    "load", [load_categories, load_concreteness, load_word_list, lambda p: load_associations(p, [])]
+    ("load", "text", "said"),
+    [
+        (load_categories, "", "no categories"),
+        (load_categories, "[a, b]", "no categories"),
+        (load_categories, "a: {w: 1}\nb: {w: 1", "line 2"),
+        (load_categories, "a: {w: 1}\nb: [v, u]", "line 2: b holds no words"),
+        (load_categories, "a:\n  w: 1\n  v: often", "line 3: the typicality of v"),
+        (load_categories, "a: {w: nan}", "typicality of w"),
+        (load_categories, "a: {w: [1]}", "typicality of w"),
+        (load_categories, "a: {w: 1}\nb: {[w]: 1}", ""),
+        (load_categories, "a: {w: \x01}", ""),
+        (load_categories, "[" * 20_000, ""),
+        (load_categories, 'a: {"x\\ny": z}', "typicality of x y"),
+        (load_concreteness, "", "no rating"),
+        (load_concreteness, "dog\t0\t4.9\n", "line 1"),
+        (load_concreteness, "Word,Bigram,Conc.M\ndog,0,4.9", "line 1"),
+        (load_concreteness, HEADER + "dog\t0\t4.9\t1\t1\ncat\t0", "line 3"),
+        (load_concreteness, HEADER + "dog\t0\tmuch\t1\t1", "line 2"),
+        (load_concreteness, HEADER + "\n\ndog\t0\tnan\t1\t1", "line 4"),
+        (associations, "R1\tdog\tcat\t3\nR1\tdog\tcat\n", "line 2"),
+        (associations, "R1,dog,cat,3\n", "line 1"),
+        (associations, "R1\tdog\tcat\tmany\n", "line 1"),
+        (associations, "R1\tdog\tcat\t3\n\nR1\tx\ty\tnan\n", "line 3"),
+        (associations, "R1\tdog\tcat\t3\t4\n", "line 1"),
+        (associations, "R1\tdog\tcat\t-3\n", "line 1"),
+        (load_word_list, "\n \n", "no word"),
+    ],
 )
+def test_malformed_file_is_refused_by_name_and_line(written, load, text, said):
+    path = written(text)
+    message = refusal_of(load, path)
+    assert str(path) in message
+    assert said in message
+
+
+@pytest.mark.parametrize("load", [load_categories, load_concreteness, load_word_list, associations])
 def test_missing_file_folder_and_wrong_encoding_are_refused_by_name(tmp_path, load):
     latin = tmp_path / "latin.txt"
     latin.write_bytes("Straße".encode("latin-1"))
@@ -198,36 +161,27 @@ def test_missing_file_folder_and_wrong_encoding_are_refused_by_name(tmp_path, lo
         assert str(path) in refusal_of(load, path)
 
 
-ALL_NORMS = {
-    CATEGORY_FILE: "animal: {dog: 1}",
-    CONCRETENESS_FILE: HEADER + "dog\t0\t4.9\t1\t1",
-    ASSOCIATION_FILE: "R1\tdog\tcat\t1",
-}
-
-
 @pytest.mark.parametrize(
     ("removed", "absent"),
     [
-        ([], {}),
-        ([CONCRETENESS_FILE], {"concreteness": CONCRETENESS_FILE}),
-        ([ASSOCIATION_FILE], {"word_association": ASSOCIATION_FILE}),
+        (None, set()),
+        (CONCRETENESS_FILE, {"concreteness"}),
+        (ASSOCIATION_FILE, {"word_association"}),
         # associations are measured between the words of the category file
-        ([CATEGORY_FILE], {"categorization": CATEGORY_FILE, "word_association": CATEGORY_FILE}),
+        (CATEGORY_FILE, {"categorization", "word_association"}),
     ],
 )
-def test_absent_norms_are_none_and_reported(tmp_path, caplog, removed, absent):
-    for name, text in ALL_NORMS.items():
-        if name not in removed:
-            (tmp_path / name).write_text(text, encoding="utf-8")
+def test_absent_norms_are_none_and_reported(folder, caplog, removed, absent):
+    if removed:
+        (folder / removed).unlink()
     with caplog.at_level(logging.INFO):
-        norms = load_norms(tmp_path)
-    assert norms.absent.keys() == absent.keys()
+        norms = load_norms(folder)
+    assert norms.absent.keys() == absent
     assert (norms.categories is None) == ("categorization" in absent)
     assert (norms.concreteness is None) == ("concreteness" in absent)
     assert (norms.association_file is None) == ("word_association" in absent)
-    assert norms.word_list is None
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == len(absent)
-    for metric, name in absent.items():
-        assert name in norms.absent[metric]
-        assert any(metric in m and name in m and str(tmp_path) in m for m in messages)
+    for metric in absent:
+        assert removed in norms.absent[metric]
+        assert any(metric in m and removed in m and str(folder) in m for m in messages)
