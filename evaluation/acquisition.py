@@ -40,10 +40,9 @@ def development_values(
     """Return what a text encoder, its p(c|w) up to date, knows.
 
     - ``model``: every word metric (see ``word_metrics``) under the name "".
-    - ``category``: ``f1`` and ``word_count`` of each category of the known evaluated words (see
-      ``category_scores``).
-    - ``word``: of each watched word of the vocabulary the ``probability`` of its most probable
-      cluster, which is its concreteness, and that ``cluster``, None for one not known yet.
+    - ``category``: the ``category_scores`` of the known evaluated words.
+    - ``word``: of each watched word its most probable ``cluster``, None for one not known yet, and
+      that cluster's ``probability``, which is the word's concreteness.
     """
     predictions = predict_words(text, vocabulary)
     values: Values = {
@@ -83,8 +82,10 @@ def write_development(path: Path, moments: Sequence[Moment]) -> None:
 def draw_development(folder: Path, moments: Sequence[Moment], title: str) -> None:
     """Draw the metrics, the categories' F1 and the watched words' probabilities over steps.
 
-    A plot without anything to show is not there afterwards, whatever stood there.
+    A plot, or the table, without anything to show is not there afterwards, whatever stood there.
     """
+    if not moments:
+        (folder / TABLE).unlink(missing_ok=True)
     clusters = _series(moments, "word", "cluster")
     panels = {
         "model": metric_panels([moment.values["model"][""] for moment in moments]),
@@ -134,9 +135,3 @@ def _changes(values: Sequence[float | None]) -> list[str]:
         "" if value is None or value == earlier else f"{value:g}"
         for earlier, value in zip(before, values, strict=True)
     ]
-
-
-def remove_development(folder: Path) -> None:
-    """Remove the table and the plots, as far as they exist."""
-    for file in (TABLE, *PLOTS.values()):
-        (folder / file).unlink(missing_ok=True)

@@ -9,16 +9,11 @@ import numpy as np
 def cluster_counts(
     clusters: np.ndarray, probabilities: np.ndarray, threshold: float
 ) -> dict[str, int]:
-    """Count the active words and their clusters.
+    """Count the active words of the training captions and their clusters.
 
-    A word is active when the probability of its most probable cluster is at least ``threshold``,
-    but never with probability 0: the model does not know such a word.
-
-    Args:
-        clusters: (W,) integers, the most probable cluster of each distinct training token.
-        probabilities: (W,) in 0..1, the probability of that cluster given the word.
-        threshold: The text encoder's. It is compared in the type of ``probabilities``, so that a
-            float32 0.08 reaches the threshold 0.08.
+    ``clusters`` (W,) are the most probable ones of the words, ``probabilities`` (W,) theirs. A word
+    is active from the text encoder's ``threshold`` on, which is compared in the type of the
+    probabilities (a float32 0.08 reaches 0.08), but never with 0: the model does not know it.
 
     Source: Berger et al. 2022.
     """

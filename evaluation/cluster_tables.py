@@ -29,9 +29,9 @@ WORD_COLUMNS = (
 
 
 def top_clusters(posteriors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``count`` most probable clusters of each word, ties: the lowest index first.
+    """Return each word's ``count`` most probable clusters, ties: the lowest index first.
 
-    Given (W, C) p(c|w), (W, K) int64 clusters, -1 where the probability is 0, and (W, K) float64
+    Given (W, C) p(c|w), (W, K) int64 clusters, -1 where the probability is 0, and (W, K)
     probabilities; K is the smaller of ``count`` and C.
     """
     order = np.argsort(-posteriors, axis=1, kind="stable")[:, :count]  # (W, K)
@@ -49,9 +49,8 @@ def word_rows(
 ) -> list[dict[str, Any]]:
     """Return one row of ``WORD_COLUMNS`` for each word; None where there is no value.
 
-    ``counts`` (W,) are occurrences in the training captions; ``clusters`` (W, K) fit each word
-    best, the best first, negative for none, ``probabilities`` (W, K) are their p(c|w), and
-    ``concreteness`` (W,) is the model's own, in 0..1.
+    ``clusters`` (W, K) fit each word best, the best first, negative for none, ``probabilities``
+    (W, K) are their p(c|w), and ``concreteness`` (W,) is the model's own, in 0..1.
     """
     ratings = norms.concreteness or {}
     categories = {} if norms.categories is None else norms.categories.by_word()
@@ -73,14 +72,8 @@ def word_rows(
 
 def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of words as CSV: eight significant digits, empty cells for None."""
-
-    def written(value: Any) -> str:
-        if value is None:
-            return ""
-        return f"{value:.8g}" if isinstance(value, float) else str(value)
-
-    table = pd.DataFrame(rows, columns=WORD_COLUMNS, dtype=object)
-    return str(table.map(written).to_csv(index=False))
+    table = pd.DataFrame(rows, columns=WORD_COLUMNS, dtype=object).convert_dtypes()
+    return str(table.to_csv(index=False, float_format="%.8g"))
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -91,10 +84,10 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 def words_by_cluster(
     clusters: np.ndarray, probabilities: np.ndarray, considered: np.ndarray, cluster_num: int
 ) -> list[np.ndarray]:
-    """Return for each cluster the positions of the words it is the most probable cluster of.
+    """Return for each of C clusters the positions of the words it is the most probable cluster of.
 
-    C arrays, the highest probability first (ties: the word that stands first). Given are (W,) the
-    most probable cluster of each word, its probability, and whether the word is considered.
+    The highest probability comes first (ties: the word that stands first). Given are (W,) the most
+    probable cluster of each word, its probability, and whether the word is considered.
     """
     order = np.argsort(-probabilities, kind="stable")  # (W,)
     order = order[considered[order]]
@@ -120,14 +113,13 @@ def cluster_rows(
     visual_threshold: float,
     image_count: int,
 ) -> list[dict[str, Any]]:
-    """Describe each cluster by its words, its class names, and the images that fit it best.
+    """Describe each of C clusters by its words, its class names, and the images that fit it best.
 
-    ``logits`` (N, C) are of the test images, which are ``files``. Returns C dicts: ``word_count``
-    words whose most probable cluster it is, ``activating_word_count`` of them that reach the
-    threshold, ``token_count`` their occurrences in the training captions, ``top_words`` (with at
-    least ``MIN_WORD_COUNT`` occurrences, by falling probability), ``class_names``,
-    ``test_image_count`` images that activate it, and ``image_count`` ``example_images`` of the
-    highest logits (ties: the first), activating or not.
+    ``logits`` (N, C) are of the test images, which are ``files``. ``word_count`` are the words
+    whose most probable cluster it is, ``activating_word_count`` those of them that reach the
+    threshold, ``token_count`` their occurrences, ``top_words`` those of at least
+    ``MIN_WORD_COUNT`` occurrences, by falling probability. ``example_images`` have the highest
+    logits (ties: the first), activating or not; ``test_image_count`` images activate it.
     """
     words, counts = predictions.words, predictions.counts
     clusters, probabilities = predictions.clusters, predictions.probabilities
@@ -171,24 +163,20 @@ def living_clusters(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def format_cluster_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return descriptions of clusters as a readable table."""
-    return format_rows(
-        [
+    shown = []
+    for row in rows:
+        names = ", ".join(row["class_names"]) or "-"
+        words = [f"{top['word']} {top['probability']:.3f}" for top in row["top_words"]]
+        best = Path(row["example_images"][0]["image"]).name if row["test_image_count"] else "-"
+        shown.append(
             {
                 "cluster": row["cluster"],
                 "words": row["word_count"],
                 "tokens": row["token_count"],
                 "images": row["test_image_count"],
-                "class names": textwrap.shorten(
-                    ", ".join(row["class_names"]) or "-", CELL_WIDTH, placeholder="…"
-                ),
-                "top words": ", ".join(
-                    f"{top['word']} {top['probability']:.3f}"
-                    for top in row["top_words"][:SHOWN_WORDS]
-                ),
-                "best image": Path(row["example_images"][0]["image"]).name
-                if row["test_image_count"]
-                else "-",
+                "class names": textwrap.shorten(names, CELL_WIDTH, placeholder="…"),
+                "top words": ", ".join(words[:SHOWN_WORDS]),
+                "best image": best,
             }
-            for row in rows
-        ]
-    )
+        )
+    return format_rows(shown)

@@ -159,10 +159,10 @@ def read_results(results_dir: Path, name: str) -> ModelResults:
 
 def by_setting(models: Sequence[ModelResults]) -> dict[str, list[ModelResults]]:
     """Group models by setting, in order of first appearance."""
-    groups: dict[str, list[ModelResults]] = {}
-    for model in models:
-        groups.setdefault(model.setting, []).append(model)
-    return groups
+    return {
+        setting: [model for model in models if model.setting == setting]
+        for setting in dict.fromkeys(model.setting for model in models)
+    }
 
 
 def require_comparable(models: Sequence[ModelResults]) -> None:
@@ -227,12 +227,9 @@ def mean_over_seeds(figures: pd.DataFrame) -> pd.DataFrame:
     happen to be defined would be another quantity.
     """
     groups = figures.astype({"value": float}).groupby(["metric", "setting"], sort=False)["value"]
-    statistics = {
-        "mean": groups.mean(skipna=False),
-        "standard_deviation": groups.std(skipna=False),
-        "seeds": groups.size(),
-    }
-    return pd.DataFrame(statistics).reset_index()
+    mean, deviation = groups.mean(skipna=False), groups.std(skipna=False)
+    table = pd.DataFrame({"mean": mean, "standard_deviation": deviation, "seeds": groups.size()})
+    return table.reset_index()
 
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -262,13 +259,9 @@ def as_markdown(cells: pd.DataFrame) -> str:
 def as_latex(cells: pd.DataFrame) -> str:
     """Return cells as a LaTeX tabular in the style of booktabs."""
     latex: str = cells.to_latex(escape=True, column_format="l" + "r" * len(cells.columns))
-    for pattern, signed in (
-        (" ± ", r" $\\pm$ "),
-        (">", "$>$"),
-        (r"(?<=& )-(?=\d)", "$-$"),  # a minus; names keep their hyphens
-        (r"^  p against", r"\\quad p against"),
-    ):
-        latex = re.sub(pattern, signed, latex, flags=re.MULTILINE)
+    latex = latex.replace(" ± ", r" $\pm$ ").replace(">", "$>$")
+    latex = re.sub(r"(?<=& )-(?=\d)", "$-$", latex)  # a minus; names keep their hyphens
+    latex = latex.replace("\n  p against", "\n\\quad p against")
     return "% needs \\usepackage{booktabs}\n" + latex
 
 
@@ -359,7 +352,8 @@ def all_p_values(
     it may be of another training of that name, or of other words. Models without are logged.
     """
     found: dict[tuple[str, str], float] = {}
-    if len(by_setting(models)) < 2:
+    settings = by_setting(models)
+    if len(settings) < 2:
         return found
     answers = {
         model.name: read_word_answers(results_dir / f"word_clusters_{model.name}.csv")
@@ -391,7 +385,7 @@ def all_p_values(
             )  # fmt: skip
         groups = {
             setting: [usable[member.name] for member in members]
-            for setting, members in by_setting(models).items()
+            for setting, members in settings.items()
             if all(member.name in usable for member in members)
         }
         if models[0].setting not in groups or len(groups) < 2:
@@ -409,29 +403,25 @@ def significance(groups: Sequence[Sequence[Answers]], seed: int, draws: int) -> 
     Each draw takes a random half of the units, the same for all models, and a setting's score is
     the mean over its seeds. Halves of n units, drawn without replacement, vary around the whole as
     samples of n vary around the population (subsampling, Politis, Romano and Wolf 1999, with n/2
-    of n). Drawing with replacement would not do: a word that is drawn twice shares category and
-    cluster with itself, which raises the agreement of both, the more so the more clusters there
-    are. It says nothing of other data, nor of the choice of seeds.
+    of n). A word that is drawn twice would share category and cluster with itself and so raise the
+    agreement of both. It says nothing of other data, nor of the choice of seeds.
 
     ``groups`` hold S settings' answers of each seed, all about the same units. Returns (S, P)
     two-sided p-values: the share of D ``draws`` whose difference is at least as far from their
     mean as the whole's is from 0, where the whole counts as one more draw. NaN where the
     difference is undefined, or in all draws.
     """
-
-    def differences(drawn: np.ndarray) -> np.ndarray:
-        means = np.array(
-            [np.mean([one.scores(drawn) for one in seeds], axis=0) for seeds in groups]
-        )
-        return np.asarray(means[0] - means)  # (S, P)
-
     count = len(groups[0][0].units)
     rng = np.random.default_rng(seed)
-    whole = differences(np.arange(count))
-    halves = (rng.permutation(count)[: count // 2] for _ in range(draws))
-    of_draws = np.array(
-        [differences(half) for half in with_bar(halves, "drawing halves", "draw", draws)]
-    )  # (D, S, P)
+    drawn = [np.arange(count), *(rng.permutation(count)[: count // 2] for _ in range(draws))]
+    scores = np.array(
+        [
+            [np.mean([one.scores(units) for one in seeds], axis=0) for seeds in groups]
+            for units in with_bar(drawn, "drawing halves", "draw")
+        ]
+    )  # (1 + D, S, P)
+    differences = scores[:, :1] - scores
+    whole, of_draws = differences[0], differences[1:]
     defined = (~np.isnan(of_draws + whole)).sum(axis=0)  # (S, P)
     mean = np.nansum(of_draws, axis=0) / np.maximum(defined, 1)
     away = np.abs(of_draws - mean) >= np.abs(whole) - 1e-12  # rounding; never for NaN

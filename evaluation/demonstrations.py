@@ -177,14 +177,9 @@ def draw_figure(
 ) -> Figure:
     """Draw an image with its gold boxes and, beside it, once more for each activated cluster.
 
-    Args:
-        kind: ``heatmap`` or ``bbox``.
-        pixels: (height, width, 3) uint8.
-        labels: A clusters, the strongest first.
-        cells: (A, h, w) their class activation maps.
-        boxes: (A, 4), on MAP_SIZE, see ``boxes_and_peaks``.
-        peaks: (A, 2), likewise.
-        gold: Sorted by class name.
+    ``kind`` is ``heatmap`` or ``bbox``. ``pixels`` are (height, width, 3) uint8. ``labels`` name A
+    clusters, the strongest first, ``cells`` (A, h, w) are their class activation maps, ``boxes``
+    (A, 4) and ``peaks`` (A, 2) where these look. Gold objects stand sorted by class name.
     """
     shown = min(len(labels), MAX_CLUSTERS)
     titles = ["image" if len(labels) else "image (activates no cluster)"]

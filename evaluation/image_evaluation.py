@@ -77,10 +77,7 @@ def pixel_batches(
     left_out: list[int] | None = None,
     out_of: int | None = None,
 ) -> Iterator[Tensor]:
-    """Yield images (N,) as the CNN takes them, (B, 3, S, S), on the model's device.
-
-    ``left_out`` and ``out_of`` are those of ``load_images``.
-    """
+    """Yield images (N,) as the CNN takes them, (B, 3, S, S); see ``load_images`` for the rest."""
     size = model.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     loading = load_images(source.images(model.image_size), batches, model.workers, left_out, out_of)
@@ -136,10 +133,10 @@ def activations_by_image(
 
 
 def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, Split]:
-    """Predict the bits of all images of a split, and a box and a peak per activated cluster.
+    """Predict the bits of a split's images, and a box and a peak per activated cluster.
 
-    The predictions are of the split returned, without missing and unreadable images. Where several
-    processes run together, each takes a share of the batches, and all get the same.
+    The split returned has no missing and unreadable images. Where several processes run together,
+    each takes a share of the batches, and all get the same.
     """
     count, size = len(split.image_ids), model.batch_size
     own = own_span(-(-count // size))  # whole batches, as one process has them

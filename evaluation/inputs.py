@@ -83,9 +83,9 @@ def test_split(options: argparse.Namespace) -> tuple[Split, bool]:
 
 
 def _with_cache(split: Split, options: argparse.Namespace) -> Split:
-    if options.image_cache is None:
-        return split
-    return replace(split, cache=ImageCache(options.image_cache, f"{options.dataset}_{split.name}"))
+    folder = options.image_cache
+    cache = None if folder is None else ImageCache(folder, f"{options.dataset}_{split.name}")
+    return replace(split, cache=cache)
 
 
 def single_word_classes(split: Split) -> list[str]:
@@ -110,7 +110,7 @@ def unmeasured_on_images(split: Split, datasets_dir: Path) -> dict[str, str]:
 
 
 def training_data(pairs: TrainingPairs, norms: Norms | None = None) -> dict[str, Any]:
-    """Return what results say of the training captions, and of the norms where they were read."""
+    """Return the data section of training captions, and of the norms where they were read."""
     return {
         "train_images": len(pairs.split.image_ids),
         "train_captions": len(pairs),
@@ -121,12 +121,12 @@ def training_data(pairs: TrainingPairs, norms: Norms | None = None) -> dict[str,
 
 def words_data(captions: str | None, norms: Norms | None) -> dict[str, Any]:
     """Return the fingerprints of training captions and of norms, as far as they were read."""
-    data = {"train_fingerprint": captions}
-    return data if norms is None else data | {"norms_fingerprint": norms.fingerprint()}
+    norms_data = {} if norms is None else {"norms_fingerprint": norms.fingerprint()}
+    return {"train_fingerprint": captions, **norms_data}
 
 
 def image_data(asked: Split, used: Split, filtered: bool) -> dict[str, Any]:
-    """Return what results say of the test images: how many were used, and which could not be."""
+    """Return the data section of test images: those asked for, and those that could be used."""
     data = {
         "test_images": len(used.image_ids),
         "test_fingerprint": asked.fingerprint(),
@@ -155,7 +155,7 @@ def load_text_half(options: argparse.Namespace) -> tuple[TextEncoder, dict[str, 
         options.models_dir, options.model_name, choose_device(options.device)
     )
     given = {k: v for k, v in options.given.items() if k == "text_threshold"}
-    return encoder, {**settings.as_dict(), **given, "origin": vars(origin)}
+    return encoder, settings.as_dict() | given | {"origin": vars(origin)}
 
 
 def load_visual_half(options: argparse.Namespace) -> tuple[VisualModel, dict[str, Any]]:
@@ -163,7 +163,7 @@ def load_visual_half(options: argparse.Namespace) -> tuple[VisualModel, dict[str
     device = choose_device(options.device)
     encoder, settings, origin = load_visual_model(options.models_dir, options.model_name, device)
     given = {k: v for k, v in options.given.items() if k in ("visual_threshold", "batch_size")}
-    used = {**settings.as_dict(), **given, "origin": vars(origin)}
+    used = settings.as_dict() | given | {"origin": vars(origin)}
     workers = options.workers
     if "workers" not in options.given and device == "cpu":
         workers = spare_workers(workers)
@@ -214,10 +214,10 @@ def warn_of_other_captions(
 
 def word_list_settings(options: argparse.Namespace) -> dict[str, str]:
     """Return the word list that restricts an evaluation, where there is one."""
-    words = options.word_list
-    if words is None:
-        return {}
-    return {"word_list": str(words), "word_list_sha256": sha256_of_file(words)}
+    path = options.word_list
+    return (
+        {} if path is None else {"word_list": str(path), "word_list_sha256": sha256_of_file(path)}
+    )
 
 
 def chance_seed(options: argparse.Namespace, settings: Mapping[str, Any]) -> int:

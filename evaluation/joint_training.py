@@ -14,7 +14,6 @@ from evaluation.acquisition import (
     TABLE,
     development_values,
     draw_development,
-    remove_development,
     write_development,
 )
 from evaluation.image_evaluation import VisualModel
@@ -131,10 +130,7 @@ def _train_one(options: argparse.Namespace) -> bool:
     def report(history: Sequence[Mapping[str, float | None]]) -> None:
         write_history(folder / "evaluation_by_epoch.csv", history)
         draw_learning_curves(folder / "learning_curves.png", history, options.model_name)
-        if moments:
-            draw_development(folder, moments, options.model_name)
-        else:
-            remove_development(folder)  # of an earlier training of this name
+        draw_development(folder, moments, options.model_name)  # or remove an earlier training's
         values = {name: history[-1].get(key) for name, key in EPOCH_LINE.items()}
         shown = [f"{name} {format_value(x)}" for name, x in values.items() if x is not None]
         logger.info("epoch %d: %s", len(history), ", ".join(shown))

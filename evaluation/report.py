@@ -119,16 +119,13 @@ def report(options: argparse.Namespace) -> None:
     for section in (_curves, _clusters, _heat_map, _concreteness, _localization, _words):
         page |= section(subject)
     page["absent"] = {name: value for name, value in page.items() if isinstance(value, _Absent)}
-    environment = Environment(
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": two_decimals, "word": format_word}
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    templates.filters |= {"number": two_decimals, "word": format_word}
     path = options.results_dir / f"report_{options.model_name}.html"
-    write_text(path, environment.get_template("report.html").render(page))
+    write_text(path, templates.get_template("report.html").render(page))
     logger.info("report (%.1f MB): %s", path.stat().st_size / 1e6, path)
 
 
@@ -173,13 +170,8 @@ def _stored_others(subject: _Subject) -> Others:
     same seed, then the first by name.
     """
     settings = subject.model.recorded_settings
-    own = data_identity(
-        {
-            "settings": inputs.word_list_settings(subject.options),
-            "data": subject.data,
-            "metrics": subject.metrics,
-        }
-    )
+    word_list = inputs.word_list_settings(subject.options)
+    own = data_identity({"metrics": subject.metrics, "settings": word_list, "data": subject.data})
     controls: dict[tuple[bool, str], dict[str, Any]] = {}  # first key: whether the seed is another
     baselines: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
@@ -237,10 +229,9 @@ def question_tables(metrics: Mapping[str, Any], others: Others) -> dict[str, lis
         section, (group, _, leaf) = path.partition(".")[0], path.rpartition(".")
         if section.endswith("_chance") or "_by_min_count" in path or value is None:
             continue
-        title = group.replace("_", " ").replace(".", ", ")
+        title, label = group.replace("_", " ").replace(".", ", "), leaf.replace("_", " ")
         of_question = tables[question_of.get(section, "More")]
         table = of_question.setdefault(group, {"title": title, "counts": [], "rows": []})
-        label = leaf.replace("_", " ")
         if isinstance(value, int):
             table["counts"].append(f"{label} {value:,}")
             continue
@@ -326,7 +317,7 @@ def _mentions(subject: _Subject, words: Mapping[int, Sequence[str]]) -> np.ndarr
     clusters = np.array([*(cluster_of.get(word, -1) for word in names), -1])  # (V + 1,)
     captions = encode_captions(split.captions, names)
     image = np.repeat(split.caption_image, np.diff(captions.offsets))  # (T,)
-    cluster = clusters[np.where(captions.tokens >= 0, captions.tokens, -1)]  # (T,)
+    cluster = clusters[captions.tokens]  # (T,), the last one's for unknown words
     mentions = np.zeros(subject.images.logits.shape, dtype=bool)
     mentions[image[cluster >= 0], cluster[cluster >= 0]] = True
     return mentions
@@ -435,11 +426,11 @@ def _words(subject: _Subject) -> dict[str, Any]:
     """Return the table of the most frequent words."""
     words, shown = subject.words, slice(SHOWN_WORDS)
     clusters, probabilities = words.clusters[shown, None], words.probabilities[shown, None]
-    of_words = words.words[shown], words.counts[shown], clusters, probabilities, probabilities[:, 0]
-    return {
-        "word_total": len(words.words),
-        "words": cluster_tables.word_rows(*of_words, subject.norms),
-    }
+    rows = cluster_tables.word_rows(
+        words.words[shown], words.counts[shown], clusters, probabilities, probabilities[:, 0],
+        subject.norms,
+    )  # fmt: skip
+    return {"word_total": len(words.words), "words": rows}
 
 
 # ---- boxes

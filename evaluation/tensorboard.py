@@ -13,9 +13,8 @@ Watch = Callable[[str, int, Mapping[str, float | None]], None]
 def event_files(folder: Path, *, resume: bool) -> Iterator[Watch]:
     """Yield what writes scalars at once: it takes a group, a joint step, and values by name.
 
-    The folder is made with the first value. A continued training (``resume``) writes a file of its
-    own, in which what an earlier session wrote of the same or later steps is void; otherwise
-    earlier files are removed. Values that are None are left out.
+    A continued training (``resume``) writes a file of its own, in which what an earlier session
+    wrote of the same or later steps is void; otherwise earlier files are removed. None is left out.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -30,13 +30,7 @@ from evaluation.reports import flatten, format_value
 from evaluation.results import save_results
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.model_files import model_exists, remove_model
-from models_src.settings import (
-    SETTINGS,
-    TrainingSettings,
-    file_value,
-    read_by_setting,
-    read_config,
-)
+from models_src.settings import SETTINGS, TrainingSettings, file_value, read_by_setting, read_config
 from models_src.training import LossNotFiniteError, RunOptions, train
 from utils.errors import UserError
 from utils.files import (
@@ -124,7 +118,14 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     not_measured = norms.absent | inputs.unmeasured_on_images(held_out, options.datasets_dir)
     rank_by = ranking_metric(options.rank_by, not_measured)
     task = _Task(options, pairs, held_out, norms, seed, models, results)
-    identities = [_identity(task, run.settings) for run in combinations]
+    data_identity = {
+        "captions": counts["train_fingerprint"],
+        "test": counts["held_out_fingerprint"],
+        "norms": counts["norms_fingerprint"],
+        "word_list": inputs.word_list_settings(options).get("word_list_sha256"),
+        "held_out_seed": seed,
+    }
+    identities = [data_identity | _settings_identity(run.settings) for run in combinations]
     lock = models.parent / f"{options.model_name}.lock"
     with only_process(lock, f"the tuning of '{options.model_name}'"):
         if options.overwrite:
@@ -206,10 +207,9 @@ def read_grid(path: Path) -> dict[str, list[Any]]:
 def grid_combinations(
     grid: Mapping[str, Sequence[Any]], base: Mapping[str, Any], source: Path | None = None
 ) -> list[TunedRun]:
-    """Return all combinations of a grid's values, not yet trained.
+    """Return all combinations of a grid's values, not yet trained; an empty grid has one.
 
-    An empty grid has one combination, that of ``base``, the values of other settings. ``source``
-    is the grid's file, for error messages.
+    ``base`` are the values of other settings, ``source`` is the grid's file.
     """
     combinations = []
     for point in ParameterGrid(dict(grid)):
@@ -239,23 +239,16 @@ def ranking_metric(wanted: str | None, not_measured: Mapping[str, str]) -> str:
     return wanted
 
 
-def _identity(task: _Task, settings: TrainingSettings) -> dict[str, Any]:
-    """Return what the result of a combination depends on."""
+def _settings_identity(settings: TrainingSettings) -> dict[str, Any]:
+    """Return what the result of a combination depends on, beside the data."""
     weights = settings.pretrained_visual
     with reading(Path(weights or ""), "give the path of the weights as --pretrained_visual"):
         weights_hash = None if weights is None else sha256_of_file(Path(weights))
-    return {
-        "captions": task.pairs.fingerprint(),
-        "test": task.held_out.fingerprint(),
-        "norms": task.norms.fingerprint(),
-        "word_list": inputs.word_list_settings(task.options).get("word_list_sha256"),
-        "held_out_seed": task.seed,
-        "settings": {  # files may give 0 where the command line gives 0.0
-            name: float(value) if SETTINGS[name].type == "float" else value
-            for name, value in settings.as_dict().items()
-        },
-        "pretrained_weights": weights_hash,
+    numbers_alike = {  # files may give 0 where the command line gives 0.0
+        name: float(value) if SETTINGS[name].type == "float" else value
+        for name, value in settings.as_dict().items()
     }
+    return {"settings": numbers_alike, "pretrained_weights": weights_hash}
 
 
 def _stored_or_trained(task: _Task, run: TunedRun, identity: Mapping[str, Any]) -> TunedRun:

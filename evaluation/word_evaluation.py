@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from datasets_src.captions import Vocabulary
 from datasets_src.norms import Norms, load_associations
@@ -44,19 +45,15 @@ def words_to_clusters(encoder: TextEncoder, words: Sequence[str]) -> tuple[np.nd
 
 def posterior_rows(encoder: TextEncoder, words: Sequence[str]) -> np.ndarray:
     """Return p(c|w) of some words, (W, C) float64; zeros for words the encoder does not know."""
-    posteriors = encoder.word_posteriors().cpu().numpy()  # (V, C)
-    index = {word: position for position, word in enumerate(encoder.words)}
-    rows = np.zeros((len(words), encoder.cluster_num))
-    known = [position for position, word in enumerate(words) if word in index]
-    rows[known] = posteriors[[index[words[position]] for position in known]]
-    return rows
+    posteriors = encoder.word_posteriors().cpu().numpy().astype(np.float64)  # (V, C)
+    index = pd.Index(encoder.words).get_indexer(list(words))  # (W,), -1 for unknown ones
+    return np.where(index[:, None] >= 0, posteriors[index], 0.0)
 
 
 def predict_words(encoder: TextEncoder, vocabulary: Vocabulary) -> WordPredictions:
     """Ask the encoder for every word of the training captions."""
-    return WordPredictions(
-        vocabulary.words, vocabulary.counts, *words_to_clusters(encoder, vocabulary.words)
-    )
+    words = vocabulary.words
+    return WordPredictions(words, vocabulary.counts, *words_to_clusters(encoder, words))
 
 
 def word_metrics(
@@ -64,9 +61,8 @@ def word_metrics(
 ) -> dict[str, Any]:
     """Score a text encoder's answers with every word metric; None where a norm is absent.
 
-    The evaluated words are the category file's that occur in the training captions (and stand in
-    the word list, where there is one). ``text_threshold`` is the probability from which a word
-    activates its cluster, ``seed`` that of the chance level's random clusters.
+    ``text_threshold`` is the probability from which a word activates its cluster, ``seed`` that of
+    the chance level's random clusters.
     """
     metrics: dict[str, Any] = {"categorization": None, "categorization_chance": None}
     if norms.categories is not None:
@@ -86,15 +82,11 @@ def known_evaluated_words(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of the known evaluated words in the category file and in predictions."""
     assert norms.categories is not None
-    index = {word: position for position, word in enumerate(predictions.words)}
-    place = {word: position for position, word in enumerate(norms.categories.words)}
-    pairs = [
-        (place[word], index[word])
-        for word in norms.evaluated_words(predictions.words)
-        if predictions.clusters[index[word]] != NO_CLUSTER
-    ]
-    in_file, in_predictions = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    return in_file, in_predictions
+    words = norms.evaluated_words(predictions.words)
+    in_file = pd.Index(norms.categories.words).get_indexer(words)
+    in_predictions = pd.Index(predictions.words).get_indexer(words)
+    known = predictions.clusters[in_predictions] != NO_CLUSTER
+    return in_file[known], in_predictions[known]
 
 
 def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int) -> dict[str, Any]:
@@ -121,10 +113,7 @@ def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int
 def concreteness_metrics(
     words: Sequence[str], counts: np.ndarray, predicted: np.ndarray, norms: Norms
 ) -> dict[str, Any]:
-    """Return the scores of a predicted concreteness (W,) of words that occur ``counts`` (W,) times.
-
-    They are over the words that have a rating and a prediction, which else is NaN.
-    """
+    """Score a predicted concreteness (W,) over the words with a rating and no NaN."""
     ratings = np.array([(norms.concreteness or {}).get(word, np.nan) for word in words])  # (W,)
     rated = ~np.isnan(ratings + predicted)
     return concreteness_scores(predicted[rated], ratings[rated], counts[rated])
@@ -140,8 +129,8 @@ def text_only_concreteness_metrics(
     """Return the scores of the co-occurrence baseline's concreteness (W,).
 
     The ratings of its reference words, the most concrete and the most abstract ones by side, went
-    into it; how it scores without them stands beside the published figure. A mean absolute error
-    against ratings would mean nothing: the measure is a sum of cosines.
+    into it: how it scores without them stands beside the published figure. There is no mean
+    absolute error, since the measure is a sum of cosines.
     """
     references = {word for side in reference_words.values() for word in side}
     is_reference = np.array([word in references for word in words], dtype=bool)  # (W,)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from datasets_src.norms import Norms, load_norms
 from evaluation import inputs
@@ -32,12 +33,7 @@ from evaluation.word_evaluation import (
     predict_words,
     text_only_concreteness_metrics,
 )
-from models_src.baselines.bert_and_clip import (
-    BERT,
-    CLIP,
-    bert_word_vectors,
-    clip_word_vectors,
-)
+from models_src.baselines.bert_and_clip import BERT, CLIP, bert_word_vectors, clip_word_vectors
 from models_src.baselines.supervised_concreteness import SupervisedConcreteness
 from models_src.baselines.text_only import TextOnlyModel
 from models_src.baselines.word_vectors import cluster_vectors, load_word_vectors
@@ -157,17 +153,18 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
     pairs = inputs.training_pairs(options)
     occurring = pairs.vocabulary.words
     model: Any = None
-    unknown = 0.0
+    unknown = 0.0  # concreteness of words that the model does not know
     if MODEL_TYPES[chosen].trained:
-        kind: Any = TextOnlyModel if chosen == TEXT_ONLY else SupervisedConcreteness
-        model = kind.load(options.models_dir, name)
+        model = {TEXT_ONLY: TextOnlyModel, SUPERVISED: SupervisedConcreteness}[chosen].load(
+            options.models_dir, name
+        )
         inputs.warn_of_other_captions(options, model.settings["data_fingerprint"], pairs)
         words, settings = model.words, model.settings
-        if chosen == TEXT_ONLY:
-            clusters, certainty = model.clusters, model.concreteness
-        else:
-            clusters, certainty = np.full(len(words), NO_CLUSTER), model.cross_validated
-            unknown = np.nan
+    if chosen == TEXT_ONLY:
+        clusters, certainty = model.clusters, model.concreteness
+    elif chosen == SUPERVISED:
+        clusters, certainty = np.full(len(words), NO_CLUSTER), model.cross_validated
+        unknown = np.nan
     else:
         words, clusters, source = _baseline_clusters(options, norms.evaluated_words(occurring))
         settings = {"baseline_cluster_num": options.baseline_cluster_num, **source}
@@ -186,8 +183,8 @@ def _for_words(
     asked: Sequence[str], words: Sequence[str], values: np.ndarray, missing: float
 ) -> np.ndarray:
     """Return the values (W,) of words for those asked (V,), ``missing`` for other words."""
-    value_of = dict(zip(words, values, strict=True))
-    return np.array([value_of.get(word, missing) for word in asked], dtype=values.dtype)
+    value_of = pd.Series(values, list(words))
+    return np.asarray(value_of.reindex(list(asked), fill_value=missing))
 
 
 def _baseline_clusters(
