@@ -2,7 +2,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 
 import pytest
 from PIL import Image
@@ -30,11 +29,14 @@ TRAIN = {
     30: ("L", [HYDRANT, DOG], "grayscale"),  # a two-word category too
     35: ("1", [CAR], "grayscale"),
     36: ("I;16", [CAR], "grayscale"),
+    37: ("F", [CAR], "grayscale"),
+    38: ("LA", [CAR], "grayscale"),
     40: ("RGB", [DOG, HYDRANT, DOG], "multi_word_category"),
     45: ("P", [HYDRANT], "multi_word_category"),
     50: ("RGB", [DOG, CAR], None),
     60: ("P", [DOG], None),  # a palette holds colours
     65: ("RGBA", [CAR], None),
+    66: ("CMYK", [CAR], None),
     70: ("RGB", [], "no_instances"),
 }
 VAL = {
@@ -64,8 +66,7 @@ def write_world(datasets_dir, split, images, with_instances=True):
 def coco(tmp_path):
     """Both splits in one datasets folder."""
     for name, images in SPLITS.items():
-        write_world(tmp_path / name, name, images)
-        shutil.copytree(tmp_path / name, tmp_path / "datasets", dirs_exist_ok=True)
+        write_world(tmp_path / "datasets", name, images)
     return tmp_path / "datasets"
 
 
@@ -88,31 +89,7 @@ def test_each_image_is_counted_under_the_first_cause_that_holds_in_both_splits(c
         assert results[name]["dropped"] == expected_dropped(images)
         assert results[name]["images"] == len(images)
         assert results[name]["kept"] == len(kept_ids(images))
-    assert [len(ids) for ids in results["train2014"]["dropped"].values()] == [2, 4, 2]
-
-
-@pytest.mark.parametrize(
-    ("mode", "format_", "is_grayscale"),
-    [
-        ("L", "JPEG", True),
-        ("CMYK", "JPEG", False),
-        ("1", "PNG", True),
-        ("I;16", "PNG", True),
-        ("F", "TIFF", True),
-        ("LA", "PNG", True),
-        ("P", "PNG", False),
-        ("P", "GIF", False),
-        ("RGBA", "PNG", False),
-    ],
-)
-def test_images_that_decode_to_one_channel_are_grayscale_but_palettes_are_not(
-    coco, mode, format_, is_grayscale
-):
-    path = coco / "COCO" / "val2014" / file_name(4, "val2014")
-    picture(mode).save(path, format_)
-    with Image.open(path) as image:
-        assert image.mode == mode  # what this case is about
-    assert (filter_images(coco)["val2014"]["dropped"]["grayscale"] == [4]) == is_grayscale
+    assert [len(ids) for ids in results["train2014"]["dropped"].values()] == [2, 6, 2]
 
 
 def test_filtered_splits_hold_the_kept_images_with_their_captions_and_instances(coco, caplog):
@@ -164,31 +141,21 @@ def test_all_images_are_used_without_setup_and_when_asked_for(coco, caplog, filt
     assert f"all {len(TRAIN)} images" in caplog.text
 
 
-def change_a_caption(coco):
-    edit_json(coco, "captions", change("annotations", 0, "caption", to="another"))
-
-
-def change_a_category(coco):
-    edit_json(coco, "instances", change("annotations", 0, "category_id", to=HYDRANT))
-
-
-def remove_instances_file(coco):
-    (coco / "COCO" / "annotations" / "instances_train2014.json").unlink()
-
-
-def remove_an_image(coco):
-    """Take an image out of the folder and out of the captions file."""
-    edit_json(coco, "captions", drop("images", 0))
-    (coco / "COCO" / "train2014" / file_name(min(TRAIN))).unlink()
-
-
 @pytest.mark.parametrize(
-    "modify", [change_a_caption, change_a_category, remove_instances_file, remove_an_image]
+    ("kind", "edit"),
+    [
+        ("captions", change("annotations", 0, "caption", to="another")),
+        ("captions", drop("images", 0)),
+        ("instances", change("annotations", 0, "category_id", to=HYDRANT)),
+        ("instances", None),  # the file is gone
+    ],
 )
-def test_result_of_other_files_is_noticed_as_stale(coco, modify):
+def test_result_of_other_files_is_noticed_as_stale(coco, kind, edit):
     filter_images(coco)
     load_filtered_split(coco, "train2014", use_all_images=False)
-    modify(coco)
+    path = edit_json(coco, kind, edit or dict)
+    if edit is None:
+        path.unlink()
     message = refusal_of(
         load_filtered_split, coco, "train2014", use_all_images=False, with_instances=True
     )
@@ -197,21 +164,17 @@ def test_result_of_other_files_is_noticed_as_stale(coco, modify):
     assert "--use_all_images" in message
     assert load_filtered_split(coco, "train2014", use_all_images=True)[1] is False
     assert load_filtered_split(coco, "val2014", use_all_images=False)[1]  # not concerned
-    if modify is not remove_instances_file:
+    if edit:
         filter_images(coco)
         assert load_filtered_split(coco, "train2014", use_all_images=False)[1]
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_missing_instances_file_is_refused_and_no_result_written(coco, name):
-    (coco / "COCO" / "annotations" / f"instances_{name}.json").unlink()
-    assert f"instances_{name}.json" in refusal_of(filter_images, coco)
-    assert not (coco / FILTER_FILE).exists()
-
-
-def test_split_of_which_no_image_has_instances_is_refused(coco):
-    edit_json(coco, "instances", change("annotations", to=[]), split="val2014")
-    assert "instances_val2014.json" in refusal_of(filter_images, coco)
+def test_split_without_instances_is_refused_and_no_result_written(coco, name):
+    path = edit_json(coco, "instances", change("annotations", to=[]), split=name)
+    assert str(path) in refusal_of(filter_images, coco)
+    path.unlink()
+    assert str(path) in refusal_of(filter_images, coco)
     assert not (coco / FILTER_FILE).exists()
 
 
@@ -225,13 +188,12 @@ def test_captions_only_data_needs_no_setup(tmp_path):
     assert split.image_ids.tolist() == sorted(TRAIN)
 
 
-@pytest.mark.parametrize("content", [None, b"no image"])
-def test_a_missing_or_unreadable_image_is_dropped_and_named(coco, caplog, content):
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_missing_or_unreadable_image_is_dropped_and_named(coco, caplog, is_there):
     path = coco / "COCO" / "train2014" / file_name(50)
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(content)
+    path.unlink()
+    if is_there:
+        path.write_bytes(b"no image")
     results = filter_images(coco)
     assert str(path) in caplog.text
     assert results["train2014"]["dropped"] == expected_dropped(TRAIN) | {"unreadable": [50]}
@@ -267,21 +229,18 @@ def test_identity_of_coco_stays_as_older_results_have_it(coco):
     "spoil",
     [
         drop("version"),
-        drop("splits", "train2014"),
         drop("splits", "train2014", "source"),
         drop("splits", "train2014", "dropped", "grayscale"),
         change("splits", "train2014", "dropped", "grayscale", to=["a"]),
         change("splits", "train2014", to=["source", "dropped"]),
-        None,
     ],
 )
 def test_damaged_result_is_refused_by_name(coco, spoil):
     filter_images(coco)
     path = coco / FILTER_FILE
     content = json.loads(path.read_text(encoding="utf-8"))
-    if spoil is not None:
-        spoil(content)
-    path.write_text(json.dumps(content)[: None if spoil else 100])
+    spoil(content)
+    path.write_text(json.dumps(content))
     message = refusal_of(load_filtered_split, coco, "train2014", use_all_images=False)
     assert str(path) in message
     assert "setup again" in message
