@@ -11,6 +11,7 @@ from datasets_src.pairs import load_training_pairs
 from datasets_src.splits import SPLITS
 from main import main
 from tests.conftest import TINY
+from tests.test_cli import dirs, fails
 from tests.test_coco import refusal_of, write_layout
 
 NAMES_2017 = {"train2014": "train2017", "val2014": "val2017"}
@@ -37,15 +38,6 @@ def world(demo_data, tmp_path_factory):
         if path.is_file() and path.name != FILTER_FILE:
             shutil.copy(path, datasets_dir)
     return datasets_dir
-
-
-def fails(capsys, *arguments: str) -> str:
-    """Return the one line of a call that is the user's mistake."""
-    assert main(list(arguments)) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("error: "), errors
-    assert errors.count("\n") == 1, errors
-    return errors
 
 
 def test_a_data_set_of_another_name_is_filtered_trained_and_evaluated(
@@ -110,15 +102,16 @@ def test_unknown_data_set_is_refused_with_those_there_are(tmp_path, capsys):
     (tmp_path / "notes").mkdir()
     (tmp_path / "file").write_text("no folder")
     data = [f"--datasets_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"]
-    for name in ("yours", "file"):
-        errors = fails(capsys, *TINY, *data, f"--dataset={name}")
-        assert f"no folder {tmp_path / name}" in errors
-        assert "--dataset coco or flickr30k or mine\n" in errors
-    itself = fails(capsys, *TINY, f"--datasets_dir={tmp_path / 'mine'}", *data[1:])
-    assert f"give --datasets_dir {tmp_path} --dataset mine" in itself
-    assert "captions_train2014.json" in fails(capsys, *TINY, *data, "--dataset=notes")
-    assert "--dataset" in fails(capsys, *TINY, *data, "--dataset=../mine")
-    assert "--dataset" in fails(capsys, *TINY, *data, "--dataset=..")
+    for name, said in {
+        "yours": f"no folder {tmp_path / 'yours'}",
+        "file": "--dataset coco or flickr30k or mine\n",
+        "notes": "captions_train2014.json",
+        "../mine": "--dataset",
+        "..": "--dataset",
+    }.items():
+        fails(capsys, *TINY, *data, f"--dataset={name}", mentions=said)
+    itself = [f"--datasets_dir={tmp_path / 'mine'}", *data[1:]]
+    fails(capsys, *TINY, *itself, mentions=f"give --datasets_dir {tmp_path} --dataset mine")
 
 
 @pytest.mark.parametrize(
@@ -132,10 +125,5 @@ def test_errors_about_empty_data_name_its_files(world, trained, tmp_path, capsys
     shutil.copytree(world / "world", tmp_path / "world", ignore=lambda *_: [FILTER_FILE])
     path = tmp_path / "world" / "annotations" / file
     path.write_text(json.dumps({"images": [], "annotations": []}))
-    places = [
-        f"--datasets_dir={tmp_path}",
-        "--dataset=world",
-        f"--models_dir={trained / 'models'}",
-        f"--results_dir={tmp_path / 'results'}",
-    ]
-    assert str(path) in fails(capsys, *arguments, *places)
+    places = dirs(tmp_path, trained / "models", tmp_path / "results")
+    fails(capsys, *arguments, *places, "--dataset=world", mentions=str(path))

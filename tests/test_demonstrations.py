@@ -31,21 +31,14 @@ def test_split(demo_data):
 
 
 @pytest.fixture
-def places(trained, tmp_path):
-    """Options for the trained model, with results of the test's own and no data."""
-    return [
-        "--model_name=lstm",
-        f"--models_dir={trained / 'models'}",
-        f"--results_dir={tmp_path / 'results'}",
-        "--workers=0",
-    ]
+def call(places):
+    return [*places, "--model_name=lstm", "--workers=0"]
 
 
 @pytest.fixture
 def own_images(tmp_path) -> list[Path]:
     """Three plain grey images of different shapes, two of one stem."""
-    files = [tmp_path / "a.png", tmp_path / "other" / "A.jpg", tmp_path / "b.png"]
-    files[1].parent.mkdir()
+    files = [tmp_path / "a.png", tmp_path / "A.jpg", tmp_path / "b.png"]
     for file, size in zip(files, [(40, 30), (300, 20), (20, 300)], strict=True):
         Image.new("RGB", size, (128, 128, 128)).save(file)
     return files
@@ -98,9 +91,8 @@ def test_heatmap_picture_shows_the_cells_and_where_the_maximum_is():
 
 def test_gold_boxes_are_numbered_in_their_colours_and_named_once():
     names = ("chair", "person", "person", "person", "table, desk")
-    boxes = np.array(
-        [[5, 5, 60, 60], [90, 9, 99, 99], [90, 9, 99, 99], [90, 9, 150, 99], [5, 90, 20, 99]]
-    )
+    same = [90, 9, 99, 99]
+    boxes = np.array([[5, 5, 60, 60], same, same, [90, 9, 150, 99], [5, 90, 20, 99]])
     figure = figure_of("bbox", 0, GoldObjects(boxes, names))
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["1", "2", "3", "4", "5"]
@@ -160,21 +152,18 @@ def test_a_box_of_several_classes_is_one_gold_object(test_split):
 
 @pytest.mark.parametrize("kind", ["heatmap", "bbox"])
 def test_each_picture_has_its_images_clusters_the_strongest_first(
-    places, demo_data, test_split, tmp_path, monkeypatch, kind
+    call, test_split, tmp_path, monkeypatch, kind
 ):
     drawn = []
-
-    def record(kind, pixels, labels, cells, boxes, peaks, gold):
-        drawn.append((pixels, labels, gold))
-        return draw_figure(kind, pixels, labels, cells, boxes, peaks, gold)
-
-    monkeypatch.setattr(demonstrations, "draw_figure", record)
-    call = [f"--utility={kind}_demonstration", f"--datasets_dir={demo_data}", *places]
-    assert main([*call, "--num_items=3", "--seed=1", "--visual_threshold=-1000"]) == 0
-    folder = tmp_path / "results" / "lstm" / f"{kind}_demonstration"
+    monkeypatch.setattr(
+        demonstrations, "draw_figure", lambda *parts: drawn.append(parts) or draw_figure(*parts)
+    )
+    options = ["--num_items=3", "--seed=1", "--visual_threshold=-1000"]
+    assert main([*call, f"--utility={kind}_demonstration", *options]) == 0
+    folder = tmp_path / "lstm" / f"{kind}_demonstration"
     assert len(drawn) == 3 == len(list(folder.glob("*.png")))
     orders = set()
-    for pixels, labels, gold in drawn:
+    for _, pixels, labels, *_, gold in drawn:
         (image,) = [
             image
             for image in range(len(test_split.image_ids))
@@ -192,41 +181,32 @@ def test_each_picture_has_its_images_clusters_the_strongest_first(
     assert sum(len(part.split(", ")) for part in parts if part) == 15
 
 
-def test_own_images_need_no_data_and_have_a_folder_of_their_own(
-    places, own_images, tmp_path, capsys
-):
-    call = ["--utility=bbox_demonstration", f"--datasets_dir={tmp_path / 'nowhere'}", *places]
+def test_own_images_need_no_data_and_have_a_folder_of_their_own(call, own_images, tmp_path, capsys):
+    call += ["--utility=bbox_demonstration", f"--datasets_dir={tmp_path / 'nowhere'}"]
     assert main([*call, "--images", *map(str, own_images)]) == 0
-    folder = tmp_path / "results" / "lstm" / "bbox_demonstration" / "own_images"
+    folder = tmp_path / "lstm" / "bbox_demonstration" / "own_images"
     assert {path.name for path in folder.iterdir()} == {"1_a.png", "2_A.png", "3_b.png"}
     printed = capsys.readouterr().out
     assert "without class names" in printed
     assert str(folder) in printed
 
 
-def test_own_images_that_are_none_leave_nothing(places, own_images, tmp_path, capsys):
-    (tmp_path / "text.png").write_text("no image")
-    for bad in (tmp_path / "absent.png", tmp_path / "text.png"):
-        call = ["--utility=heatmap_demonstration", "--images", str(own_images[0]), str(bad)]
-        fails(capsys, *call, f"--datasets_dir={tmp_path}", *places, mentions=str(bad))
-    assert not (tmp_path / "results" / "lstm").exists()
+def test_own_images_that_are_none_leave_nothing(call, own_images, tmp_path, capsys):
+    bad = tmp_path / "text.png"
+    bad.write_text("no image")
+    call += ["--utility=heatmap_demonstration", "--images", str(own_images[0]), str(bad)]
+    fails(capsys, *call, mentions=str(bad))
+    assert not (tmp_path / "lstm").exists()
 
 
 @pytest.mark.parametrize("has_viewer", [True, False])
-def test_show_opens_all_pictures_or_says_so(
-    places, own_images, tmp_path, monkeypatch, capsys, has_viewer
-):
+def test_show_opens_all_pictures_or_says_so(call, own_images, monkeypatch, capsys, has_viewer):
     shown = []
     monkeypatch.setattr(
         "PIL.ImageShow.show", lambda _picture, title: shown.append(title) or has_viewer
     )
-    call = ["--utility=bbox_demonstration", f"--datasets_dir={tmp_path}", "--show", "--images"]
-    assert main([*call, *map(str, own_images), *places]) == 0
-    folder = tmp_path / "results" / "lstm" / "bbox_demonstration" / "own_images"
-    assert (
-        shown
-        == [str(folder / name) for name in ("1_a.png", "2_A.png", "3_b.png")][
-            : 3 if has_viewer else 1
-        ]
-    )
+    call += ["--utility=bbox_demonstration", "--show", "--images", *map(str, own_images)]
+    assert main(call) == 0
+    names = [Path(title).name for title in shown]
+    assert names == (["1_a.png", "2_A.png", "3_b.png"] if has_viewer else ["1_a.png"])
     assert ("see the files" in "".join(capsys.readouterr())) != has_viewer

@@ -1,10 +1,8 @@
 """Image files to pixels: modes, orientation, damage, and the statistics of pixels."""
 
 import os
-import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
@@ -30,11 +28,9 @@ def random_picture(mode="RGB", width=21, height=13, seed=0):
     rng = np.random.default_rng(seed)
     if mode == "I;16":
         return Image.fromarray(rng.integers(0, 65536, (height, width)).astype(np.uint16))
-    colours = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
-    if mode in ("RGBA", "LA"):
-        alpha = Image.fromarray(rng.integers(0, 256, (height, width)).astype(np.uint8))
-        colours.putalpha(alpha)
-    return colours.convert(mode)
+    pixels = rng.integers(0, 256, (height, width, 4)).astype(np.uint8)
+    has_alpha = mode in ("RGBA", "LA")
+    return Image.fromarray(pixels if has_alpha else pixels[:, :, :3]).convert(mode)
 
 
 def write_small(datasets_dir, instances=None):
@@ -136,40 +132,24 @@ def test_large_pictures_and_odd_metadata_print_no_warning_of_a_library(tmp_path)
     assert done.stderr == ""
 
 
-def png_of_size(width, height):
-    def chunk(name, data):
-        crc = struct.pack(">I", zlib.crc32(name + data))
-        return struct.pack(">I", len(data)) + name + data + crc
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("kind", ["missing", "empty", "text", "bomb", "fifo", "folder"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "bomb", "fifo", "folder", "half"])
 def test_what_is_no_image_is_refused_by_name(tmp_path, kind):
     path = tmp_path / "x.jpg"
+    half = random_picture().tobytes("jpeg", "RGB")[:500]
     {
         "missing": lambda: None,
         "empty": path.touch,
         "text": lambda: path.write_bytes(b"no image\nbut text"),
-        "bomb": lambda: path.write_bytes(png_of_size(60_000, 60_000)),
+        "bomb": lambda: path.write_bytes(b"P6 60000 60000 255\n"),
         "fifo": lambda: os.mkfifo(path),
         "folder": path.mkdir,
+        "half": lambda: path.write_bytes(half),
     }[kind]()
-    for read in (read_header, open_rgb):
-        assert str(path) in refusal_of(read, path)
-    error = ImageSet(tmp_path, ["x.jpg"], 8)[0]
-    assert str(error) == refusal_of(open_rgb, path)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("share", [0.1, 0.9])
-def test_truncated_file_is_refused_by_name(tmp_path, kind, share):
-    path = tmp_path / "x.jpg"
-    random_picture().save(path, kind)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    assert str(path) in refusal_of(open_rgb, path)
+    message = refusal_of(open_rgb, path)
+    assert str(path) in message
+    assert str(ImageSet(tmp_path, ["x.jpg"], 8)[0]) == message
+    if kind != "half":
+        assert refusal_of(read_header, path) == message
 
 
 def test_header_is_read_without_the_pixels(tmp_path):
@@ -188,9 +168,7 @@ def test_header_is_read_without_the_pixels(tmp_path):
     ],
 )
 def test_normalise_follows_the_formula_of_each_channel(statistics, means, deviations):
-    images = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
-    )
+    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     result = normalise(images, statistics)
     assert result.dtype == torch.float32
     for b, c, i, j in np.ndindex(2, 3, 4, 5):

@@ -9,21 +9,14 @@ from datasets_src.pairs import PairBatch, load_training_pairs, pair_batches
 from tests.test_coco import change, edit_json, refusal_of
 from tests.test_images import write_small
 
+# a lone pair or image joins the batch before it
+SIZES = [(10, [5, 5]), (12, [5, 5, 2]), (11, [5, 6]), (6, [6]), (4, [4]), (1, [1])]
 
-@pytest.mark.parametrize(
-    ("pairs", "size", "lengths"),
-    [
-        (10, 5, [5, 5]),
-        (12, 5, [5, 5, 2]),
-        (11, 5, [5, 6]),  # a lone pair joins the batch before it
-        (6, 5, [6]),
-        (4, 5, [4]),
-        (1, 5, [1]),
-    ],
-)
-def test_batches_hold_all_pairs_once(pairs, size, lengths):
+
+@pytest.mark.parametrize(("pairs", "lengths"), SIZES)
+def test_batches_hold_all_pairs_once(pairs, lengths):
     caption_image = np.arange(pairs) // 3
-    batches = pair_batches(caption_image, size, seed=1, epoch=0, group_captions=False)
+    batches = pair_batches(caption_image, 5, seed=1, epoch=0, group_captions=False)
     assert [len(batch.captions) for batch in batches] == lengths
     assert sorted(np.concatenate([b.captions for b in batches]).tolist()) == list(range(pairs))
     for batch in batches:
@@ -31,16 +24,13 @@ def test_batches_hold_all_pairs_once(pairs, size, lengths):
         np.testing.assert_array_equal(batch.image_of_caption, np.arange(len(batch.captions)))
 
 
-@pytest.mark.parametrize(
-    ("images", "size", "lengths"),
-    [(12, 5, [5, 5, 2]), (11, 5, [5, 6]), (6, 5, [6]), (1, 5, [1])],
-)
-def test_grouped_batches_hold_all_captions_of_their_images(images, size, lengths):
+@pytest.mark.parametrize(("images", "lengths"), SIZES)
+def test_grouped_batches_hold_all_captions_of_their_images(images, lengths):
     rng = np.random.default_rng(4)
     # one to seven captions an image, in any order; images with even index have none
     caption_image = np.repeat(2 * np.arange(images) + 1, rng.integers(1, 8, size=images))
     rng.shuffle(caption_image)
-    batches = pair_batches(caption_image, size, seed=1, epoch=0, group_captions=True)
+    batches = pair_batches(caption_image, 5, seed=1, epoch=0, group_captions=True)
     assert [len(batch.images) for batch in batches] == lengths
     captions = np.concatenate([batch.captions for batch in batches])
     assert sorted(captions.tolist()) == list(range(len(caption_image)))

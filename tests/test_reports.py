@@ -19,16 +19,11 @@ from evaluation.reports import (
 )
 from evaluation.results import save_results
 
+BY_COUNT = {"0": {"r": 0.25, "word_count": 7}, "10": {"r": None, "word_count": 1}}
 METRICS = {
     "heatmap": {"precision": 0.5, "true_positives": 3, "recall": None},
     "heatmap_chance": {"precision": 0.125, "true_positives": 1, "recall": 0.25},
-    "concreteness": {
-        "word_count": 7,
-        "pearson_by_min_count": {
-            "0": {"r": 0.25, "word_count": 7},
-            "10": {"r": None, "word_count": 1},
-        },
-    },
+    "concreteness": {"word_count": 7, "pearson_by_min_count": BY_COUNT},
     "word_association": None,
 }
 
@@ -44,20 +39,18 @@ def test_table_has_every_value_and_the_chance_column_beside_it():
 
 
 def test_the_figures_that_matter_come_first_with_their_chance():
-    matching = {"accuracy": 0.5, "accuracy_half_ties": 0.75}
-    shown = format_metrics(
-        {
-            "heatmap": {"f1": 0.5, "precision": 0.4},
-            "heatmap_equal_guess_chance": {"f1": 0.25, "precision": 0.2},
-            "heatmap_chance": {"f1": 0.1, "precision": 0.1},
-            "sentence_image_matching": matching,
-        }
-    )
-    first, *key, empty, _ = shown.splitlines()[:5]
-    assert first.split()[-2:] == ["value", "chance"]
-    assert [line.split()[-2:] for line in key] == [["0.5000", "0.2500"], ["0.7500", "0.5000"]]
-    assert empty == ""
-    assert ["precision", "0.4000", "0.2000"] in [line.split() for line in shown.splitlines()]
+    metrics = {
+        "heatmap": {"f1": 0.5, "precision": 0.4},
+        "heatmap_equal_guess_chance": {"f1": 0.25, "precision": 0.2},
+        "heatmap_chance": {"f1": 0.1, "precision": 0.1},
+        "sentence_image_matching": {"accuracy": 0.5, "accuracy_half_ties": 0.75},
+    }
+    lines = [line.split() for line in format_metrics(metrics).splitlines()]
+    first, *key, empty = [line[-2:] for line in lines[:4]]
+    assert first == ["value", "chance"]
+    assert key == [["0.5000", "0.2500"], ["0.7500", "0.5000"]]
+    assert empty == []
+    assert ["precision", "0.4000", "0.2000"] in lines
 
 
 def test_flatten_keeps_undefined_values():
