@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import precision_recall_curve
 
 from datasets_src.splits import Split
 from evaluation.classification import classification_counts, classification_scores
@@ -18,7 +19,6 @@ from evaluation.inputs import (
     training_split,
 )
 from evaluation.results import results_file, save_results
-from evaluation.thresholds import best_f1_threshold
 from models_src.baselines.bert_and_clip import CLIP, PROMPT, clip_similarities
 from utils.errors import UserError
 from utils.files import read_json, reading, sha256_of_file
@@ -39,7 +39,7 @@ def find_clip_positive_threshold(options: argparse.Namespace) -> None:
         "train_images_fingerprint": split.fingerprint(),
         "filtered": filtered,
     }
-    metrics = {"clip_positive_threshold": {**vars(best), "pair_count": gold.size}}
+    metrics = {"clip_positive_threshold": best | {"pair_count": gold.size}}
     save_results(options, metrics, _settings(options), data)
     logger.info(
         "for comparison: the published threshold is %.4f, of CLIP's RN50 on COCO",
@@ -75,6 +75,20 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
         image_data(split, split, filtered),
         by_image={"image_ids": split.image_ids, "class_name_classification": counts},
     )
+
+
+def best_f1_threshold(scores: np.ndarray, gold: np.ndarray) -> dict[str, float]:
+    """Find the ``threshold`` of the best f1 among all scores, the highest of equally good ones.
+
+    ``gold``, bool of the same shape, says which are of positives, at least one. Beside the
+    threshold stand ``f1``, ``precision`` and ``recall`` of predicting ``score >= threshold``.
+    """
+    precision, recall, thresholds = precision_recall_curve(gold.ravel(), scores.ravel())  # rising
+    total = precision + recall
+    f1 = 2 * precision * recall / np.where(total > 0, total, 1)
+    best = int(np.flatnonzero(f1 > f1.max() - 1e-12)[-1])  # equal but for rounding
+    curves = {"threshold": thresholds, "f1": f1, "precision": precision, "recall": recall}
+    return {name: float(values[best]) for name, values in curves.items()}
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from datasets_src.norms import Norms
-from evaluation.reports import format_value
+from evaluation.reports import format_rows
 from evaluation.word_evaluation import NO_CLUSTER, WordPredictions, words_to_clusters
 from models_src.text_encoders.interface import TextEncoder
 
@@ -74,11 +74,6 @@ def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of words as CSV: eight significant digits, empty cells for None."""
     table = pd.DataFrame(rows, columns=WORD_COLUMNS, dtype=object).convert_dtypes()
     return str(table.to_csv(index=False, float_format="%.8g"))
-
-
-def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as a readable table, a column for each entry."""
-    return str(pd.DataFrame(rows, dtype=object).map(format_value).to_string(index=False))
 
 
 def words_by_cluster(

@@ -327,19 +327,19 @@ def read_image_answers(results_dir: Path, model: ModelResults) -> dict[str, Answ
     ):
         counts = dict(stored)
         images = counts.pop("image_ids")
-        pairs = counts.pop("matching_image_ids", None)
-        outcomes = counts.pop("sentence_image_matching", None)
+        pairs, outcomes = (
+            counts.pop(name, None) for name in ("matching_image_ids", "sentence_image_matching")
+        )
 
         def score_images(drawn: np.ndarray) -> dict[str, Any]:
-            weights = np.bincount(drawn, minlength=len(images))
-            return {name: summed_scores((weights @ rows)[None]) for name, rows in counts.items()}
+            return {name: summed_scores(rows[drawn]) for name, rows in counts.items()}
+
+        def score_pairs(drawn: np.ndarray) -> dict[str, Any]:
+            return {"sentence_image_matching": matching_scores(outcomes[drawn])}
 
         found = {"images": Answers(images.tolist(), score_images)}
-        if pairs is not None and outcomes is not None:
-            found["pairs of images"] = Answers(
-                pairs.tolist(),
-                lambda drawn: {"sentence_image_matching": matching_scores(outcomes[drawn])},
-            )
+        if pairs is not None:
+            found["pairs of images"] = Answers(pairs.tolist(), score_pairs)
         return found
 
 

@@ -21,6 +21,11 @@ def format_value(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a readable table, a column for each entry."""
+    return str(pd.DataFrame(rows, dtype=object).map(format_value).to_string(index=False))
+
+
 def format_word(word: str) -> str:
     """Return a word as it stands among others: in quotes where it has no letter and no digit."""
     if any(letter.isalnum() for letter in word):

@@ -26,7 +26,7 @@ from datasets_src.splits import Split
 from evaluation import inputs
 from evaluation.joint_evaluation import evaluate_images
 from evaluation.metrics_table import BY_PATH
-from evaluation.reports import flatten, format_value
+from evaluation.reports import flatten, format_rows
 from evaluation.results import save_results
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.model_files import model_exists, remove_model
@@ -160,25 +160,28 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
         save_results(options, runs[0].metrics or {}, recorded, counts, not_measured)
         return
     runs = ranked(runs, rank_by)
-    table = pd.DataFrame(ranking_rows(runs, rank_by), dtype=object)
+    rows = ranking_rows(runs, rank_by)
     path = options.results_dir / options.model_name / "tuning.csv"
-    write_text(path, table.to_csv(index=False))
-    common = {k: v for k, v in runs[0].settings.as_dict().items() if k not in grid}
+    write_text(path, pd.DataFrame(rows, dtype=object).to_csv(index=False))
+    headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
+    shown = [
+        {headings.get(name, name): value for name, value in row.items() if name != "failure"}
+        for row in rows
+    ]
     stored = [
         {"rank": rank, "settings": run.settings.as_dict(), "metrics": run.metrics,
          "failure": run.failure}
         for rank, run in enumerate(runs, start=1)
     ]  # fmt: skip
+    common = {k: v for k, v in runs[0].settings.as_dict().items() if k not in grid}
     logger.info("%d combinations by falling %s:", len(runs), rank_by)
-    headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
-    shown = table.drop(columns="failure", errors="ignore").map(format_value)
     save_results(
         options,
         {"rank_by": rank_by, "runs": stored},
         common | {"grid": grid, **seeds},
         counts,
         not_measured,
-        table=shown.rename(columns=headings).to_string(index=False),
+        table=format_rows(shown),
     )
     logger.info("the same as a table: %s", path)
     if runs[0].value(rank_by) is None:

@@ -15,13 +15,8 @@ import pandas as pd
 
 from datasets_src.norms import Norms, load_norms
 from evaluation import inputs
-from evaluation.cluster_tables import (
-    TOP_CLUSTERS,
-    format_rows,
-    top_clusters,
-    word_rows,
-    word_rows_as_csv,
-)
+from evaluation.cluster_tables import TOP_CLUSTERS, top_clusters, word_rows, word_rows_as_csv
+from evaluation.reports import format_rows
 from evaluation.results import save_results
 from evaluation.word_evaluation import (
     NO_CLUSTER,
@@ -48,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answers:
+class WordAnswers:
     """What a model of any type says of the words of the training captions, and what it is."""
 
     norms: Norms
@@ -64,8 +59,7 @@ def categorization_evaluation(options: argparse.Namespace) -> None:
     answers = _ask(options, "clusters", "categorization")
     seed = inputs.chance_seed(options, answers.settings)
     metrics = categorization_metrics(answers.predictions, answers.norms, seed)
-    settings = answers.settings | {"evaluation_seed": seed}
-    save_results(options, metrics, settings, answers.data)
+    save_results(options, metrics, answers.settings | {"evaluation_seed": seed}, answers.data)
 
 
 def association_evaluation(options: argparse.Namespace) -> None:
@@ -125,7 +119,7 @@ def word_clusters(options: argparse.Namespace) -> None:
     logger.info("%d words, %d of them without a cluster: %s", len(rows), unknown, path)
 
 
-def _ask(options: argparse.Namespace, question: str, norm: str | None = None) -> Answers:
+def _ask(options: argparse.Namespace, question: str, norm: str | None = None) -> WordAnswers:
     """Load the model of ``--model_type`` and let it answer for all training words.
 
     The type must tell what is asked for, ``clusters`` or ``concreteness``, and the norm be there.
@@ -149,7 +143,7 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
         encoder, settings = inputs.load_text_half(options)
         vocabulary, data = inputs.training_vocabulary(options, settings, norms)
         predictions = predict_words(encoder, vocabulary)
-        return Answers(norms, data, {"model_type": chosen, **settings}, predictions, encoder)
+        return WordAnswers(norms, data, {"model_type": chosen, **settings}, predictions, encoder)
     pairs = inputs.training_pairs(options)
     occurring = pairs.vocabulary.words
     model: Any = None
@@ -176,7 +170,7 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
         _for_words(occurring, words, certainty, unknown),
     )
     settings = {"model_type": chosen, **settings}
-    return Answers(norms, inputs.training_data(pairs, norms), settings, predictions, model)
+    return WordAnswers(norms, inputs.training_data(pairs, norms), settings, predictions, model)
 
 
 def _for_words(

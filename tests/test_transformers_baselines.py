@@ -15,8 +15,7 @@ from PIL import Image
 from datasets_src.filtering import load_filtered_split
 from datasets_src.images import ImageFiles
 from evaluation.classification import classification_counts, classification_scores
-from evaluation.clip_classification import PUBLISHED_THRESHOLD
-from evaluation.thresholds import best_f1_threshold
+from evaluation.clip_classification import PUBLISHED_THRESHOLD, best_f1_threshold
 from main import main
 from models_src.baselines import bert_and_clip
 from models_src.baselines.bert_and_clip import (
@@ -347,7 +346,7 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
     found = results(tmp_path, "find_clip_positive_threshold")
     cosines, gold = reference(demo_data, clip_folder, "train2014")
     best = best_f1_threshold(cosines, gold)
-    expected = {**vars(best), "pair_count": gold.size}
+    expected = {**best, "pair_count": gold.size}
     assert found["metrics"] == {"clip_positive_threshold": expected}
     assert (found["data"]["train_images"], found["data"]["filtered"]) == (len(gold), True)
     assert found["settings"]["clip_dir"] == str(clip_folder)
