@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from datasets_src.wordnet import pos_shares
 from evaluation.inputs import training_data, training_pairs
 from evaluation.results import save_results
 from evaluation.word_evaluation import (
+    NO_CLUSTER,
     WordPredictions,
     concreteness_metrics,
     text_only_concreteness_metrics,
@@ -47,9 +49,8 @@ def train_text_only_baseline(options: argparse.Namespace) -> None:
     del metrics["cluster_counts"]  # there are no probabilities to reach a threshold
     metrics["concreteness_without_reference_words"] = None
     if norms.concreteness is not None:
-        metrics |= text_only_concreteness_metrics(
-            model.words, counts, model.concreteness, model.settings["reference_words"], norms
-        )
+        references = model.settings["reference_words"]
+        metrics |= text_only_concreteness_metrics(predictions, references, norms)
     save_results(options, metrics, model.settings, training_data(pairs, norms), norms.absent)
     logger.info("model: %s", options.models_dir / model.kind)
 
@@ -99,12 +100,12 @@ def train_concreteness_supervised_model(options: argparse.Namespace) -> None:
         settings=settings | {"data_fingerprint": pairs.fingerprint()},
     )
     model.save(options.models_dir, options.model_name)
-    counts = vocabulary.counts[rated]
+    nowhere = np.full(len(words), NO_CLUSTER)
+    found = WordPredictions(tuple(words), vocabulary.counts[rated], nowhere, model.cross_validated)
+    seen = replace(found, probabilities=model.on_training_words)
     metrics = {
-        "concreteness": concreteness_metrics(words, counts, model.cross_validated, norms),
-        "concreteness_on_training_words": concreteness_metrics(
-            words, counts, model.on_training_words, norms
-        ),
+        "concreteness": concreteness_metrics(found, norms),
+        "concreteness_on_training_words": concreteness_metrics(seen, norms),
     }
     save_results(options, metrics, model.settings, training_data(pairs, norms), {})
     logger.info(

@@ -4,7 +4,7 @@ Axes: W words of the training captions, C clusters.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,10 +68,8 @@ def word_metrics(
     if norms.categories is not None:
         metrics |= categorization_metrics(predictions, norms, seed)
     clusters, probabilities = predictions.clusters, predictions.probabilities
-    words = predictions.words, predictions.counts, probabilities
-    concreteness = None if norms.concreteness is None else concreteness_metrics(*words, norms)
     return metrics | {
-        "concreteness": concreteness,
+        "concreteness": norms.concreteness and concreteness_metrics(predictions, norms),
         "word_association": norms.association_file and association_metrics(predictions, norms),
         "cluster_counts": cluster_counts(clusters, probabilities, text_threshold),
     }
@@ -110,33 +108,29 @@ def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int
     }
 
 
-def concreteness_metrics(
-    words: Sequence[str], counts: np.ndarray, predicted: np.ndarray, norms: Norms
-) -> dict[str, Any]:
-    """Score a predicted concreteness (W,) over the words with a rating and no NaN."""
-    ratings = np.array([(norms.concreteness or {}).get(word, np.nan) for word in words])  # (W,)
+def concreteness_metrics(predictions: WordPredictions, norms: Norms) -> dict[str, Any]:
+    """Score the predicted concreteness of the words with a rating, but for NaN."""
+    ratings_of = norms.concreteness or {}
+    ratings = np.array([ratings_of.get(word, np.nan) for word in predictions.words])  # (W,)
+    predicted = predictions.probabilities
     rated = ~np.isnan(ratings + predicted)
-    return concreteness_scores(predicted[rated], ratings[rated], counts[rated])
+    return concreteness_scores(predicted[rated], ratings[rated], predictions.counts[rated])
 
 
 def text_only_concreteness_metrics(
-    words: Sequence[str],
-    counts: np.ndarray,
-    predicted: np.ndarray,
-    reference_words: Mapping[str, Sequence[str]],
-    norms: Norms,
+    predictions: WordPredictions, reference_words: Mapping[str, Sequence[str]], norms: Norms
 ) -> dict[str, Any]:
-    """Return the scores of the co-occurrence baseline's concreteness (W,).
+    """Score the co-occurrence baseline's concreteness.
 
     The ratings of its reference words, the most concrete and the most abstract ones by side, went
     into it: how it scores without them stands beside the published figure. There is no mean
     absolute error, since the measure is a sum of cosines.
     """
     references = {word for side in reference_words.values() for word in side}
-    is_reference = np.array([word in references for word in words], dtype=bool)  # (W,)
-    scores = concreteness_metrics(words, counts, predicted, norms)
-    others = np.where(is_reference, np.nan, predicted)
-    without = concreteness_metrics(words, counts, others, norms)
+    is_reference = [word in references for word in predictions.words]
+    others = np.where(is_reference, np.nan, predictions.probabilities)
+    scores = concreteness_metrics(predictions, norms)
+    without = concreteness_metrics(replace(predictions, probabilities=others), norms)
     return {
         "concreteness": scores | {"mean_absolute_error": None},
         "concreteness_without_reference_words": {

@@ -7,7 +7,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,14 +74,11 @@ def concreteness_evaluation(options: argparse.Namespace) -> None:
     """Compare predicted concreteness with human ratings."""
     answers = _ask(options, "concreteness", "concreteness")
     found, norms, model = answers.predictions, answers.norms, answers.model
-    metrics = {
-        "concreteness": concreteness_metrics(found.words, found.counts, found.probabilities, norms)
-    }
+    metrics = {"concreteness": concreteness_metrics(found, norms)}
     if options.model_type == SUPERVISED:
         seen = _for_words(found.words, model.words, model.on_training_words, np.nan)
-        metrics["concreteness_on_training_words"] = concreteness_metrics(
-            found.words, found.counts, seen, norms
-        )
+        of_seen = concreteness_metrics(replace(found, probabilities=seen), norms)
+        metrics["concreteness_on_training_words"] = of_seen
     elif options.model_type == TEXT_ONLY:
         references = answers.settings["reference_words"]
         if references is None:
@@ -89,9 +86,7 @@ def concreteness_evaluation(options: argparse.Namespace) -> None:
                 f"the model '{options.model_name}' was trained without concreteness ratings; train "
                 "it again with --overwrite, now that they are there"
             )
-        metrics = text_only_concreteness_metrics(
-            found.words, found.counts, found.probabilities, references, norms
-        )
+        metrics = text_only_concreteness_metrics(found, references, norms)
     save_results(options, metrics, answers.settings, answers.data)
 
 
