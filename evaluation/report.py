@@ -424,13 +424,10 @@ def _concreteness(subject: _Subject) -> dict[str, Any]:
 
 def _words(subject: _Subject) -> dict[str, Any]:
     """Return the table of the most frequent words."""
-    words, shown = subject.words, slice(SHOWN_WORDS)
-    clusters, probabilities = words.clusters[shown, None], words.probabilities[shown, None]
-    rows = cluster_tables.word_rows(
-        words.words[shown], words.counts[shown], clusters, probabilities, probabilities[:, 0],
-        subject.norms,
-    )  # fmt: skip
-    return {"word_total": len(words.words), "words": rows}
+    words, probabilities = subject.words, subject.words.probabilities
+    best = words.clusters[:, None], probabilities[:, None]
+    rows = cluster_tables.word_rows(words.words, words.counts, *best, probabilities, subject.norms)
+    return {"word_total": len(rows), "words": rows[:SHOWN_WORDS]}
 
 
 # ---- boxes
@@ -445,9 +442,9 @@ def typical_images(counts: np.ndarray, count: int) -> dict[str, list[int]]:
     boxes = np.stack([counts[:, 0] + counts[:, 2], counts[:, 0] + counts[:, 1]], axis=1)  # (N, 2)
     distance = np.abs(boxes - np.median(boxes, axis=0)).sum(axis=1)  # (N,)
     chosen: list[int] = []
+    order = np.argsort(distance, kind="stable")
     groups = {}
     for at, (column, title) in enumerate(((0, "Hits"), (2, "Misses"), (1, "False alarms"))):
-        order = np.argsort(distance, kind="stable")
         fits = [int(i) for i in order if counts[i, column] and i not in chosen]
         groups[title] = fits[: (count - len(chosen)) // (3 - at)]
         chosen += groups[title]

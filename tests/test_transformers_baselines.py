@@ -355,10 +355,10 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
     assert "threshold" in capsys.readouterr().out
     found = results(tmp_path, "clip_classification_evaluation")
     cosines, gold = reference(demo_data, clip_folder, "val2014")
-    counts = classification_counts(cosines >= best.threshold, gold)
+    counts = classification_counts(cosines >= best["threshold"], gold)
     expected = classification_scores(counts, gold.shape[1])
     assert found["metrics"] == {"class_name_classification": expected}
-    assert found["settings"]["clip_threshold"] == best.threshold
+    assert found["settings"]["clip_threshold"] == best["threshold"]
     assert found["settings"]["threshold_source"] == "find_clip_positive_threshold_clip.json"
     assert found["data"]["test_images"] == len(gold)
 
