@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,24 +13,8 @@ from models_src.joint import joint_step
 from tests.benchmarks import long_run, step_cost
 from tests.benchmarks.speed import main
 
-FIGURES = {
-    "joint_step_ratio_lstm",
-    "joint_step_ratio_generative",
-    "text_step_ms",
-    "box_ms",
-    "visual_evaluation_ratio",
-    "text_evaluation_s",
-    "help_s",
-    "setup_images_per_s",
-    "setup_peak_mb",
-    "setup_again_s",
-    "images_per_s_from_files",
-    "images_per_s_from_cache",
-    "first_start_s",
-    "start_s",
-    "epoch_memory_mb",
-    "epoch_memory_growth",
-}
+README = (Path(__file__).parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+FIGURES = set(re.findall(r"^\| `(\w+)`", README, flags=re.MULTILINE))
 
 
 def test_speed_benchmark_at_a_tiny_size(tmp_path, capsys):

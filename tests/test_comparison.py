@@ -296,7 +296,6 @@ def test_significance_over_images_is_paired(tmp_path):
 
 
 def test_damaged_results_by_image_are_refused(tmp_path):
-    assert read_image_answers(tmp_path, EVALUATED) == {}
     of_images(tmp_path, [[1, 0, 0]], [])
     path = tmp_path / "visual_evaluation_m.npz"
     path.write_bytes(path.read_bytes()[:-40])

@@ -4,7 +4,6 @@ Nothing in it can be learned; only sizes and shapes are those of real data. Axes
 """
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
@@ -13,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datasets_src.captions import TokenizedCaptions
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE
+from tests.coco_files import file_name, write_annotations
 
 CAPTION_WORDS = 10  # in the mean; COCO's captions have 10 or 11
 CLASSES = 80  # COCO's
@@ -36,21 +37,19 @@ def invented_words(count: int) -> list[str]:
     return [word for word, _ in zip(words, range(count), strict=False)]
 
 
-def zipf_tokens(
-    words: int, captions: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return word ids by Zipf's law, and where each caption of random length starts and ends."""
+def zipf_captions(words: int, captions: int, rng: np.random.Generator) -> TokenizedCaptions:
+    """Return captions of random length whose word ids follow Zipf's law."""
     lengths = rng.integers(CAPTION_WORDS - 3, CAPTION_WORDS + 4, size=captions)
     frequency = 1 / np.arange(1, words + 1)
     tokens = rng.choice(words, size=lengths.sum(), p=frequency / frequency.sum())
-    return tokens.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)])
+    return TokenizedCaptions(tokens.astype(np.int32), np.cumsum([0, *lengths]))
 
 
 def invented_captions(words: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
     """Return captions in which all words occur, if there is room, with Zipf's frequencies."""
-    tokens, bounds = zipf_tokens(len(words), count, rng)
-    tokens[: len(words)] = np.arange(len(words))[: len(tokens)]
-    pieces = np.split(rng.permutation(tokens), bounds[1:-1])
+    drawn = zipf_captions(len(words), count, rng)
+    drawn.tokens[: len(words)] = np.arange(len(words))[: len(drawn.tokens)]
+    pieces = np.split(rng.permutation(drawn.tokens), drawn.offsets[1:-1])
     return [" ".join([words[word] for word in piece]) for piece in pieces]
 
 
@@ -80,39 +79,25 @@ def write_split(
     with Image.open(io.BytesIO(pictures[0])) as picture:
         width, height = picture.size
     coco = datasets_dir / "COCO"
-    for folder in (coco / split, coco / "annotations"):
-        folder.mkdir(parents=True, exist_ok=True)
-    ids = rng.permutation(size.images) + 1
-    names = [f"COCO_{split}_{image_id:012}.jpg" for image_id in ids.tolist()]
-    for name, picture_file in zip(names, cycle(pictures), strict=False):
-        (coco / split / name).write_bytes(picture_file)
-    images = [
-        {"id": image_id, "file_name": name, "width": width, "height": height}
-        for image_id, name in zip(ids.tolist(), names, strict=True)
-    ]
+    (coco / split).mkdir(parents=True)
+    ids = (rng.permutation(size.images) + 1).tolist()
+    for image_id, picture_file in zip(ids, cycle(pictures), strict=False):
+        (coco / split / file_name(image_id, split)).write_bytes(picture_file)
     of_captions = rng.permutation(np.resize(ids, size.captions)).tolist()
     texts = invented_captions(words, size.captions, rng)
-    captions = [
-        {"id": number, "image_id": image_id, "caption": text}
-        for number, (image_id, text) in enumerate(zip(of_captions, texts, strict=True))
-    ]
     corners = rng.random((size.instances, 2, 2)) * [width, height]
     low = corners.min(axis=1)
     boxes = np.hstack([low, corners.max(axis=1) - low]).round(2)  # (G, 4) x, y, width, height
     of_instances = rng.choice(ids, size=size.instances).tolist()
     classes = rng.integers(1, CLASSES + 1, size=size.instances).tolist()
-    instances = [
-        {"id": number, "image_id": image_id, "category_id": class_id, "bbox": box, "iscrowd": 0}
-        for number, (image_id, class_id, box) in enumerate(
-            zip(of_instances, classes, boxes.tolist(), strict=True)
-        )
-    ]
-    categories = [{"id": i + 1, "name": word} for i, word in enumerate(words[:CLASSES])]
-    for kind, content in (
-        ("captions", {"images": images, "annotations": captions}),
-        ("instances", {"images": images, "annotations": instances, "categories": categories}),
-    ):
-        (coco / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content))
+    write_annotations(
+        coco,
+        split,
+        dict.fromkeys(ids, (width, height)),
+        list(zip(of_captions, texts, strict=True)),
+        list(zip(of_instances, classes, boxes.tolist(), strict=True)),
+        dict(enumerate(words[:CLASSES], start=1)),
+    )
 
 
 def write_norms(

@@ -12,11 +12,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from evaluation.comparison import as_markdown, mean_over_seeds, read_results, table_cells
+from evaluation.reports import read_history
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -29,7 +29,6 @@ PROTOCOLS = {
     ],
     "demo": ["--config=models_src/configs/demo.yaml"],
 }  # fmt: skip
-COUNTS = ["--text_encoder=generative", "--text_threshold=0.08", "--random_start_steps=0"]
 
 # variant -> options beside the protocol's
 VARIANTS = {
@@ -37,11 +36,13 @@ VARIANTS = {
     "control": ["--random_start_steps=1000000"],
     "lstm_no_random_start": ["--random_start_steps=0"],
     "gru": ["--text_encoder=gru"],
-    "generative": COUNTS,
-}
-TEXT_ONLY = "text_only"
+    "generative": [
+        "--text_encoder=generative", "--text_threshold=0.08", "--random_start_steps=0",
+    ],
+}  # fmt: skip
+TEXT_ONLY = "text_only"  # words clustered by co-occurrence
 
-# column -> metric in the results, its names joined by dots
+# column -> metric in the results, or of the last epoch of training
 COLUMNS = {
     "AMI": "categorization.known_words.adjusted_mutual_info",
     "F": "categorization.known_words.f_score",
@@ -61,9 +62,6 @@ COLUMNS = {
     "heatmap chance": "heatmap_equal_guess_chance.f1",
     "box f1": "bounding_box.f1",
     "box chance": "bounding_box_equal_guess_chance.f1",
-}
-# the last epoch of training, from evaluation_by_epoch.csv
-TRAINING_COLUMNS = {
     "alive image clusters": "alive_image_clusters",
     "alive caption clusters": "alive_caption_clusters",
     "images without": "images_without_cluster",
@@ -72,60 +70,42 @@ TRAINING_COLUMNS = {
 }
 
 
-def call(out: Path, datasets_dir: Path, *arguments: str) -> None:
-    """Run ``main.py`` on one thread; its output goes to the end of ``out/log.txt``."""
-    places = [
-        f"--datasets_dir={datasets_dir}", f"--models_dir={out / 'models'}",
-        f"--results_dir={out / 'results'}",
-    ]  # fmt: skip
-    with (out / "log.txt").open("a") as log:
-        subprocess.run(
-            [sys.executable, "main.py", *places, *arguments],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-            stdout=log,
-            stderr=log,
-            check=True,
-        )
-
-
-def evaluated(results_dir: Path, name: str) -> dict[str, float | None]:
-    """Return the columns' figures from a model's results files; None for what they lack."""
-    metrics = read_results(results_dir, name).metrics
-    return {column: metrics.get(metric) for column, metric in COLUMNS.items()}
-
-
-def measure(out: Path, datasets_dir: Path, kind: str, variant: str, seed: int) -> dict[str, Any]:
+def measure(
+    out: Path, datasets_dir: Path, kind: str, variant: str, seed: int
+) -> dict[str, float | None]:
     """Train and evaluate one variant with one seed, as far as that is not done; return figures."""
     name = f"{kind}_{variant}_{seed}"
+    results = out / "results"
+
+    def call(made: Path, *arguments: str) -> None:
+        """Run ``main.py`` unless the file is there; its output goes to the end of ``log.txt``."""
+        if made.exists():
+            return
+        words = [f"--datasets_dir={datasets_dir}", f"--models_dir={out / 'models'}"]
+        words += [f"--results_dir={results}", f"--model_name={name}", *arguments]
+        with (out / "log.txt").open("a") as log:
+            subprocess.run(
+                [sys.executable, "main.py", *words],
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+
     everything = ["--use_all_images"] if kind == "real" else []
-    if not (out / "models" / "text" / f"{name}.cfg").exists():
-        call(
-            out, datasets_dir, *PROTOCOLS[kind], *VARIANTS[variant], f"--seed={seed}",
-            f"--model_name={name}", "--workers=0", "--device=cpu", "--resume",
-        )  # fmt: skip
+    if variant == TEXT_ONLY:
+        utility = "train_text_only_baseline"
+        options = ["--baseline_cluster_num=100", f"--seed={seed}", "--overwrite", *everything]
+        call(results / f"{utility}_{name}.json", f"--utility={utility}", *options)
+        return dict(read_results(results, name).metrics)
+    options = [*PROTOCOLS[kind], *VARIANTS[variant], f"--seed={seed}"]
+    options += ["--workers=0", "--device=cpu", "--resume"]
+    call(out / "models" / "text" / f"{name}.cfg", *options)
     for utility in ("text_evaluation", "visual_evaluation"):
-        if not (out / "results" / f"{utility}_{name}.json").exists():
-            call(out, datasets_dir, f"--utility={utility}", f"--model_name={name}", *everything)
-    figures = evaluated(out / "results", name)
-    rows = (out / "results" / name / "evaluation_by_epoch.csv").read_text().splitlines()
-    last = {row.split(",")[0]: row.split(",")[-1] for row in rows}
-    for column, row in TRAINING_COLUMNS.items():
-        figures[column] = float(last[row]) if last.get(row) else None
-    return figures
-
-
-def text_only(out: Path, datasets_dir: Path, kind: str, seed: int) -> dict[str, Any]:
-    """Cluster words by co-occurrence into as many clusters as the models have."""
-    name = f"{kind}_{TEXT_ONLY}_{seed}"
-    common = ["--use_all_images"] if kind == "real" else []
-    path = out / "results" / f"train_text_only_baseline_{name}.json"
-    if not path.exists():
-        call(
-            out, datasets_dir, "--utility=train_text_only_baseline", f"--model_name={name}",
-            "--baseline_cluster_num=100", f"--seed={seed}", "--overwrite", *common,
-        )  # fmt: skip
-    return evaluated(out / "results", name)
+        call(results / f"{utility}_{name}.json", f"--utility={utility}", *everything)
+    last_epoch = read_history(results / name / "evaluation_by_epoch.csv")[-1]
+    return last_epoch | read_results(results, name).metrics
 
 
 def main() -> None:
@@ -139,22 +119,12 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     out, datasets_dir = options.out.resolve(), options.datasets_dir.resolve()
-    columns: dict[str, list[dict[str, Any]]] = {}
+    rows = []
     for variant in options.variants:
-        columns[variant] = [
-            text_only(out, datasets_dir, options.images, seed)
-            if variant == TEXT_ONLY
-            else measure(out, datasets_dir, options.images, variant, seed)
-            for seed in options.seeds
-        ]
-    figures = pd.DataFrame(
-        [
-            {"metric": row, "setting": variant, "value": run.get(row)}
-            for row in [*COLUMNS, *TRAINING_COLUMNS]
-            for variant, runs in columns.items()
-            for run in runs
-        ]
-    )
+        for seed in options.seeds:
+            found = measure(out, datasets_dir, options.images, variant, seed)
+            rows += [(column, variant, found.get(metric)) for column, metric in COLUMNS.items()]
+    figures = pd.DataFrame(rows, columns=["metric", "setting", "value"])
     measured = figures.groupby("metric")["value"].transform("count") > 0
     print(as_markdown(table_cells(mean_over_seeds(figures[measured]))), end="")
 

@@ -65,10 +65,9 @@ def measure(steps: int) -> dict[str, Any]:
         training.joint_step, visual_encoders._torchvision_network = plain_step, plain_network
     part = min(1000, len(seen) // 10)
     warm = min(WARM_UP, part // 2)
-    spans = {"first": slice(warm, warm + part), "last": slice(len(seen) - part, len(seen))}
     figures: dict[str, Any] = {"steps": len(seen), "compared": part}
-    for name, span in spans.items():
-        starts, memory, files = zip(*seen[span], strict=True)
+    for name, steps_seen in (("first", seen[warm : warm + part]), ("last", seen[-part:])):
+        starts, memory, files = zip(*steps_seen, strict=True)
         figures[name] = {
             "step_ms": 1000 * statistics.median(np.diff(starts)),
             "memory_mb": statistics.median(memory),
@@ -83,14 +82,9 @@ def _train(folder: Path, epochs: int) -> None:
     pairs = load_training_pairs(folder / "data", use_all_images=True)
     norms = load_norms(folder / "data", log_absent=False)
     settings = TrainingSettings(
-        visual_encoder="resnet18",
-        image_size=32,
-        cluster_num=20,
-        batch_size=BATCH,
-        epochs=epochs,
-        embedding_dim=16,
-        hidden_dim=16,
-    )
+        visual_encoder="resnet18", image_size=32, cluster_num=20, batch_size=BATCH, epochs=epochs,
+        embedding_dim=16, hidden_dim=16,
+    )  # fmt: skip
 
     def evaluate(text: Any) -> dict[str, float | None]:
         predictions = predict_words(text, pairs.vocabulary)
@@ -110,8 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    figures = measure(options.steps)
-    text = json.dumps(figures, indent=2)
+    text = json.dumps(measure(options.steps), indent=2)
     print(text)
     if options.out is not None:
         options.out.write_text(text + "\n")

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from datasets_src.captions import TokenizedCaptions
 from datasets_src.coco import load
 from datasets_src.datasets import COCO
 from datasets_src.filtering import filter_file
@@ -54,7 +53,7 @@ from tests.benchmarks.invented_data import (
     invented_words,
     write_norms,
     write_split,
-    zipf_tokens,
+    zipf_captions,
 )
 from utils.files import write_json
 from utils.processes import spare_workers
@@ -62,8 +61,6 @@ from utils.processes import spare_workers
 ROOT = Path(__file__).parent.parent.parent
 # of 150 clusters, more than images of a trained lstm activate: a slow case
 ACTIVATED_SHARE = 0.185
-
-
 # Linux counts the memory of the process that starts another as the other's own, so that a small
 # one has to start what is measured
 PEAK_OF_CHILD = """
@@ -102,26 +99,20 @@ class Sizes:
     process_runs: int = 9
     setup_runs: int = 3
 
+    def settings(self, text_encoder: str) -> TrainingSettings:
+        """Return training settings of these sizes."""
+        return TrainingSettings(
+            visual_encoder=self.network, image_size=self.image_size, text_encoder=text_encoder,
+            cluster_num=self.clusters,
+        )  # fmt: skip
+
 
 QUICK = Sizes(
-    network="resnet18",
-    image_size=32,
-    joint_batch=4,
-    clusters=20,
-    words=700,
-    step_captions=5,
-    test_images=6,
-    evaluation_batch=4,
-    picture=(64, 48),
-    train_captions=100,
-    associations=100,
-    setup=(SplitSize(9, 45, 30), SplitSize(5, 25, 20)),
-    loaded_images=12,
-    **{
-        f"{kind}_runs": 2
-        for kind in ("joint", "evaluation", "loading", "short", "process", "setup")
-    },
-)
+    network="resnet18", image_size=32, joint_batch=4, clusters=20, words=700, step_captions=5,
+    test_images=6, evaluation_batch=4, picture=(64, 48), train_captions=100, associations=100,
+    setup=(SplitSize(9, 45, 30), SplitSize(5, 25, 20)), loaded_images=12, joint_runs=2,
+    evaluation_runs=2, loading_runs=2, short_runs=2, process_runs=2, setup_runs=2,
+)  # fmt: skip
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -138,19 +129,8 @@ def ratios(work: Callable[[], object], reference: Callable[[], object], runs: in
     return [seconds(work) / seconds(reference) for _ in range(runs)]
 
 
-def settings_of(sizes: Sizes, text_encoder: str) -> TrainingSettings:
-    """Return training settings of these sizes."""
-    return TrainingSettings(
-        visual_encoder=sizes.network,
-        image_size=sizes.image_size,
-        text_encoder=text_encoder,
-        cluster_num=sizes.clusters,
-    )
-
-
-def token_captions(sizes: Sizes, count: int, rng: np.random.Generator) -> TokenizedCaptions:
-    """Return captions of random length whose word ids follow Zipf's law."""
-    return TokenizedCaptions(*zipf_tokens(sizes.words, count, rng))
+def random_bits(sizes: Sizes, count: int, rng: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(rng.random((count, sizes.clusters)) < ACTIVATED_SHARE)
 
 
 def joint_step_ratio(sizes: Sizes, text_encoder: str) -> list[float]:
@@ -160,31 +140,23 @@ def joint_step_ratio(sizes: Sizes, text_encoder: str) -> list[float]:
     """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    settings = settings_of(sizes, text_encoder)
+    settings = sizes.settings(text_encoder)
+    thresholds = settings.visual_threshold, settings.text_threshold
     visual = build_visual_encoder(settings)
     text = build_text_encoder(settings, tuple(invented_words(sizes.words)))
     optimizer = torch.optim.Adam(visual.parameters(), lr=settings.visual_learning_rate)
     batch, side = sizes.joint_batch, sizes.image_size
     pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
-    captions = token_captions(sizes, 1000, rng)
+    captions = zipf_captions(sizes.words, 1000, rng)
     totals = empty_sums(sizes.clusters)
 
     def whole() -> None:
-        chosen = rng.integers(len(captions), size=batch)
-        result = joint_step(
-            visual,
-            optimizer,
-            text,
-            normalise(pixels),
-            torch.arange(batch),
-            torch.from_numpy(captions.padded(chosen)),
-            settings.visual_threshold,
-            settings.text_threshold,
-        )
-        totals.add_(step_sums(result))
+        tokens = torch.from_numpy(captions.padded(rng.integers(len(captions), size=batch)))
+        batch_parts = normalise(pixels), torch.arange(batch), tokens
+        totals.add_(step_sums(joint_step(visual, optimizer, text, *batch_parts, *thresholds)))
 
     images = normalise(pixels)
-    targets = (torch.rand(batch, sizes.clusters) < ACTIVATED_SHARE).float()
+    targets = random_bits(sizes, batch, rng).float()
 
     def bare() -> None:
         loss = functional.binary_cross_entropy_with_logits(visual.network(images), targets)
@@ -199,48 +171,41 @@ def text_step_ms(sizes: Sizes) -> list[float]:
     """Time the count model's reading of captions and its learning from bits."""
     rng = np.random.default_rng(0)
     words = tuple(invented_words(sizes.words))
-    text = build_text_encoder(settings_of(sizes, "generative"), words)
-    captions = token_captions(sizes, 5000, rng)
+    text = build_text_encoder(sizes.settings("generative"), words)
+    captions = zipf_captions(sizes.words, 5000, rng)
 
     def step() -> float:
         chosen = rng.integers(len(captions), size=sizes.step_captions)
         tokens = torch.from_numpy(captions.padded(chosen))
-        bits = torch.from_numpy(rng.random((len(tokens), sizes.clusters)) < ACTIVATED_SHARE)
+        bits = random_bits(sizes, len(tokens), rng)
         return 1000 * seconds(lambda: text.update(tokens, text.score(tokens), bits))
 
     # the counts of 300 steps come first: an empty model has less to do
     return [step() for _ in range(300 + sizes.short_runs)][300:]
 
 
-def written_test_split(sizes: Sizes, folder: Path) -> Split:
-    """Write and load a test split."""
-    rng = np.random.default_rng(0)
-    write_split(
-        folder,
-        "val2014",
-        SplitSize(sizes.test_images, 5 * sizes.test_images, 7 * sizes.test_images),
-        invented_words(sizes.words),
-        invented_pictures(sizes.test_images, *sizes.picture, rng),
-        rng,
-    )
-    return load(folder / "COCO", "val2014", with_instances=True)
+def split_and_model(sizes: Sizes, folder: Path) -> tuple[Split, Model]:
+    """Return a test split, and an untrained model.
 
-
-def evaluated_model(sizes: Sizes, split: Split) -> Model:
-    """Return an untrained model whose threshold lets ``ACTIVATED_SHARE`` of the clusters fire."""
+    Its threshold lets ``ACTIVATED_SHARE`` of the clusters fire.
+    """
     torch.manual_seed(0)
-    settings = settings_of(sizes, "generative")
+    rng = np.random.default_rng(0)
+    words = invented_words(sizes.words)
+    size = SplitSize(sizes.test_images, 5 * sizes.test_images, 7 * sizes.test_images)
+    pictures = invented_pictures(sizes.test_images, *sizes.picture, rng)
+    write_split(folder, "val2014", size, words, pictures, rng)
+    split = load(folder / "COCO", "val2014", with_instances=True)
+    settings = sizes.settings("generative")
     encoder = build_visual_encoder(settings).eval()
-    text = build_text_encoder(settings, tuple(invented_words(sizes.words)))
+    text = build_text_encoder(settings, tuple(words))
     batches = [np.arange(min(8, sizes.test_images))]
     with torch.inference_mode():
         (pixels,) = load_images(split.images(sizes.image_size), batches, workers=0)
         threshold = encoder(normalise(pixels)).quantile(1 - ACTIVATED_SHARE).item()
-    workers = spare_workers(2)  # as the program has them
-    visual = VisualModel(
-        encoder, threshold, sizes.image_size, sizes.evaluation_batch, workers, device="cpu"
-    )
-    return Model(visual, text, settings.text_threshold, settings.as_dict())
+    loading = sizes.image_size, sizes.evaluation_batch, spare_workers(2)  # as the program has them
+    visual = VisualModel(encoder, threshold, *loading, device="cpu")
+    return split, Model(visual, text, settings.text_threshold, settings.as_dict())
 
 
 def loading_figures(sizes: Sizes, split: Split, folder: Path) -> dict[str, list[float]]:
@@ -269,9 +234,8 @@ def box_ms(sizes: Sizes, model: Model, split: Split) -> list[float]:
         image, cluster = torch.nonzero(logits >= model.visual.threshold, as_tuple=True)
 
         def work() -> None:
-            boxes_and_peaks(
-                class_activation_maps(features, encoder.head.weight, image, cluster), MAP_SIZE
-            )
+            maps = class_activation_maps(features, encoder.head.weight, image, cluster)
+            boxes_and_peaks(maps, MAP_SIZE)
 
         work()
         return [1000 * seconds(work) / len(cluster) for _ in range(sizes.short_runs)]
@@ -279,9 +243,8 @@ def box_ms(sizes: Sizes, model: Model, split: Split) -> list[float]:
 
 def visual_evaluation_ratio(sizes: Sizes, model: Model, split: Split) -> list[float]:
     """Compare a whole evaluation, image files to metrics, with the CNN's bare forward passes."""
-    count = sizes.test_images
-    batch = sizes.evaluation_batch
-    batches = [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
+    count, batch = sizes.test_images, sizes.evaluation_batch
+    batches = np.split(np.arange(count), range(batch, count, batch))
     source = split.images(sizes.image_size)
     images = [normalise(pixels) for pixels in load_images(source, batches, workers=0)]
 
@@ -298,15 +261,13 @@ def text_evaluation_s(sizes: Sizes, folder: Path) -> list[float]:
     rng = np.random.default_rng(0)
     words = invented_words(sizes.words)
     size = SplitSize(max(1, sizes.train_captions // 5), sizes.train_captions, 1)
-    pictures = invented_pictures(1, 16, 16, rng)
-    write_split(folder, "train2014", size, words, pictures, rng)
+    write_split(folder, "train2014", size, words, invented_pictures(1, 16, 16, rng), rng)
     write_norms(folder, words, sizes.associations, rng)
-    settings = settings_of(sizes, "generative")
+    settings = sizes.settings("generative")
     text = build_text_encoder(settings, tuple(words))
-    captions = token_captions(sizes, 10 * sizes.words // CAPTION_WORDS, rng)
+    captions = zipf_captions(sizes.words, 10 * sizes.words // CAPTION_WORDS, rng)
     tokens = torch.from_numpy(captions.padded(np.arange(len(captions))))
-    bits = torch.from_numpy(rng.random((len(tokens), sizes.clusters)) < ACTIVATED_SHARE)
-    text.update(tokens, text.score(tokens), bits)
+    text.update(tokens, text.score(tokens), random_bits(sizes, len(tokens), rng))
     origin = Origin(run="benchmark", step=1, seed=0, data_fingerprint="none")
     save_halves(folder / "models", "model", origin, {"text": (settings, text)})
     arguments = ["--utility=text_evaluation", "--model_name=model", f"--datasets_dir={folder}"]
@@ -355,15 +316,6 @@ def setup_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     return {"setup_images_per_s": speeds, "setup_peak_mb": peaks, "setup_again_s": again}
 
 
-def start_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
-    """Time how training's data is read, for the first time and again, of what setup has read."""
-    first, again = [], []
-    for _ in range(sizes.setup_runs):
-        for values in (first, again):
-            values.append(seconds(lambda: load_training_pairs(folder, use_all_images=True)))
-    return {"first_start_s": first, "start_s": again}
-
-
 def memory_mb() -> float:
     """Return the memory of this process and those it started, what they share counted once.
 
@@ -377,30 +329,32 @@ def memory_mb() -> float:
     return total / 1000
 
 
-def epoch_memory(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
-    """Load an epoch's images by two workers through the cache, which the first run fills.
+def epoch_figures(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
+    """Read training's data of what setup has read, and load an epoch's images by two workers.
 
-    Growth is the highest memory of all three processes over that after a twentieth of the epoch.
+    They come through the cache, which the first run fills. Growth is the highest memory of all
+    three processes over that after a twentieth of the epoch.
     """
-    pairs = load_training_pairs(folder, use_all_images=True)
+    starts, highest, growth = [], [], []
+    for _ in range(sizes.setup_runs):
+        start = time.perf_counter()
+        pairs = load_training_pairs(folder, use_all_images=True)
+        starts.append(time.perf_counter() - start)
     split = replace(pairs.split, cache=ImageCache(folder / "cache", "train"))
-    batches = pair_batches(
-        split.caption_image, sizes.step_captions, seed=0, epoch=0, group_captions=False
-    )
+    size = sizes.step_captions
+    batches = pair_batches(split.caption_image, size, seed=0, epoch=0, group_captions=False)
     often = max(1, len(batches) // 100)
-    highest, growth = [], []
     for _ in range(2):
         loaded = load_batches(split.images(32), [batch.images for batch in batches], workers=2)
         seen = [memory_mb() for number, _ in enumerate(loaded) if number % often == 0]
         highest.append(max(seen))
         growth.append(max(seen) / seen[len(seen) // 20])
-    return {"epoch_memory_mb": highest, "epoch_memory_growth": growth}
+    return {"start_s": starts, "epoch_memory_mb": highest, "epoch_memory_growth": growth}
 
 
 def measure(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     """Return the values of all runs of each figure; ``folder`` takes the data."""
-    split = written_test_split(sizes, folder / "images")
-    model = evaluated_model(sizes, split)
+    split, model = split_and_model(sizes, folder / "images")
     return {
         "joint_step_ratio_lstm": joint_step_ratio(sizes, "lstm"),
         "joint_step_ratio_generative": joint_step_ratio(sizes, "generative"),
@@ -411,8 +365,7 @@ def measure(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
         "help_s": help_s(sizes),
         **loading_figures(sizes, split, folder / "cache"),
         **setup_figures(sizes, folder / "setup"),
-        **start_figures(sizes, folder / "setup"),
-        **epoch_memory(sizes, folder / "setup"),
+        **epoch_figures(sizes, folder / "setup"),
     }
 
 

@@ -63,17 +63,15 @@ def measure(variant: Variant) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     settings = TrainingSettings(
-        visual_encoder=variant.network,
-        text_encoder=variant.text_encoder,
-        cluster_num=150,
-        accumulate=variant.accumulate,
-        precision=variant.precision,
-    )
+        visual_encoder=variant.network, text_encoder=variant.text_encoder, cluster_num=150,
+        accumulate=variant.accumulate, precision=variant.precision,
+    )  # fmt: skip
     visual = build_visual_encoder(settings)
     if not variant.channels_last:
         visual = visual.to(memory_format=torch.contiguous_format)
     text = build_text_encoder(settings, tuple(invented_words(variant.words)))
     optimizer = adam(visual, settings.visual_learning_rate)
+    thresholds = settings.visual_threshold, settings.text_threshold
     shape = (variant.images, 3, variant.image_size, variant.image_size)
     rng = np.random.default_rng(0)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -83,17 +81,8 @@ def measure(variant: Variant) -> dict[str, float]:
     times = []
     for _ in range(1 + variant.steps):  # the first is not timed
         begun = time.process_time()
-        joint_step(
-            visual,
-            optimizer,
-            text,
-            normalise(pixels),
-            image_of_caption,
-            tokens,
-            settings.visual_threshold,
-            settings.text_threshold,
-            precision=variant.precision,
-        )
+        batch = normalise(pixels), image_of_caption, tokens
+        joint_step(visual, optimizer, text, *batch, *thresholds, precision=variant.precision)
         times.append(time.process_time() - begun)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return {"seconds": statistics.median(times[1:]), "start_mb": start_mb, "peak_mb": peak_mb}
