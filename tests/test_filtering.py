@@ -70,6 +70,10 @@ def coco(tmp_path):
     return tmp_path / "datasets"
 
 
+def load(datasets_dir, name="train2014", use_all_images=False, **options):
+    return load_filtered_split(datasets_dir, name, use_all_images=use_all_images, **options)
+
+
 def expected_dropped(images):
     return {
         cause: sorted(image_id for image_id, (_, _, why) in images.items() if why == cause)
@@ -96,9 +100,7 @@ def test_filtered_splits_hold_the_kept_images_with_their_captions_and_instances(
     filter_images(coco)
     for name, images in SPLITS.items():
         with caplog.at_level(logging.INFO):
-            split, filtered = load_filtered_split(
-                coco, name, use_all_images=False, with_instances=True
-            )
+            split, filtered = load(coco, name, with_instances=True)
         kept = kept_ids(images)
         assert filtered is True
         assert split.image_ids.tolist() == kept
@@ -106,7 +108,7 @@ def test_filtered_splits_hold_the_kept_images_with_their_captions_and_instances(
         shown = split.image_ids[split.instances.image].tolist()
         assert shown == [i for i, (_, classes, _) in images.items() for _ in classes if i in kept]
         assert f"{name}: {len(kept)} of {len(images)} images" in caplog.text
-        bare, _ = load_filtered_split(coco, name, use_all_images=False)
+        bare, _ = load(coco, name)
         assert bare.instances is None
         assert bare.image_ids.tolist() == kept
 
@@ -135,7 +137,7 @@ def test_all_images_are_used_without_setup_and_when_asked_for(coco, caplog, filt
     if filtered:
         filter_images(coco)
     with caplog.at_level(logging.INFO):
-        split, is_filtered = load_filtered_split(coco, "train2014", use_all_images=filtered)
+        split, is_filtered = load(coco, use_all_images=filtered)
     assert is_filtered is False
     assert split.image_ids.tolist() == sorted(TRAIN)
     assert f"all {len(TRAIN)} images" in caplog.text
@@ -152,21 +154,20 @@ def test_all_images_are_used_without_setup_and_when_asked_for(coco, caplog, filt
 )
 def test_result_of_other_files_is_noticed_as_stale(coco, kind, edit):
     filter_images(coco)
-    load_filtered_split(coco, "train2014", use_all_images=False)
-    path = edit_json(coco, kind, edit or dict)
+    load(coco)
     if edit is None:
-        path.unlink()
-    message = refusal_of(
-        load_filtered_split, coco, "train2014", use_all_images=False, with_instances=True
-    )
+        (coco / "COCO" / "annotations" / f"{kind}_train2014.json").unlink()
+    else:
+        edit_json(coco, kind, edit)
+    message = refusal_of(load, coco, with_instances=True)
     assert str(coco / FILTER_FILE) in message
     assert "run setup again" in message
     assert "--use_all_images" in message
-    assert load_filtered_split(coco, "train2014", use_all_images=True)[1] is False
-    assert load_filtered_split(coco, "val2014", use_all_images=False)[1]  # not concerned
+    assert load(coco, use_all_images=True)[1] is False
+    assert load(coco, "val2014")[1]  # not concerned
     if edit:
         filter_images(coco)
-        assert load_filtered_split(coco, "train2014", use_all_images=False)[1]
+        assert load(coco)[1]
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -180,9 +181,7 @@ def test_split_without_instances_is_refused_and_no_result_written(coco, name):
 
 def test_captions_only_data_needs_no_setup(tmp_path):
     write_world(tmp_path, "train2014", TRAIN, with_instances=False)
-    split, filtered = load_filtered_split(
-        tmp_path, "train2014", use_all_images=False, with_instances=True
-    )
+    split, filtered = load(tmp_path, with_instances=True)
     assert filtered is False
     assert split.instances is None
     assert split.image_ids.tolist() == sorted(TRAIN)
@@ -198,7 +197,7 @@ def test_a_missing_or_unreadable_image_is_dropped_and_named(coco, caplog, is_the
     assert str(path) in caplog.text
     assert results["train2014"]["dropped"] == expected_dropped(TRAIN) | {"unreadable": [50]}
     assert results["val2014"]["dropped"] == expected_dropped(VAL)
-    split, _ = load_filtered_split(coco, "train2014", use_all_images=False)
+    split, _ = load(coco)
     assert split.image_ids.tolist() == [kept for kept in kept_ids(TRAIN) if kept != 50]
 
 
@@ -241,7 +240,7 @@ def test_damaged_result_is_refused_by_name(coco, spoil):
     content = json.loads(path.read_text(encoding="utf-8"))
     spoil(content)
     path.write_text(json.dumps(content))
-    message = refusal_of(load_filtered_split, coco, "train2014", use_all_images=False)
+    message = refusal_of(load, coco)
     assert str(path) in message
     assert "setup again" in message
 
@@ -258,11 +257,11 @@ def test_a_result_goes_where_it_can_be_written_and_both_say_where(
     kept = str(path.relative_to(tmp_path))
     assert f"kept in {kept}" in capsys.readouterr().out
     with caplog.at_level(logging.INFO):
-        _, filtered = load_filtered_split(coco, "train2014", use_all_images=False)
+        _, filtered = load(coco)
     assert filtered
     assert f"as setup filtered them ({kept})" in caplog.text
     place = tmp_path / "mine"
-    assert load_filtered_split(coco, "train2014", use_all_images=False, cache_dir=place)[1] is False
+    assert load(coco, cache_dir=place)[1] is False
     assert f"setup has not filtered them in {place}" in caplog.text
     assert main(["--utility=filter_unwanted_coco_images", *options, f"--cache_dir={place}"]) == 0
-    assert load_filtered_split(coco, "train2014", use_all_images=False, cache_dir=place)[1] is True
+    assert load(coco, cache_dir=place)[1] is True

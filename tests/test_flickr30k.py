@@ -13,7 +13,7 @@ from datasets_src.splits import SPLITS
 from evaluation.image_evaluation import split_gold_boxes
 from main import main
 from tests.conftest import TINY
-from tests.test_coco import refusal_of
+from tests.test_coco import refusal_of, rows_of
 from utils.files import sha256_of_file
 
 TRAIN, TEST = SPLITS
@@ -119,9 +119,11 @@ def load(folder, split=TRAIN, with_instances=True):
     return load_split(folder.parent, split, with_instances=with_instances, dataset="flickr30k")
 
 
-def load_filtered(folder, **options):
-    options |= {"use_all_images": False, "dataset": "flickr30k"}
-    return load_filtered_split(folder.parent, TRAIN, **options)
+def load_filtered(folder, with_instances=False):
+    return load_filtered_split(
+        folder.parent, TRAIN, use_all_images=False, with_instances=with_instances,
+        dataset="flickr30k",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("with_instances", [False, True])
@@ -136,8 +138,8 @@ def test_images_and_captions_are_read(tmp_path, entities, with_instances, place)
     assert split.widths.tolist() == ([50, 60, 30] if known else [0, 0, 0])
     assert split.heights.tolist() == ([70, 40, 30] if known else [0, 0, 0])
     assert split.folder == folder / place
-    found = list(zip(split.image_ids[split.caption_image].tolist(), split.captions, strict=True))
-    assert found == [(image_id, text) for image_id, text in CAPTIONS if image_id not in (12, 13)]
+    _, captions, _ = rows_of(split)
+    assert captions == [row for row in CAPTIONS if row[0] not in (12, 13)]
     assert (split.instances is not None) == known
     test = load(folder, TEST, with_instances)
     assert test.name == "test"
@@ -185,10 +187,7 @@ def test_windows_line_ends_and_blank_lines_do_not_matter(flickr):
     expected = load(flickr)
     for path in (flickr / "train.txt", flickr / CAPTION_FILE, flickr / "Sentences" / "900.txt"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    found = load(flickr)
-    assert found.captions == expected.captions
-    assert found.image_ids.tolist() == expected.image_ids.tolist()
-    assert found.instances.boxes.tolist() == expected.instances.boxes.tolist()
+    assert rows_of(load(flickr)) == rows_of(expected)
 
 
 def test_images_without_caption_are_kept_with_a_warning(flickr, caplog):
