@@ -31,6 +31,7 @@ NAMINGS = {
 IMAGE_FORM = '{"id": 9, "file_name": "9.jpg"} (where known with "width": 640, "height": 480)'
 CAPTION_FORM = '{"image_id": 9, "caption": "a dog"}'
 CATEGORY_FORM = '{"id": 18, "name": "dog"}'
+JSON_HINT = "it should be JSON: correct it, or download or export it again"
 BOX_FORM = '{"image_id": 9, "category_id": 18, "bbox": [x, y, width, height]}'
 
 Value = TypeVar("Value")
@@ -58,16 +59,16 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
             f"no captions_{name}.json in {folder / ANNOTATION_FOLDERS[0]}, to go with "
             f"captions_{other}.json there; add it"
         )
-    data = _read_json(path)
+    data = read_json(path, JSON_HINT)
     pattern = NAMINGS[names]
 
     def read_image(entry: dict[str, Any]) -> tuple[int, tuple[str, tuple[int, ...]]]:
         image_id = _whole(entry["id"])
         sizes = tuple(_whole(entry.get(side) or 0) for side in ("width", "height"))
-        if not all(0 <= size <= LARGEST_SIDE for size in sizes):
+        if not 0 <= min(sizes) <= max(sizes) <= LARGEST_SIDE:
             raise ValueError
-        if pattern is not None and "file_name" not in entry:
-            return image_id, (pattern.format(split=name, id=image_id), sizes)
+        if pattern is not None:
+            entry = {"file_name": pattern.format(split=name, id=image_id)} | entry
         return image_id, (_text(entry["file_name"]), sizes)
 
     def read_caption(entry: dict[str, Any]) -> tuple[int, str]:
@@ -88,9 +89,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     sizes = np.array([images[image_id][1] for image_id in image_ids], np.int64).reshape(-1, 2)
     instances = None
     instance_file = annotation_file(folder, "instances", name)
-    if with_instances and instance_file is not None:
-        instances = _load_instances(instance_file, index)
-    if instances is not None and instance_file is not None:
+    if with_instances and instance_file and (instances := _load_instances(instance_file, index)):
         unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
         for image in with_bar(unknown, "reading sizes", "image"):
             try:
@@ -154,7 +153,7 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
         position = index.get(_whole(entry["image_id"]), -1)
         return position, class_index[_whole(entry["category_id"])], box
 
-    data = _read_json(path)
+    data = read_json(path, JSON_HINT)
     categories = _by_id(path, _read_entries(path, data, "categories", read_category, CATEGORY_FORM))
     names = list(dict.fromkeys(categories[category_id] for category_id in sorted(categories)))
     same = [name for name, count in Counter(categories.values()).items() if count > 1]
@@ -197,19 +196,9 @@ def _warn(path: Path, what: str, count: int) -> None:
         logger.warning("%s: %s: %d", path, what, count)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    data = read_json(path, "it should be JSON: correct it, or download or export it again")
-    if not isinstance(data, dict):
-        raise UserError(
-            f"{path} is not in COCO's format; it should be an object with the lists 'images' (each "
-            f"{IMAGE_FORM}) and 'annotations' (each {CAPTION_FORM} or {BOX_FORM})"
-        )
-    return data
-
-
 def _read_entries(
     path: Path,
-    data: dict[str, Any],
+    data: Any,
     key: str,
     read: Callable[[dict[str, Any]], Value],
     form: str,
@@ -220,7 +209,7 @@ def _read_entries(
 
     One file may hold captions and boxes: entries with ``other`` in place of ``own`` are left out.
     """
-    entries = data.get(key)
+    entries = data.get(key) if isinstance(data, dict) else None
     if not isinstance(entries, list):
         raise UserError(f"{path} has no list '{key}'; it should hold entries like {form}")
     values = []

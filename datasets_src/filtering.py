@@ -1,7 +1,7 @@
 """Setup's filter: which images of a data set the published system leaves out, and why."""
 
 import argparse
-import hashlib
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from datasets_src.loading import require_readable
 from datasets_src.norms import load_norms
 from datasets_src.splits import SPLITS, Split
 from utils.errors import UserError
-from utils.files import read_json, reading, sha256_of_file, write_json
+from utils.files import digest, read_json, reading, sha256_of_file, write_json
 from utils.progress import with_bar
 
 FILTER_FILE = "filtered_images.json"
@@ -41,8 +41,8 @@ def filter_file(datasets_dir: Path, dataset: str, cache_dir: Path | None = None)
     path = folder / FILTER_FILE
     if cache_dir is None and (path.is_file() or os.access(folder, os.W_OK)):
         return path
-    place = str(folder.resolve())
-    name = f"{folder.resolve().name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+    place = folder.resolve()
+    name = f"{place.name}-{digest(str(place))[:8]}"
     return (cache_dir or CACHE_FOLDER) / name / FILTER_FILE
 
 
@@ -65,31 +65,27 @@ def filter_images(
     """Filter both splits of a data set and keep the result (see ``filter_file``).
 
     A kept result of the same source files is returned as it is. An image is counted under the first
-    of ``CAUSES`` that holds; one that is missing or has no readable header is dropped, too.
-
-    Returns:
-        For each split, under the data set's own name of it, the numbers of ``images`` and of those
-        ``kept``, and the ids ``dropped`` by cause, ascending.
+    of ``CAUSES`` that holds; one that is missing or has no readable header is dropped, too. Returns
+    for each split, under the data set's own name of it, the numbers of ``images`` and of those
+    ``kept``, and the ids ``dropped`` by cause, ascending.
     """
     path = filter_file(datasets_dir, dataset, cache_dir)
     # captions alone first: they tell what the instances are compared with
-    sources = {
-        split.name: _source_identity(split)
-        | {"images": _hash(f"{n}\t{_size(split.folder / n)}" for n in split.file_names.tolist())}
-        for split in (load_split(datasets_dir, part, dataset=dataset) for part in SPLITS)
-    }
-    try:
+    sources = {}
+    for split in (load_split(datasets_dir, part, dataset=dataset) for part in SPLITS):
+        images = _sizes((name, split.folder / name) for name in split.file_names.tolist())
+        sources[split.name] = _source_identity(split) | {"images": images}
+    results: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(UserError):
         results = {name: _read_result(path, name) for name in sources}
-    except UserError:
-        results = {}
     if sources == {name: result["source"] for name, result in results.items()}:
         logger.info("%s is of the same files: nothing is filtered anew (remove it to do so)", path)
         return results
     results = {}
     for part in SPLITS:
         split = load_split(datasets_dir, part, with_instances=True, dataset=dataset)
-        dropped, images = _dropped(split), len(split.image_ids)
-        counts = {"images": images, "kept": images - sum(map(len, dropped.values()))}
+        dropped, count = _dropped(split), len(split.image_ids)
+        counts = {"images": count, "kept": count - sum(map(len, dropped.values()))}
         results[split.name] = {"source": sources[split.name], **counts, "dropped": dropped}
     write_json(path, {"version": FORMAT_VERSION, "splits": results})
     return results
@@ -146,28 +142,21 @@ def _dropped(split: Split) -> dict[str, list[int]]:
             "filter by; put the instances there (a data set of captions alone needs no setup)"
         )
     counts = instances.counts(count)  # (N, K)
-    is_bare = counts.sum(axis=1) == 0
-    has_two_words = counts[:, ~instances.is_single_word()].sum(axis=1) > 0
-    dropped: dict[str, list[int]] = {cause: [] for cause in (*CAUSES, UNREADABLE)}
-    bad = 0
+    holds = np.zeros((count, len(CAUSES) + 1), dtype=bool)  # the last is UNREADABLE
+    holds[:, 0] = counts.sum(axis=1) == 0
+    holds[:, 2] = counts[:, ~instances.is_single_word()].sum(axis=1) > 0
     for image in with_bar(range(count), split.name, "image"):
-        is_gray = is_bad = False
         try:
             mode, _ = read_header(split.path(image))
             # with or without transparency; a palette's one channel holds colours
-            is_gray = Image.getmodebase(mode) == "L"
+            holds[image, 1] = Image.getmodebase(mode) == "L"
         except UserError as error:
-            is_bad = True
-            bad += 1
+            holds[image, 3] = True
             logger.warning("left out: %s", error)
-            require_readable(bad, count, str(error))
-        holds = (is_bare[image], is_gray, has_two_words[image], is_bad)
-        if any(holds):
-            cause = (*CAUSES, UNREADABLE)[holds.index(True)]
-            dropped[cause].append(int(split.image_ids[image]))
-    if not dropped[UNREADABLE]:
-        del dropped[UNREADABLE]
-    return dropped
+            require_readable(holds[:, 3].sum(), count, str(error))
+    first = np.where(holds.any(axis=1), holds.argmax(axis=1), -1)  # (N,)
+    causes = (*CAUSES, UNREADABLE) if (first == 3).any() else CAUSES
+    return {cause: split.image_ids[first == number].tolist() for number, cause in enumerate(causes)}
 
 
 def _source_identity(split: Split, *, with_instances: bool = True) -> dict[str, str]:
@@ -176,30 +165,26 @@ def _source_identity(split: Split, *, with_instances: bool = True) -> dict[str, 
     They are of the files' content. But the instances of Flickr30k Entities are a file an image,
     too many to be read: those count by their names and sizes in bytes.
     """
-    files, many = split.caption_files, split.instance_files
-    hashes = [_sha256(path) for path in files]
-    lines = [f"{path.name}\t{content}" for path, content in zip(files, hashes, strict=True)]
-    identity = {"captions": hashes[0] if len(files) == 1 else _hash(lines)}
-    if with_instances and len(many) == 1:
-        identity["instances"] = _sha256(many[0])
+    hashes = {path.name: sha256_of_file(path) for path in split.caption_files}
+    captions = "\n".join(f"{name}\t{content}" for name, content in hashes.items())
+    identity = {"captions": digest(captions) if len(hashes) > 1 else next(iter(hashes.values()))}
+    file, *more = split.instance_files
+    if with_instances and more:
+        identity["instances"] = _sizes((path.name, path) for path in split.instance_files)
     elif with_instances:
-        identity["instances"] = _hash(f"{path.name}\t{_size(path)}" for path in many)
+        identity["instances"] = sha256_of_file(file) if file.is_file() else "absent"
     return identity
 
 
-def _sha256(path: Path) -> str:
-    return sha256_of_file(path) if path.is_file() else "absent"
-
-
-def _size(path: Path) -> int | str:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return "absent"
-
-
-def _hash(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _sizes(files: Iterable[tuple[str, Path]]) -> str:
+    """Return a hash of the files' names and sizes in bytes."""
+    lines = []
+    for name, path in files:
+        size: int | None = None
+        with contextlib.suppress(OSError, ValueError):
+            size = path.stat().st_size
+        lines.append(f"{name}\t{'absent' if size is None else size}")
+    return digest("\n".join(lines))
 
 
 def _read_result(path: Path, name: str) -> dict[str, Any]:

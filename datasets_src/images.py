@@ -160,15 +160,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def cropped(images: Tensor, draws: Tensor, smallest: float) -> Tensor:
-    """Cut a square from each image and bring it back to the image's size.
+    """Cut a square from each image, (B, 3, S, S) uint8, and bring it back to S bilinearly.
 
-    Args:
-        images: (B, 3, S, S) uint8.
-        draws: (B, 3) uniform in 0..1, for side, left edge and top edge.
-        smallest: Least side in sides of the image, above 0; 1 leaves the image as it is.
-
-    Returns:
-        (B, 3, S, S) uint8, interpolated bilinearly.
+    ``draws`` (B, 3), uniform in 0..1, decide side, left edge and top edge; the least side is
+    ``smallest``, above 0, of the image's.
     """
     side = 1 - (1 - smallest) * draws[:, :1]  # (B, 1)
     centre = (2 * draws[:, 1:] - 1) * (1 - side)  # (B, 2) in -1..1

@@ -1,6 +1,5 @@
 """Human norms of words: taxonomic categories, concreteness ratings, word associations."""
 
-import hashlib
 import json
 import logging
 import math
@@ -13,7 +12,7 @@ import numpy as np
 import yaml
 
 from utils.errors import UserError
-from utils.files import read_each_line, read_lines, reading, sha256_of_file
+from utils.files import digest, read_each_line, read_lines, reading, sha256_of_file
 
 CATEGORY_FILE = "mcrae_typicality.yaml"  # Fountain and Lapata (2010)
 CONCRETENESS_FILE = "Concreteness_ratings_Brysbaert_et_al_BRM.txt"  # Brysbaert et al. (2014)
@@ -63,7 +62,7 @@ class Norms:
             self.concreteness,
             self.association_file and sha256_of_file(self.association_file),
         ]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return digest(json.dumps(content))
 
 
 def load_norms(
@@ -157,10 +156,8 @@ def load_concreteness(path: Path) -> dict[str, float]:
 def load_associations(path: Path, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read the association strengths of the unordered pairs among ``words``.
 
-    The counts of both orders and of all relations are added up.
-
-    Returns:
-        (P, 2) int64 indices i < j into ``words``, each pair once, and (P,) float64 strengths.
+    The counts of both orders and of all relations are added up. Returns (P, 2) int64 indices i < j
+    into ``words``, each pair once, and (P,) float64 strengths.
     """
     index = {word: position for position, word in enumerate(words)}
     strengths: dict[tuple[int, ...], float] = {}

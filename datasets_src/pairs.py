@@ -3,9 +3,8 @@
 Axes: M pairs (one a caption), B pairs and I images of a batch.
 """
 
-import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,9 @@ from datasets_src.datasets import COCO
 from datasets_src.filtering import load_filtered_split
 from datasets_src.splits import SPLITS, Split
 from utils.errors import UserError
+from utils.files import digest
+
+HELD_OUT_SHARE = 0.2  # of the images
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +35,9 @@ class TrainingPairs:
 
     def fingerprint(self) -> str:
         """Return a hash of the images' ids, the captions' tokens and the vocabulary."""
-        digest = hashlib.sha256("\n".join(self.vocabulary.words).encode())
-        arrays = (self.split.image_ids, self.split.caption_image)
-        for array in (*arrays, self.captions.tokens, self.captions.offsets):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        words, split, captions = self.vocabulary.words, self.split, self.captions
+        arrays = split.image_ids, split.caption_image, captions.tokens, captions.offsets
+        return digest("\n".join(words), *arrays)
 
 
 def load_training_pairs(
@@ -63,6 +63,32 @@ def load_training_pairs(
         if count:
             logger.warning("training captions %s: %d of %d", what, count, len(captions))
     return TrainingPairs(split, vocabulary, captions, filtered)
+
+
+def held_out_images(image_count: int, seed: int) -> np.ndarray:
+    """Draw a fifth of N images (at least one, and not all) to hold out, (N,) bool."""
+    count = min(max(1, round(HELD_OUT_SHARE * image_count)), image_count - 1)
+    is_held_out = np.zeros(image_count, dtype=bool)
+    is_held_out[np.random.default_rng(seed).choice(image_count, count, replace=False)] = True
+    return is_held_out
+
+
+def divide_training_data(split: Split, filtered: bool, seed: int) -> tuple[TrainingPairs, Split]:
+    """Hold out a random fifth of a training split's images, each with all of its captions.
+
+    Images are drawn, not pairs: the captions of one image say much the same, so an image with
+    captions on both sides would reward a model for what it memorised. Returns the pairs to train
+    on, with the vocabulary of their captions alone, and the rest.
+    """
+    is_held_out = held_out_images(len(split.image_ids), seed)
+    rest = replace(split.keep(~is_held_out), instances=None)  # training does not look at these
+    if len(rest.captions) < 2:
+        raise UserError(
+            f"{len(rest.captions)} training captions of {split.name} are left when a fifth of the "
+            "images is held out, and two are the least; check the data and the filter"
+        )
+    pairs = TrainingPairs(rest, *build_vocabulary(rest.captions), filtered)
+    return pairs, split.keep(is_held_out)
 
 
 @dataclass(frozen=True)

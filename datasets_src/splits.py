@@ -3,7 +3,6 @@
 Axes: N images of a split, M captions, G instances (boxes), K classes.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from datasets_src.image_cache import ImageCache
 from datasets_src.images import ImageSet, are_too_many
 from utils.errors import UserError
+from utils.files import digest
 
 # The training and the test split, as the program calls them whatever the data set; the names are
 # COCO's, whose val2014 is the test set because its own test labels are not public.
@@ -88,16 +88,13 @@ class Split:
 
         What the image files hold does not count.
         """
-        digest = hashlib.sha256("\n".join(self.captions).encode())
-        arrays = [self.image_ids, self.caption_image]
+        texts, arrays = ["\n".join(self.captions)], [self.image_ids, self.caption_image]
         if self.instances is not None:
-            digest.update("\n".join(self.instances.class_names).encode())
-            arrays += [self.widths, self.heights]
-            arrays += [self.instances.image, self.instances.class_index, self.instances.boxes]
-        for array in arrays:
-            digest.update(f"\n{array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+            boxes = self.instances
+            texts.append("\n".join(boxes.class_names))
+            arrays += [self.widths, self.heights, boxes.image, boxes.class_index, boxes.boxes]
+        shaped = ((f"\n{array.dtype} {array.shape}\n", array) for array in arrays)
+        return digest(*texts, *(part for pair in shaped for part in pair))
 
     def first_captions(self) -> np.ndarray:
         """Return each image's first caption in the file's order, (N,) int64; -1 without one."""
@@ -115,21 +112,18 @@ class Split:
         caption_kept = kept[self.caption_image]
         instances = self.instances
         if instances is not None:
-            instance_kept = kept[instances.image]
-            own = instances.has_own_box
+            stays, own = kept[instances.image], instances.has_own_box
             instances = replace(
                 instances,
-                image=new_index[instances.image[instance_kept]],
-                class_index=instances.class_index[instance_kept],
-                boxes=instances.boxes[instance_kept],
-                has_own_box=None if own is None else own[instance_kept],
+                image=new_index[instances.image[stays]],
+                class_index=instances.class_index[stays],
+                boxes=instances.boxes[stays],
+                has_own_box=None if own is None else own[stays],
             )
+        names = ("image_ids", "file_names", "widths", "heights")
         return replace(
             self,
-            image_ids=self.image_ids[kept],
-            file_names=self.file_names[kept],
-            widths=self.widths[kept],
-            heights=self.heights[kept],
+            **{name: getattr(self, name)[kept] for name in names},
             captions=tuple(self.captions[caption] for caption in np.flatnonzero(caption_kept)),
             caption_image=new_index[self.caption_image[caption_kept]],
             instances=instances,
@@ -141,16 +135,12 @@ def require_image_files(folder: Path, file_names: list[str]) -> None:
     """Warn of missing image files, naming the first; refuse a folder that lacks too many."""
     if not folder.is_dir():
         raise UserError(f"no image folder {folder}; unpack the images there")
-    present = set(os.listdir(folder))  # noqa: PTH208
-    missing = [
-        name
-        for name in file_names
-        # not Path.is_file, which does not take names too long for a file
-        if name not in present and not os.path.isfile(folder / name)  # noqa: PTH113
-    ]
-    if not missing:
-        return
-    count = f"{len(missing)} of {len(file_names)} images missing in {folder}, the first "
-    if are_too_many(len(missing), len(file_names)):
-        raise UserError(f"{count}{missing[0]!r}; complete the folder")
-    logger.warning("%s%r; left out", count, missing[0])
+    others = set(file_names) - set(os.listdir(folder))  # noqa: PTH208
+    # not Path.is_file, which does not take names too long for a file
+    missing = [name for name in file_names if name in others and not os.path.isfile(folder / name)]  # noqa: PTH113
+    if missing:
+        count = f"{len(missing)} of {len(file_names)} images missing in {folder}"
+        told = f"{count}, the first {missing[0]!r}"
+        if are_too_many(len(missing), len(file_names)):
+            raise UserError(f"{told}; complete the folder")
+        logger.warning("%s; left out", told)

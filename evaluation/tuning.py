@@ -19,9 +19,8 @@ import pandas as pd
 import torch
 from sklearn.model_selection import ParameterGrid
 
-from datasets_src.holdout import divide_training_data
 from datasets_src.norms import Norms, load_norms
-from datasets_src.pairs import TrainingPairs
+from datasets_src.pairs import TrainingPairs, divide_training_data
 from datasets_src.splits import Split
 from evaluation import inputs
 from evaluation.joint_evaluation import evaluate_images
@@ -34,6 +33,7 @@ from models_src.settings import SETTINGS, TrainingSettings, file_value, read_by_
 from models_src.training import LossNotFiniteError, RunOptions, train
 from utils.errors import UserError
 from utils.files import (
+    digest,
     only_process,
     read_json,
     reading,
@@ -42,7 +42,6 @@ from utils.files import (
     write_json,
     write_text,
 )
-from utils.identity import digest
 
 # shown beside the metric that ranks: name -> heading; the first that is measured ranks by default
 MAIN_METRICS = {

@@ -45,7 +45,7 @@ class Moment:
     def flat(self) -> dict[str, float | None]:
         """Return the values by one name each, such as ``word.dog.probability``."""
         return {
-            ".".join(part for part in (kind, name, metric) if part): value
+            ".".join(filter(None, (kind, name, metric))): value
             for kind, names in self.values.items()
             for name, metrics in names.items()
             for metric, value in metrics.items()
@@ -89,12 +89,8 @@ class Development:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows as tensors and plain values."""
-        return {
-            "sums": self.sums,
-            "pairs": self.pairs,
-            "tokens": self.tokens,
-            "moments": [vars(moment) for moment in self.moments],
-        }
+        moments = [vars(moment) for moment in self.moments]
+        return {"sums": self.sums, "pairs": self.pairs, "tokens": self.tokens, "moments": moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what ``state_dict`` returned."""

@@ -86,11 +86,14 @@ def names_in(folder: Path) -> str:
     return f"there are {', '.join(known)}" if known else "there is none"
 
 
+Halves = Mapping[str, tuple[TrainingSettings, VisualEncoder | TextEncoder]]  # by "text", "visual"
+
+
 def save_halves(
     models_dir: Path,
     name: str,
     origin: Origin,
-    halves: Mapping[str, tuple[TrainingSettings, VisualEncoder | TextEncoder]],
+    halves: Halves,
     word_counts: np.ndarray | None = None,
 ) -> None:
     """Write the halves of a model that are given, each with its settings, in the given order.

@@ -9,7 +9,7 @@ Axes: C clusters, V words.
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models_src.settings import TrainingSettings, defaults_by_encoder
+from models_src.settings import TrainingSettings
 from utils.errors import UserError
 from utils.files import reading
 
@@ -40,7 +40,6 @@ CONFIG_SETTINGS = {  # a published attribute -> the setting it is
 # what is known of a published model: the above, and the image and batch size it is evaluated with
 KNOWN_SETTINGS = {*CONFIG_SETTINGS.values(), "image_size", "batch_size"}
 
-
 Settings = TypeVar("Settings", bound=TrainingSettings)
 
 
@@ -51,15 +50,10 @@ class PublishedSettings(TrainingSettings):
     from it.
     """
 
-    def _fill_in(self) -> None:
-        for name, value in defaults_by_encoder(False, self.cluster_num).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values by name; None for what is not known."""
-        unknown = super().as_dict().keys() - KNOWN_SETTINGS
-        return super().as_dict() | dict.fromkeys(unknown)
+        settings = super().as_dict()
+        return settings | dict.fromkeys(settings.keys() - KNOWN_SETTINGS)
 
 
 def settings_in(path: Path, values: Mapping[str, Any], kind: type[Settings]) -> Settings:
@@ -129,14 +123,10 @@ def read_safely(path: Path, what: str, stand_ins: list[Any] | None = None) -> An
         ) from None
 
 
-def _read_record(path: Path, what: str, needed: Iterable[str]) -> dict[str, Any]:
+def _read_record(path: Path, what: str) -> dict[str, Any]:
     """Return the attributes of the object of a published class in a file."""
     record = read_safely(path, what, STAND_INS)
-    attributes = record.attributes if isinstance(record, _Record) else {}
-    missing = [name for name in needed if name not in attributes]
-    if missing:
-        raise UserError(f"{path}, {what}, lacks {', '.join(missing)}; restore the file")
-    return attributes
+    return record.attributes if isinstance(record, _Record) else {}
 
 
 def is_published(config: Path) -> bool:
@@ -151,8 +141,9 @@ def read_settings(config: Path) -> PublishedSettings:
     The file says whether images were encoded by a pre-trained CNN, but not from which weights; and
     ``text_encoder`` is only certain with the text ``.mdl`` (see ``read_text_half``).
     """
-    attributes = _read_record(config, "the model's settings", CONFIG_SETTINGS)
-    values = {setting: attributes[name] for name, setting in CONFIG_SETTINGS.items()}
+    attributes = _read_record(config, "the model's settings")
+    with reading(config, "restore the file"):
+        values = {setting: attributes[name] for name, setting in CONFIG_SETTINGS.items()}
     trained_start = values["pretrained_visual"] or values["visual_encoder"] == "simclr"
     values["pretrained_visual"] = PRETRAINED if trained_start else None
     if values["text_encoder"] not in MODES.values():
@@ -167,7 +158,7 @@ def read_text_half(config: Path, model: Path) -> tuple[PublishedSettings, dict[s
     the counts were made for. The probabilities beside the counts can be older, and are not read.
     """
     settings = read_settings(config)
-    attributes = _read_record(model, "the text model", ["mode"])
+    attributes = _read_record(model, "the text model")
     with reading(model, "restore the file"):
         mode = MODES[attributes["mode"]]
         if mode == "generative":

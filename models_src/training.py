@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets_src.images import cropped, normalise
-from datasets_src.loading import load_batches, require_readable
+from datasets_src.loading import LoadedBatch, load_batches, require_readable
 from datasets_src.pairs import PairBatch, TrainingPairs, pair_batches
 from models_src.development import Development, Plan
 from models_src.diagnosis import BatchStatistics, batch_statistics, empty_sums, step_sums, trouble
@@ -44,6 +44,7 @@ from models_src.hardware import (
 )
 from models_src.joint import ShareThresholds, VoteOdds, joint_step
 from models_src.model_files import (
+    Halves,
     Origin,
     load_tensors,
     model_exists,
@@ -79,6 +80,12 @@ Metrics = dict[str, float | None]
 class LossNotFiniteError(UserError):
     """Training went astray, as it does with too large a learning rate."""
 
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"the loss is not finite after {step} steps; lower --visual_learning_rate or "
+            "--text_learning_rate"
+        )
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -107,8 +114,10 @@ class RunOptions:
 
 @dataclass
 class TrainingRun:
-    """All that changes while training, and so all that a checkpoint holds."""
+    """What learns, from what, and how far it is: ``state_dict`` is all that a checkpoint needs."""
 
+    settings: TrainingSettings
+    pairs: TrainingPairs
     visual: VisualEncoder
     text: TextEncoder
     optimizer: torch.optim.Optimizer
@@ -128,6 +137,8 @@ class TrainingRun:
     development: Development | None = None  # metrics by step, where they are asked for
     began: float = field(default_factory=time.monotonic)  # earlier sessions' time before it
 
+    _PLAIN = ("random_start", "run_id", "epoch", "batch", "step", "warned", "history")
+
     def state_dict(self) -> dict[str, Any]:
         """Return the run as tensors and plain values."""
         return {
@@ -145,8 +156,6 @@ class TrainingRun:
             "development": self.development.state_dict() if self.development else None,
             **{name: getattr(self, name) for name in self._PLAIN},
         }
-
-    _PLAIN = ("random_start", "run_id", "epoch", "batch", "step", "warned", "history")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` returned."""
@@ -178,6 +187,8 @@ def new_run(
     text = build_text_encoder(settings, pairs.vocabulary.words, device)
     steps = settings.epochs * len(epoch_batches(settings, pairs, epoch=0))
     return TrainingRun(
+        settings,
+        pairs,
         visual,
         text,
         adam(visual, settings.visual_learning_rate),
@@ -197,14 +208,12 @@ def random_start_steps(settings: TrainingSettings, steps: int) -> int:
     return steps // 3 if TEXT_ENCODERS[settings.text_encoder].by_gradient else 0
 
 
-def save_checkpoint(
-    run: TrainingRun, settings: TrainingSettings, identity: Mapping[str, Any], path: Path
-) -> None:
+def save_checkpoint(run: TrainingRun, identity: Mapping[str, Any], path: Path) -> None:
     """Write all that an exact continuation needs; what is not finite is not written."""
     state = run.state_dict()
     if not _is_finite([run.totals, state["visual"], state["text"]]):
-        raise _not_finite(run.step)
-    parts = {"settings": settings.as_dict(), "identity": dict(identity), "run": state}
+        raise LossNotFiniteError(run.step)
+    parts = {"settings": run.settings.as_dict(), "identity": dict(identity), "run": state}
     save_tensors(path, {"version": CHECKPOINT_VERSION, **parts})
 
 
@@ -215,13 +224,6 @@ def _is_finite(state: Any) -> bool:
     if isinstance(state, Mapping):
         state = list(state.values())
     return not isinstance(state, list) or all(map(_is_finite, state))
-
-
-def _not_finite(step: int) -> LossNotFiniteError:
-    return LossNotFiniteError(
-        f"the loss is not finite after {step} steps; lower --visual_learning_rate or "
-        "--text_learning_rate"
-    )
 
 
 def require_free_name(options: RunOptions) -> None:
@@ -286,116 +288,111 @@ def train(
 ) -> bool:
     """Train both encoders on all pairs and write the model as ``options.name``.
 
-    The best epoch is kept as ``<name>_best`` (see ``best_epoch``).
+    The best epoch is kept as ``<name>_best`` (see ``best_epoch``). After each epoch ``evaluate``
+    returns metrics of the text encoder by name, and ``report`` takes the rows of all epochs so far;
+    ``plan`` is what is measured between epochs, and changes nothing of what is trained.
 
-    Args:
-        settings: What is computed.
-        pairs: The training data.
-        options: Where files go, and how to run.
-        evaluate: Returns metrics of a text encoder by name, after each epoch.
-        report: Takes the rows of all epochs so far, after each epoch.
-        plan: What is measured between epochs, if anything; it does not change what is trained.
-
-    Returns:
-        Whether a signal asked to stop when there was no step left, so that training ended as usual.
-
-    Raises:
-        KeyboardInterrupt: a signal ended training; a checkpoint was saved.
+    A signal ends training with a checkpoint and a KeyboardInterrupt. Returns whether it came when
+    there was no step left, so that training ended as usual.
     """
+    folder, name, best = options.models_dir, options.name, f"{options.name}_best"
+    is_first, commit = rank() == 0, git_commit(ROOT)
+    identity = {"captions": pairs.fingerprint(), **options.identity}
     with ExitStack() as stack:
-        if rank() == 0:
-            for name in (options.name, f"{options.name}_best"):  # all names that are written
-                place = options.models_dir / f"{name}.lock"
-                stack.enter_context(only_process(place, f"the training of '{name}'"))
+        if is_first:
+            for written in (name, best):
+                lock = only_process(folder / f"{written}.lock", f"the training of '{written}'")
+                stack.enter_context(lock)
         require_free_name(options)
         require_precision(settings.precision, options.device)
-        identity = {"captions": pairs.fingerprint(), **options.identity}
         checkpoint = load_checkpoint(settings, options, identity)
         if checkpoint is None and options.resume:
-            if model_exists(options.models_dir, options.name):
-                header = model_path(options.models_dir, "text", options.name, "cfg")
-                epochs = read_header(header, "text")[0].epochs
-                had = f"'{options.name}' is finished: it has had {epochs} epochs"
-                if settings.epochs > epochs:
+            if model_exists(folder, name):
+                header, _ = read_header(model_path(folder, "text", name, "cfg"), "text")
+                had = f"'{name}' is finished: it has had {header.epochs} epochs"
+                if settings.epochs > header.epochs:
                     raise UserError(
                         f"{had}, and has no checkpoint to train on from; give --overwrite "
                         "(without --resume) to train anew"
                     )
                 logger.info("%s", had)
                 return False
-            logger.info("there is no checkpoint of '%s': training starts anew", options.name)
+            logger.info("there is no checkpoint of '%s': training starts anew", name)
         run = new_run(settings, pairs, options.device, with_pretrained=checkpoint is None)
         if plan is not None:
-            steps = settings.epochs * len(epoch_batches(settings, pairs, epoch=0))
-            run.development = Development(plan, steps, torch.zeros_like(run.totals))
-        random_start = run.random_start
-        if checkpoint is not None:
-            with reading(options.checkpoint_file, "start anew with --overwrite"):
-                run.load_state_dict(checkpoint["run"])
-            if settings.random_start_steps is not None:  # which more epochs may have room for
-                run.random_start = random_start
-
-        commit = git_commit(ROOT)
+            run.development = Development(plan, run.steps, torch.zeros_like(run.totals))
 
         def keep() -> None:
-            if rank() == 0:
-                save_checkpoint(run, settings, identity, options.checkpoint_file)
+            if is_first:
+                save_checkpoint(run, identity, options.checkpoint_file)
 
         def save(name: str) -> None:
-            halves: dict[str, Any]
             seconds = round(time.monotonic() - run.began, 1)
             source = run.run_id, run.step, settings.seed, identity["captions"]
             origin = Origin(*source, commit=commit, training_seconds=seconds)
             # the larger first: where one fails, it is this
-            halves = {"visual": (settings, run.visual), "text": (settings, run.text)}
-            save_halves(options.models_dir, name, origin, halves, pairs.vocabulary.counts)
+            halves: Halves = {"visual": (settings, run.visual), "text": (settings, run.text)}
+            save_halves(folder, name, origin, halves, pairs.vocabulary.counts)
 
         if checkpoint is not None:
+            random_start = run.random_start
+            with reading(options.checkpoint_file, "start anew with --overwrite"):
+                run.load_state_dict(checkpoint["run"])
+            if settings.random_start_steps is not None:  # which more epochs may have room for
+                run.random_start = random_start
             if settings.epochs <= run.epoch:
-                had = f"'{options.name}' has had {run.epoch} epochs"
+                had = f"'{name}' has had {run.epoch} epochs"
                 if run.epoch < checkpoint["settings"]["epochs"]:
                     raise UserError(f"{had}; give more --epochs to continue it")
                 logger.info("%s: to train it on, give more --epochs", had)
-                if not model_exists(options.models_dir, options.name) and rank() == 0:
-                    save(options.name)
+                if is_first and not model_exists(folder, name):
+                    save(name)
                 return False
             logger.info("continuing after %d joint steps", run.step)
-            if run.history and run.batch == 0 and rank() == 0:
+            if is_first and run.history and run.batch == 0:
                 report(run.history)  # what stopped it may have come before this
         if options.compile:
             require_compiler(options.device)
             run.visual.network.compile()  # in place: names of weights stay as they are
         visual = replicated(run.visual)
-        if options.overwrite and rank() == 0:
+        if options.overwrite and is_first:
             # the old run's best epoch must not stand beside the new run's model, nor its checkpoint
-            remove_model(options.models_dir, f"{options.name}_best")
+            remove_model(folder, best)
             keep()
         logger.info("of two figures below, the first is of images, the second of captions")
-        with _stop_requests() as stop, _progress(run, settings, pairs) as progress:
-            while run.epoch < settings.epochs:
-                train_one_epoch(run, visual, settings, pairs, options, keep, stop, progress)
-                run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
-                seen = _finite_statistics(run.totals, run.step)
-                row: Metrics = dict(vars(seen))
-                if evaluate is not None and rank() == 0:
-                    row |= evaluate(run.text)
-                is_last = run.epoch + 1 == settings.epochs
-                settled = run.step >= run.random_start + SETTLING_STEPS
-                if settled or (is_last and run.step >= FEWEST_STEPS):
-                    _warn_once(run, seen)
-                run.epoch, run.batch = run.epoch + 1, 0
-                run.totals = torch.zeros_like(run.totals)
-                run.history.append(row)
-                if rank() == 0:
-                    options.watch("epochs", run.step, row)
-                    if best_epoch(run, settings.epochs, options.best_by) == run.epoch - 1:
-                        save(f"{options.name}_best")
-                    if is_last:
-                        save(options.name)
-                    keep()
-                    report(run.history)
-                if not is_last and any_rank(stop())[0]:
-                    _end_here(options)
+        behind = epoch_batches(settings, pairs, run.epoch)[: run.batch]
+        stop = stack.enter_context(_stop_requests())
+        stack.enter_context(logging_redirect_tqdm())
+        progress: tqdm[NoReturn] = tqdm(
+            total=settings.epochs * len(pairs),
+            initial=run.epoch * len(pairs) + sum(len(batch.captions) for batch in behind),
+            unit="pair",
+            disable=None if is_first else True,  # None: unless it is a terminal
+        )
+        stack.enter_context(progress)
+        while run.epoch < settings.epochs:
+            train_one_epoch(run, visual, options, keep, stop, progress)
+            run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
+            seen = _finite_statistics(run.totals, run.step)
+            is_last = run.epoch + 1 == settings.epochs
+            if _is_settled(run) or (is_last and run.step >= FEWEST_STEPS):
+                _warn_once(run, seen)
+            row: Metrics = dict(vars(seen))
+            if evaluate is not None and is_first:
+                row |= evaluate(run.text)
+            run.epoch, run.batch = run.epoch + 1, 0
+            run.totals = torch.zeros_like(run.totals)
+            run.history.append(row)
+            if is_first:
+                options.watch("epochs", run.step, row)
+                if best_epoch(run, settings.epochs, options.best_by) == run.epoch - 1:
+                    save(best)
+                if is_last:
+                    save(name)
+                keep()
+                report(run.history)
+            if not is_last and any_rank(stop())[0]:
+                _end_here(options)
         if run.bad_images:
             logger.warning(
                 "%d of %d images were left out: missing or unreadable, see above",
@@ -422,13 +419,8 @@ def best_epoch(run: TrainingRun, epochs: int, best_by: str) -> int | None:
 
 def epoch_batches(settings: TrainingSettings, pairs: TrainingPairs, epoch: int) -> list[PairBatch]:
     """Return the batches of one epoch."""
-    return pair_batches(
-        pairs.split.caption_image,
-        settings.batch_size,
-        settings.seed,
-        epoch,
-        group_captions=settings.group_captions,
-    )
+    order = pairs.split.caption_image, settings.batch_size, settings.seed, epoch
+    return pair_batches(*order, group_captions=settings.group_captions)
 
 
 def caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
@@ -442,8 +434,6 @@ def caption_batches(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
 def train_one_epoch(
     run: TrainingRun,
     visual: nn.Module,
-    settings: TrainingSettings,
-    pairs: TrainingPairs,
     options: RunOptions,
     keep: Callable[[], None],
     stop: Callable[[], bool],
@@ -454,6 +444,7 @@ def train_one_epoch(
     ``visual`` is the run's visual encoder, replicated; ``keep`` writes a checkpoint, ``stop`` says
     whether training has been asked to stop.
     """
+    settings, pairs = run.settings, run.pairs
     batches = epoch_batches(settings, pairs, run.epoch)
     left = batches[run.batch :]
     pairs_left = sum(len(batch.captions) for batch in left)
@@ -463,44 +454,22 @@ def train_one_epoch(
     reported, reported_step = run.totals.clone(), run.step
     run.visual.train()
     owned = [own_images(len(batch.images)) for batch in left]  # (I,) bool of each batch
-    loading = load_batches(
-        pairs.split.images(settings.image_size),
-        [batch.images[own] for batch, own in zip(left, owned, strict=True)],
-        options.workers,
-    )
+    own_batches = [batch.images[own] for batch, own in zip(left, owned, strict=True)]
+    loading = load_batches(pairs.split.images(settings.image_size), own_batches, options.workers)
     with closing(loading):  # whatever ends training, the workers end with it
-        for whole_batch, own, loaded in zip(left, owned, loading, strict=True):
-            readable = _readable_images(run, pairs, whole_batch, own, loaded.errors)
-            batch = whole_batch.only(readable)
-            if len(batch.images) < 2:  # batch normalisation needs two
-                sums = torch.zeros_like(run.totals)
-            else:
-                pixels = loaded.pixels
-                if pixels is None:  # this rank has none
-                    pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
-                # what is drawn follows from the place in the run
-                rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
-                draws = torch.from_numpy(rng.random((4, len(readable)), dtype=np.float32))
-                draws = draws[:, readable & own]  # of this rank's images
-                if settings.flip_images:
-                    mirrored = draws[0] < 0.5
-                    pixels[mirrored] = pixels[mirrored].flip(-1)
-                if settings.smallest_crop < 1 and len(pixels):
-                    pixels = cropped(pixels, draws[1:].T, settings.smallest_crop)
-                sums = take_step(run, visual, settings, pairs, batch, own[readable], pixels)
+        for batch, own, loaded in zip(left, owned, loading, strict=True):
+            sums = learn_batch(run, visual, batch, own, loaded)
             run.totals += sums
             run.batch += 1
             run.step += 1
-            if run.development is not None:
-                run.development.add(sums, pairs.captions, batch.captions)
-                if run.development.is_due(run.step):
-                    run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
-                    run.development.measure(run.step, run.visual, run.text)
-                    if rank() == 0:
-                        row = run.development.moments[-1].flat()
-                        options.watch("development", run.step, row)
-            pairs_seen += len(whole_batch.captions)
-            progress.update(len(whole_batch.captions))
+            if run.development is not None and run.development.is_due(run.step):
+                run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
+                run.development.measure(run.step, run.visual, run.text)
+                if rank() == 0:
+                    row = run.development.moments[-1].flat()
+                    options.watch("development", run.step, row)
+            pairs_seen += len(batch.captions)
+            progress.update(len(batch.captions))
             is_end = run.batch == len(batches)
             if run.step % SHOW_EVERY_STEPS == 0 or is_end:
                 progress.set_postfix(_figures(_finite_statistics(sums, run.step)))
@@ -513,8 +482,7 @@ def train_one_epoch(
                 logger.info("%s: %s, %.0f pairs/s, %s left", place, figures, speed, remaining)
                 if rank() == 0:
                     options.watch("steps", run.step, vars(seen) | {"pairs_per_second": speed})
-                enough = run.step - reported_step >= FEWEST_STEPS
-                if enough and run.step >= run.random_start + SETTLING_STEPS:
+                if run.step - reported_step >= FEWEST_STEPS and _is_settled(run):
                     _warn_once(run, seen)
                 reported, reported_step = run.totals.clone(), run.step
             is_late = time.monotonic() - last_saved > 60 * options.checkpoint_minutes
@@ -526,27 +494,55 @@ def train_one_epoch(
                 _end_here(options)
 
 
+def learn_batch(
+    run: TrainingRun, visual: nn.Module, batch: PairBatch, own: np.ndarray, loaded: LoadedBatch
+) -> Tensor:
+    """Take the next joint step on what all ranks can read of a batch; log other images once.
+
+    ``own`` (I,) bool says which images are this rank's, ``loaded`` what was read of those. Returns
+    the step's sums, of no pairs where too little is left. Where too many images of the whole
+    training are lost, a UserError ends it.
+    """
+    settings, split = run.settings, run.pairs.split
+    reasons = {np.flatnonzero(own)[place]: error for place, error in loaded.errors.items()}
+    is_bad = np.array(any_rank(*(place in reasons for place in range(len(own)))))  # (I,)
+    for place in np.flatnonzero(is_bad):
+        image = int(batch.images[place])
+        if image not in run.bad_images:
+            run.bad_images.add(image)
+            reason = str(reasons.get(place, f"image {split.path(image)} is missing or damaged"))
+            logger.warning("left out of training: %s", reason)
+            require_readable(len(run.bad_images), len(split.image_ids), reason)
+    batch = batch.only(~is_bad)
+    if len(batch.images) < 2:  # batch normalisation needs two
+        return torch.zeros_like(run.totals)
+    pixels = loaded.pixels
+    if pixels is None:  # this rank has none
+        pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
+    # what is drawn follows from the place in the run
+    rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
+    draws = torch.from_numpy(rng.random((4, len(own)), dtype=np.float32))
+    draws = draws[:, own & ~is_bad]  # of this rank's images
+    if settings.flip_images:
+        mirrored = draws[0] < 0.5
+        pixels[mirrored] = pixels[mirrored].flip(-1)
+    if settings.smallest_crop < 1 and len(pixels):
+        pixels = cropped(pixels, draws[1:].T, settings.smallest_crop)
+    sums = take_step(run, visual, batch, own[~is_bad], pixels)
+    if run.development is not None:
+        run.development.add(sums, run.pairs.captions, batch.captions)
+    return sums
+
+
 def take_step(
-    run: TrainingRun,
-    visual: nn.Module,
-    settings: TrainingSettings,
-    pairs: TrainingPairs,
-    batch: PairBatch,
-    own: np.ndarray,
-    pixels: Tensor,
+    run: TrainingRun, visual: nn.Module, batch: PairBatch, own: np.ndarray, pixels: Tensor
 ) -> Tensor:
     """Take the run's next joint step and return its sums over all ranks (see ``step_sums``).
 
-    Args:
-        run: What learns.
-        visual: The run's visual encoder, replicated.
-        settings: Of the training.
-        pairs: The training data.
-        batch: The whole batch of I images.
-        own: (I,) bool, which images are this rank's.
-        pixels: (I', 3, S, S) uint8, those.
+    ``batch`` is the whole batch of I images, ``own`` (I,) bool says which are this rank's, and
+    ``pixels`` (I', 3, S, S) uint8 are those.
     """
-    device = run.totals.device
+    settings, device = run.settings, run.totals.device
     share = batch.only(own)
     # steps since the encoders began to teach each other, negative before
     since, span = run.step - run.random_start, max(1, run.steps - run.random_start)
@@ -560,7 +556,7 @@ def take_step(
         for group in run.optimizer.param_groups:
             group["lr"] = rate
     # padded as the whole batch is
-    tokens = pairs.captions.padded(batch.captions)[own[batch.image_of_caption]]
+    tokens = run.pairs.captions.padded(batch.captions)[own[batch.image_of_caption]]
     if rank() > 0:  # dropout must differ between ranks; the first goes on as if alone
         seeds = np.random.SeedSequence([settings.seed, run.step, rank()])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
@@ -584,36 +580,11 @@ def take_step(
     return sum_over_ranks(step_sums(result))
 
 
-def _readable_images(
-    run: TrainingRun,
-    pairs: TrainingPairs,
-    batch: PairBatch,
-    own: np.ndarray,
-    errors: Mapping[int, UserError],
-) -> np.ndarray:
-    """Return which images of a batch (I,) can be read on all ranks; log others once.
-
-    ``own`` (I,) bool says which images are this rank's; ``errors`` why some of those, by position
-    among them, cannot be read. A UserError ends training where too many cannot.
-    """
-    reasons = {np.flatnonzero(own)[position]: error for position, error in errors.items()}
-    bad = np.array(any_rank(*(place in reasons for place in range(len(own)))))
-    for place in np.flatnonzero(bad):
-        image = int(batch.images[place])
-        if image not in run.bad_images:
-            run.bad_images.add(image)
-            reason = reasons.get(place, f"image {pairs.split.path(image)} is missing or damaged")
-            logger.warning("left out of training: %s", reason)
-            require_readable(len(run.bad_images), len(pairs.split.image_ids), str(reason))
-    return ~bad
-
-
 def _finite_statistics(sums: Tensor, step: int) -> BatchStatistics:
     """Return what is told of joint steps; end training where a loss is not finite."""
     seen = batch_statistics(sums)
-    losses = [loss for loss in (seen.visual_loss, seen.text_loss) if loss is not None]
-    if not np.isfinite(losses).all():
-        raise _not_finite(step)
+    if not np.isfinite([seen.visual_loss, seen.text_loss or 0]).all():
+        raise LossNotFiniteError(step)
     return seen
 
 
@@ -629,6 +600,10 @@ def _figures(seen: BatchStatistics) -> dict[str, str]:
         "alive": f"{seen.alive_image_clusters}/{seen.alive_caption_clusters}",
         "kappa": kappa,
     }
+
+
+def _is_settled(run: TrainingRun) -> bool:
+    return run.step >= run.random_start + SETTLING_STEPS
 
 
 def _warn_once(run: TrainingRun, seen: BatchStatistics) -> None:
@@ -649,38 +624,18 @@ def _end_here(options: RunOptions) -> NoReturn:
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn the first signal of a kind into a request that training asks for between two steps."""
-    requested = False
+    requested = []
     # Ctrl-C, what ends a process, and what clusters can be told to send before a job's time is up
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def request(number: int, _frame: object) -> None:
-        nonlocal requested
-        requested = True
+        requested.append(number)
         signal.signal(number, earlier[signal.Signals(number)])
         logger.info("stopping after this step; a second signal stops at once")
 
     earlier = {number: signal.signal(number, request) for number in signals}
     try:
-        yield lambda: requested
+        yield lambda: bool(requested)
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(
-    run: TrainingRun, settings: TrainingSettings, pairs: TrainingPairs
-) -> Iterator["tqdm[NoReturn]"]:
-    """Yield the first rank's bar over all pairs of all epochs; silent without a terminal."""
-    behind = epoch_batches(settings, pairs, run.epoch)[: run.batch]
-    done = run.epoch * len(pairs) + sum(len(batch.captions) for batch in behind)
-    with (
-        logging_redirect_tqdm(),
-        tqdm(
-            total=settings.epochs * len(pairs),
-            initial=done,
-            unit="pair",
-            disable=None if rank() == 0 else True,
-        ) as progress,
-    ):
-        yield progress

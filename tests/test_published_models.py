@@ -190,7 +190,7 @@ def test_settings_are_mapped_and_nothing_is_invented(tmp_path, resnet_state):
         (CONFIG | {"visual_learning_rate": "fast"}, "--visual_learning_rate must be"),
         (CONFIG | {"cluster_num": 0}, "--cluster_num is 0; give at least 1 (in "),
         (CONFIG | {"cluster_num": 4}, "it has 3 clusters, old.cfg says 4"),
-        ({"cluster_num": 3}, "lacks visual_underlying_model"),
+        ({"cluster_num": 3}, "'visual_underlying_model' is missing"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(tmp_path, config, mentions):

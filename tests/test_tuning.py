@@ -12,7 +12,7 @@ import torch
 
 from datasets_src.captions import build_vocabulary
 from datasets_src.datasets import load_split
-from datasets_src.holdout import divide_training_data, held_out_images
+from datasets_src.pairs import divide_training_data, held_out_images
 from evaluation import tuning
 from evaluation.reports import flatten
 from evaluation.tuning import TunedRun, grid_combinations, ranked, ranking_rows, read_grid

@@ -24,6 +24,7 @@ from main import main
 from utils import log
 from utils.errors import UserError
 from utils.files import (
+    digest,
     only_process,
     read_each_line,
     read_lines,
@@ -33,7 +34,6 @@ from utils.files import (
     write_json,
     write_text,
 )
-from utils.identity import digest
 from utils.log import start_logging, stop_logging
 
 ROOT = Path(__file__).parent.parent

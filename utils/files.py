@@ -173,3 +173,15 @@ def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*contents: Any) -> str:
+    """Return a hash of arrays, of texts, and of other plain values as JSON writes them."""
+    found = hashlib.sha256()
+    for content in contents:
+        if hasattr(content, "tobytes"):
+            found.update(content.tobytes())
+        else:
+            text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
+            found.update(text.encode())
+    return found.hexdigest()
