@@ -33,8 +33,8 @@ MEMORY_ADVICE = "give a smaller --batch_size, or --accumulate N in training"
 logger = logging.getLogger(__name__)
 
 
-def _number(kind: type, least: float, *, above: bool = False) -> Callable[[str], Any]:
-    """Return a reader of finite numbers from ``least`` on, or above it."""
+def _number(kind: type, least: float) -> Callable[[str], Any]:
+    """Return a reader of finite numbers from ``least`` on."""
 
     def read(text: str) -> Any:
         try:
@@ -42,8 +42,8 @@ def _number(kind: type, least: float, *, above: bool = False) -> Callable[[str],
         except ValueError:
             what = "whole number" if kind is int else "number"
             raise argparse.ArgumentTypeError(f"{text!r} is no {what}") from None
-        if not math.isfinite(value) or value < least or (above and value == least):
-            bound = f" {'above' if above else 'from'} {least} on" if math.isfinite(least) else ""
+        if not math.isfinite(value) or value < least:
+            bound = f" from {least} on" if math.isfinite(least) else ""
             raise argparse.ArgumentTypeError(f"{text} is no finite number{bound}")
         return value
 
@@ -122,7 +122,7 @@ OPTIONS_BY_GROUP: dict[str, dict[str, Option]] = {
         "seeds": Option(None, "train one model for each of these seeds, one after another, named "
             "<model_name>_<seed>", "N", _number(int, 0), several=True),
         "checkpoint_minutes": Option(30.0, "minutes between checkpoints within an epoch",
-            "MINUTES", _number(float, 0, above=True)),
+            "MINUTES", _number(float, 0.001)),
         "best_by": Option("agreement", "which epoch is kept as <model_name>_best: that with the "
             "highest agreement of image bits and caption bits (Cohen's kappa; epochs with random "
             "votes do not count), or with the highest f_score of all words of the category norms",
@@ -320,18 +320,16 @@ def build_parser() -> argparse.ArgumentParser:
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, option in options.items():
-            has_default = "(default: " in option.help
-            text = option.help + ("" if has_default else f" (default: {option.default})")
-            details: dict[str, Any] = {
-                "type": option.kind or KINDS.get(option.metavar, str),
-                "choices": option.choices,
-                "metavar": None if option.choices else option.metavar,
-                "nargs": "+" if option.several else None,
-            }
+            text = option.help.replace("%", "%%")
+            if "(default: " not in text:
+                text += f" (default: {option.default})"
+            details: dict[str, Any] = {"type": option.kind or KINDS.get(option.metavar, str)}
+            details |= {"choices": option.choices, "nargs": "+" if option.several else None}
+            details |= {"metavar": None if option.choices else option.metavar}
             if option.default is False or option.kind is bool:
                 switch = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"
                 details = {"action": switch}
-            group.add_argument(f"--{name}", help=text.replace("%", "%%"), **details)
+            group.add_argument(f"--{name}", help=text, **details)
     return parser
 
 
@@ -360,8 +358,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             raise UserError(f"--model_name {error}") from None
     if given.get("resume") and given.get("overwrite"):
         raise UserError("--resume continues a training, --overwrite starts it anew; give one")
-    defaults: dict[str, Any] = {option: OPTIONS[option].default for option in OPTIONS}
-    defaults |= {setting: SETTINGS[setting].default for setting in SETTINGS}
+    defaults: dict[str, Any] = {option: about.default for option, about in OPTIONS.items()}
+    defaults |= {setting: about.default for setting, about in SETTINGS.items()}
     # without a name of its own, a baseline must not take the place of the joint model
     model_type = given.get("model_type", JOINT)
     if utility.default_name or model_type != JOINT:
@@ -377,9 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         utility = UTILITIES[options.utility]
         os.environ.pop("MPLBACKEND", None)  # a notebook's, which need not be here: files need none
         if process_count() > 1 and options.utility not in TOGETHER:
-            raise UserError(
-                f"--utility {options.utility} runs in one process; start it without torchrun"
-            )
+            raise UserError(f"{options.utility} runs in one process; start it without torchrun")
         if utility.has_results:
             require_writable_folder(options.results_dir)
         logs = options.write_to_log or options.utility in LOGGED

@@ -211,7 +211,9 @@ def _read_entries(
     """
     entries = data.get(key) if isinstance(data, dict) else None
     if not isinstance(entries, list):
-        raise UserError(f"{path} has no list '{key}'; it should hold entries like {form}")
+        raise UserError(
+            f"{path} is not in COCO's format: it needs a list '{key}' with entries like {form}"
+        )
     values = []
     for entry in with_bar(entries, f"checking {path.name}", "entry"):
         if isinstance(entry, dict) and other in entry and own not in entry:

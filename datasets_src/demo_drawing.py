@@ -80,15 +80,12 @@ def _free_box(
 ) -> Box | None:
     """Return a place for a sprite off the boxes, None where 40 trials find none."""
     h, w = sprite.shape[:2]
+    left, top, widths, heights = np.array(boxes, dtype=int).reshape(-1, 4).T
     for _ in range(40):
         x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-        overlaps = (
-            max(min(x + w, left + its_w) - max(x, left), 0)
-            * max(min(y + h, top + its_h) - max(y, top), 0)
-            / min(w * h, its_w * its_h)
-            for left, top, its_w, its_h in boxes
-        )
-        if all(overlap <= LARGEST_OVERLAP for overlap in overlaps):
+        across = (np.minimum(x + w, left + widths) - np.maximum(x, left)).clip(min=0)
+        down = (np.minimum(y + h, top + heights) - np.maximum(y, top)).clip(min=0)
+        if (across * down / np.minimum(w * h, widths * heights) <= LARGEST_OVERLAP).all():
             return x, y, w, h
     return None
 
@@ -106,15 +103,8 @@ def _draw_object(rng: Rng, name: str, codes: Sequence[str], length: float) -> np
     zoom = np.array([scale * rng.uniform(0.9, 1.1), scale])
     size = tuple(round((100 + 2 * MARGIN) * side) for side in zoom)
     brightness = rng.uniform(0.9, 1.1)
-    main, second = (
-        tuple(
-            np.rint(np.array(getrgb(f"#{code}")) * brightness + rng.normal(0, 4, 3))
-            .clip(0, 255)
-            .astype(int)
-            .tolist()
-        )
-        for code in codes
-    )
+    shades = (np.array(getrgb(f"#{code}")) * brightness + rng.normal(0, 4, 3) for code in codes)
+    main, second = (tuple(np.rint(x).clip(0, 255).astype(int).tolist()) for x in shades)
     colours = WORLD["colours"] | {"main": main, "second": second}
     shapes = []
     for shape in drawing["shapes"].split(";"):
@@ -258,10 +248,6 @@ def _lake(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
 
 # name -> what paints its details, before and behind the horizon
 BACKGROUNDS: dict[str, Callable[[Rng, Pen, int, int, int], None]] = {
-    "meadow": _meadow,  # a hill and tufts of grass
-    "beach": _beach,  # a strip of sea with foam, and pebbles
-    "snow": _snow,  # bare trees and falling flakes
-    "street": _street,  # a row of houses and the road's broken line
-    "room": _room,  # a framed window, a skirting board and floor boards
-    "lake": _lake,  # a far shore with trees, and ripples
-}
+    "meadow": _meadow, "beach": _beach, "snow": _snow,
+    "street": _street, "room": _room, "lake": _lake,
+}  # fmt: skip

@@ -121,19 +121,16 @@ def _write_split(coco: Path, split: str, seed: int, size: int) -> None:
         height, width = pixels.shape[:2]
         image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
         images.append(image | {"license": 1})
-        for number, text in enumerate(texts):
-            record = {"id": 10 * image_id + number, "image_id": image_id}
+        records = [{"id": 10 * image_id + number, "image_id": image_id} for number in range(10)]
+        for record, text in zip(records, texts, strict=False):
             captions.append(record | {"caption": text})
-        for number, thing in enumerate(objects):
-            record = {"id": 10 * image_id + number, "image_id": image_id}
+        for record, thing in zip(records, objects, strict=False):
             shape = {"bbox": list(thing.box), "area": thing.area, "segmentation": [], "iscrowd": 0}
             instances.append(record | {"category_id": category_ids[thing.name]} | shape)
     content = {"info": WORLD["info"], "licenses": WORLD["licenses"], "images": images}
-    for kind, rest in (
-        ("captions", {"annotations": captions}),
-        ("instances", {"annotations": instances, "categories": categories}),
-    ):
-        write_json(coco / "annotations" / f"{kind}_{split}.json", content | rest)
+    folder, boxes = coco / "annotations", {"annotations": instances, "categories": categories}
+    write_json(folder / f"captions_{split}.json", content | {"annotations": captions})
+    write_json(folder / f"instances_{split}.json", content | boxes)
 
 
 def make_picture(seed: int, split: str, index: int) -> Picture:
@@ -149,9 +146,8 @@ def make_picture(seed: int, split: str, index: int) -> Picture:
     if not coloured:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))
     side = (width * height) ** 0.5
-    captions = [
-        _caption(rng, background, objects, side, coloured) for _ in range(CAPTIONS_PER_IMAGE)
-    ]
+    about = background, objects, side, coloured
+    captions = [_caption(rng, *about) for _ in range(CAPTIONS_PER_IMAGE)]
     # Four training images and a test image share a range of numbers, so that ids of the splits
     # are mixed and have gaps, as COCO's.
     slot = 5 * (index // 4) + index % 4 if split == SPLITS[0] else 5 * index + 4
@@ -219,10 +215,8 @@ def _phrase(rng: Rng, thing: DrawnObject, side: float, coloured: bool) -> str:
         words.append(thing.colour)
     if texture != "plain" and rng.random() < 0.2:
         words.append(_pick(rng, WORLD["texture_words"][texture]))
-    if not other_words or rng.random() < CLASS_NAME_SHARE:
-        words.append(thing.name)
-    else:
-        words.append(_pick(rng, other_words))
+    takes_name = not other_words or rng.random() < CLASS_NAME_SHARE
+    words.append(thing.name if takes_name else _pick(rng, other_words))
     phrase = " ".join(words)
     return f"the {phrase}" if rng.random() < 0.15 else _with_article(phrase)
 

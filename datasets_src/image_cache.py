@@ -10,6 +10,7 @@ an image store the same.
 Axes: R rows of the cache (one an image), S the image size in pixels.
 """
 
+import contextlib
 import logging
 import shutil
 import zlib
@@ -47,32 +48,29 @@ class ImageCache:
 
     def origin(self, path: Path, declared: tuple[int, int] | None) -> int:
         """Return a checksum of what an image's pixels are made from."""
-        try:
+        origin = ""
+        with contextlib.suppress(OSError):  # reading the file will say what is wrong with it
             status = path.stat()
             origin = f"{path.name} {status.st_size} {status.st_mtime_ns} {declared}"
-        except OSError:
-            origin = ""  # reading the file will say what is wrong with it
         return zlib.crc32(f"{FORMAT_VERSION} {pillow_version} {origin}".encode())
 
     def require_space(self, rows: np.ndarray, size: int) -> None:
         """See that what is not stored yet of some rows can be, before it is read."""
         pixels, checksum_file = self.files(size)
         rows = np.unique(rows)
-        checksums = np.zeros(0, np.uint32)
+        there = 0
         if checksum_file.exists():
             with reading(checksum_file, "check the path of --image_cache"):
                 checksums = np.fromfile(checksum_file, np.uint32)
-        there = np.count_nonzero(checksums[rows[rows < len(checksums)]])
-        needed = (len(rows) - there) * 3 * size * size
-        if not needed:
+            there = int(np.count_nonzero(checksums[rows[rows < len(checksums)]]))
+        if there == len(rows):
             return
         require_writable_folder(self.folder)
-        free = shutil.disk_usage(self.folder).free
+        needed, free = (len(rows) - there) * 3 * size * size, shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
                 f"--image_cache {self.folder}: the images left take {needed / 1e9:.2f} GB, and "
-                f"{free / 1e9:.2f} GB are free; make room, name another folder, or leave the "
-                "option out"
+                f"{free / 1e9:.2f} GB are free; make room, name another folder, or leave it out"
             )
         counts = f"{there} of {len(rows)} images are stored; the others are as they are read"
         logger.info("%s: %s, %.2f GB (%.1f GB are free)", pixels, counts, needed / 1e9, free / 1e9)

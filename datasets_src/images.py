@@ -177,7 +177,5 @@ def cropped(images: Tensor, draws: Tensor, smallest: float) -> Tensor:
 def normalise(images: Tensor, statistics: str = "clip") -> Tensor:
     """Scale uint8 images (B, 3, H, W) to 0..1 and normalise each channel; float32."""
     scaled = images.float() / 255
-    mean, std = (
-        scaled.new_tensor(channels).view(3, 1, 1) for channels in PIXEL_STATISTICS[statistics]
-    )
+    mean, std = (scaled.new_tensor(x).view(3, 1, 1) for x in PIXEL_STATISTICS[statistics])
     return (scaled - mean) / std

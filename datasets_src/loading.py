@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,17 +86,16 @@ def _start_reading(
 ) -> Iterator[Stack]:
     """Return an iterator over the batches; its workers run from here on."""
     handler = signal.getsignal(signal.SIGCHLD)
-    stacks = iter(
-        DataLoader(
-            images,  # type: ignore[arg-type]  # torch asks for no more than it has
-            batch_sampler=[batch.tolist() for batch in batches],
-            collate_fn=_stack,
-            num_workers=workers,
-            worker_init_fn=_heed_signals,
-            # a generator of its own: torch's must not depend on how often loading starts
-            generator=torch.Generator(),
-        )
+    loader: DataLoader[Any] = DataLoader(
+        images,  # type: ignore[arg-type]  # torch asks for no more than it has
+        batch_sampler=[batch.tolist() for batch in batches],
+        collate_fn=_stack,
+        num_workers=workers,
+        worker_init_fn=_heed_signals,
+        # a generator of its own: torch's must not depend on how often loading starts
+        generator=torch.Generator(),
     )
+    stacks = iter(loader)
     if handler is not None and workers:
         # torch's own would raise in the middle of a training step when a worker ends
         signal.signal(signal.SIGCHLD, handler)
@@ -108,14 +108,10 @@ def _stack(images: list[LoadedImage | UserError]) -> Stack:
     Pixels stay an array of numpy's: torch would hand a tensor on through /dev/shm, and wait for
     ever where that is full.
     """
-    read = [image.pixels for image in images if isinstance(image, LoadedImage)]
-    errors, odd = {}, []
-    for place, image in enumerate(images):
-        if isinstance(image, UserError):
-            errors[place] = image
-        elif not image.has_declared_size:
-            odd.append(place)
-    return np.stack(read) if read else None, errors, odd
+    read = {place: x for place, x in enumerate(images) if isinstance(x, LoadedImage)}
+    errors = {place: x for place, x in enumerate(images) if isinstance(x, UserError)}
+    odd = [place for place, image in read.items() if not image.has_declared_size]
+    return np.stack([x.pixels for x in read.values()]) if read else None, errors, odd
 
 
 def _heed_signals(_worker: int) -> None:

@@ -17,15 +17,9 @@ STARVING_FROM = 0.5  # share of inputs without any cluster
 COLLAPSED_BELOW = 0.05  # share of clusters alive
 
 _SCALARS = (
-    "pairs",
-    "pairs_text_learned",
-    "visual_loss",
-    "text_loss",
-    "clusters_per_image",
-    "clusters_per_caption",
-    "images_without_cluster",
-    "captions_without_cluster",
-)
+    "pairs", "pairs_text_learned", "visual_loss", "text_loss", "clusters_per_image",
+    "clusters_per_caption", "images_without_cluster", "captions_without_cluster",
+)  # fmt: skip
 
 
 def empty_sums(cluster_num: int, device: torch.device | str = "cpu") -> Tensor:
@@ -76,15 +70,12 @@ class BatchStatistics:
 def batch_statistics(sums: Tensor) -> BatchStatistics:
     """Return what sums over steps (see ``step_sums``) say; of no pairs, means are 0 or None."""
     values = sums.cpu()
-    pair_count, text_pairs, *scalars = values[: len(_SCALARS)].tolist()
-    pairs = max(1.0, pair_count)
-    images, captions, both = values[len(_SCALARS) :].view(3, -1)  # (C,) each
-    alive = [
-        int(((bits / pairs >= ALIVE_FROM) & (bits / pairs <= ALIVE_TO)).sum())
-        for bits in (images, captions)
-    ]
-    totals = dict(zip(_SCALARS[2:], scalars, strict=True))
+    totals = dict(zip(_SCALARS, values[: len(_SCALARS)].tolist(), strict=True))
+    pairs, text_pairs = max(1.0, totals.pop("pairs")), totals.pop("pairs_text_learned")
     text_total = totals.pop("text_loss")
+    images, captions, both = values[len(_SCALARS) :].view(3, -1)  # (C,) each
+    shares = torch.stack([images, captions]) / pairs  # (2, C)
+    alive = ((shares >= ALIVE_FROM) & (shares <= ALIVE_TO)).sum(dim=1).tolist()
     return BatchStatistics(
         text_loss=text_total / text_pairs if text_pairs else None,
         **{name: total / pairs for name, total in totals.items()},
@@ -108,8 +99,7 @@ def bit_agreement(
     """
     expected = images * captions / pair_count  # (C,)
     possible = float(((images + captions) / 2 - expected).sum())
-    # rounding leaves a little of what is 0
-    if possible <= 1e-9 * pair_count:
+    if possible <= 1e-9 * pair_count:  # rounding leaves a little of what is 0
         return None
     return float((both - expected).sum()) / possible
 
@@ -120,21 +110,21 @@ def trouble(seen: BatchStatistics, cluster_num: int) -> str | None:
     It starves when most images or captions activate no cluster; it has collapsed when hardly any
     cluster tells inputs apart.
     """
-    shares = {"images": seen.images_without_cluster, "captions": seen.captions_without_cluster}
-    worst = max(shares, key=lambda side: shares[side])
-    if shares[worst] > STARVING_FROM:
+    shares = (seen.images_without_cluster, "images"), (seen.captions_without_cluster, "captions")
+    empty, worst = max(shares, key=lambda side: side[0])
+    if empty > STARVING_FROM:
         option = "--visual_threshold" if worst == "images" else "--text_threshold"
         return (
-            f"training is starving: {shares[worst]:.0%} of the {worst} activate no cluster; "
-            f"try a lower {option}, a longer --random_start_steps, more epochs, or "
-            "fewer clusters (--cluster_num)"
+            f"training is starving: {empty:.0%} of the {worst} activate no cluster; try a lower "
+            f"{option}, a longer --random_start_steps, more epochs, or fewer clusters "
+            "(--cluster_num)"
         )
-    alive = {"images": seen.alive_image_clusters, "captions": seen.alive_caption_clusters}
-    fewest = min(alive, key=lambda side: alive[side])
-    if alive[fewest] < max(2, COLLAPSED_BELOW * cluster_num):
+    sides = (seen.alive_image_clusters, "images"), (seen.alive_caption_clusters, "captions")
+    alive, fewest = min(sides, key=lambda side: side[0])
+    if alive < max(2, COLLAPSED_BELOW * cluster_num):
         return (
-            f"training has collapsed: only {alive[fewest]} of {cluster_num} clusters tell "
-            f"{fewest} apart; try a longer --random_start_steps, a lower "
-            "--visual_learning_rate, or another --text_threshold"
+            f"training has collapsed: only {alive} of {cluster_num} clusters tell {fewest} apart; "
+            "try a longer --random_start_steps, a lower --visual_learning_rate, or another "
+            "--text_threshold"
         )
     return None

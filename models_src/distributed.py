@@ -7,7 +7,7 @@ process that is alone gets back what it gives. When a rank fails, torchrun ends 
 Axes: N rows of a rank, I images of a batch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -137,8 +137,7 @@ def average_statistics(network: nn.Module) -> None:
         _average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
 
-def _average(tensors: Iterable[Tensor]) -> None:
-    tensors = list(tensors)
+def _average(tensors: list[Tensor]) -> None:
     if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])

@@ -102,22 +102,23 @@ def save_halves(
     """
     named = {key: value for key, value in vars(origin).items() if key != "cluster_num"}
     for half, (settings, encoder) in halves.items():
-        weights = model_path(models_dir, half, name, "mdl")
         if isinstance(encoder, VisualEncoder):
             content = encoder.network.state_dict()
         else:
             content = {"words": list(encoder.words), "state": encoder.state_dict()}
             if word_counts is not None:
                 content["word_counts"] = torch.from_numpy(word_counts)
-        save_tensors(weights, content)
-        header = {
-            "format_version": FORMAT_VERSION,
-            "half": half,
-            "origin": named,  # the settings have the number of clusters
-            "weights_sha256": sha256_of_file(weights),
-            "settings": settings.as_dict(),
-        }
-        write_text(weights.with_suffix(".cfg"), yaml.safe_dump(header, sort_keys=False))
+        # the settings have the number of clusters
+        header = {"half": half, "origin": named, "settings": settings.as_dict()}
+        save_model(model_path(models_dir, half, name, "cfg"), header, content)
+
+
+def save_model(path: Path, header: Mapping[str, Any], content: dict[str, Any]) -> None:
+    """Write ``content`` as a ``.mdl``, and the ``.cfg`` of this path that belongs to it."""
+    weights = path.with_suffix(".mdl")
+    save_tensors(weights, content)
+    known = {"format_version": FORMAT_VERSION, "weights_sha256": sha256_of_file(weights)}
+    write_text(path, yaml.safe_dump(known | dict(header), sort_keys=False, allow_unicode=True))
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:

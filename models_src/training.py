@@ -229,16 +229,16 @@ def _is_finite(state: Any) -> bool:
 def require_free_name(options: RunOptions) -> None:
     """Raise a UserError where training would replace a model or run that it does not continue."""
     has_checkpoint = options.checkpoint_file.exists()
-    if options.overwrite or (options.resume and has_checkpoint):
-        return
     is_finished = model_exists(options.models_dir, options.name)
+    if options.overwrite or (options.resume and (has_checkpoint or is_finished)):
+        return
     if has_checkpoint and not is_finished:
         raise UserError(
             f"{options.checkpoint_file} holds an unfinished training; continue it with --resume, "
             "or give --overwrite to start anew"
         )
     for name in (options.name, f"{options.name}_best"):
-        if model_exists(options.models_dir, name) and not (options.resume and is_finished):
+        if model_exists(options.models_dir, name):
             raise UserError(
                 f"there is a model '{name}' in {options.models_dir}; give another --model_name, "
                 "--resume with more --epochs to train it on, or --overwrite to replace it"

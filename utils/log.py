@@ -16,9 +16,7 @@ class _LogFile(RotatingFileHandler):
         """Say once that nothing more can be logged there, as on a full disk, and work on."""
         logging.getLogger().removeHandler(self)
         reason = getattr(sys.exc_info()[1], "strerror", None) or sys.exc_info()[1]
-        logging.getLogger(__name__).warning(
-            "no more messages go to %s: %s", self.baseFilename, reason
-        )
+        logging.warning("no more messages go to %s: %s", self.baseFilename, reason)
 
 
 class _Console(logging.StreamHandler[TextIO]):

@@ -34,8 +34,7 @@ class PretrainedModel:
 
     option: str
     example: str  # on huggingface.co
-    network: str
-    tokenizer: str
+    kind: str  # of transformers' <kind>Model and <kind>Tokenizer
 
     def folder(self, given: Path | None, datasets_dir: Path) -> Path:
         """Return the folder that the user gave, or where it is looked for otherwise."""
@@ -51,14 +50,14 @@ class PretrainedModel:
         )
 
 
-BERT = PretrainedModel("--bert_dir", "bert-base-uncased", "BertModel", "BertTokenizer")
-CLIP = PretrainedModel("--clip_dir", "openai/clip-vit-base-patch32", "CLIPModel", "CLIPTokenizer")
+BERT = PretrainedModel("--bert_dir", "bert-base-uncased", "Bert")
+CLIP = PretrainedModel("--clip_dir", "openai/clip-vit-base-patch32", "CLIP")
 
 
-def _load(kind: PretrainedModel, folder: Path, device: str, **arguments: Any) -> tuple[Any, Any]:
+def _load(model: PretrainedModel, folder: Path, device: str, **arguments: Any) -> tuple[Any, Any]:
     """Return a network in float32, ready for evaluation, and its tokenizer."""
     if not folder.is_dir():
-        raise UserError(f"no folder {folder} ({kind.option}); {kind.advice}")
+        raise UserError(f"no folder {folder} ({model.option}); {model.advice}")
     try:
         import transformers
     except ImportError:
@@ -67,8 +66,10 @@ def _load(kind: PretrainedModel, folder: Path, device: str, **arguments: Any) ->
         ) from None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    with reading(folder, kind.advice):
-        network, report = getattr(transformers, kind.network).from_pretrained(
+    network_class = getattr(transformers, f"{model.kind}Model")
+    tokenizer_class = getattr(transformers, f"{model.kind}Tokenizer")
+    with reading(folder, model.advice):
+        network, report = network_class.from_pretrained(
             folder,
             local_files_only=True,
             weights_only=True,  # a .bin file is a pickle: only tensors are built from it
@@ -83,9 +84,7 @@ def _load(kind: PretrainedModel, folder: Path, device: str, **arguments: Any) ->
             raise ValueError(f"{len(missing)} weights are missing, the first {missing[0]}")
         if not any((folder / name).is_file() for name in VOCABULARIES):
             raise ValueError(f"there is none of {', '.join(VOCABULARIES)}")
-        tokenizer = getattr(transformers, kind.tokenizer).from_pretrained(
-            folder, local_files_only=True
-        )
+        tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
         return network.to(device).eval(), tokenizer
 
 

@@ -112,10 +112,8 @@ def train_text_only(
         if not len(concrete):
             logger.info("concreteness is 0 for all words: fewer than two frequent words are rated")
         concreteness = co_occurrence_concreteness(rows, concrete, abstract)
-        references = {
-            "concrete": [words[word] for word in concrete],
-            "abstract": [words[word] for word in abstract],
-        }
+        sides = {"concrete": concrete, "abstract": abstract}
+        references = {side: [words[word] for word in found] for side, found in sides.items()}
     settings = {
         "cluster_num": cluster_num,
         "seed": seed,

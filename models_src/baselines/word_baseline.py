@@ -8,16 +8,9 @@ import numpy as np
 import torch
 import yaml
 
-from models_src.model_files import (
-    ADVICE,
-    FORMAT_VERSION,
-    load_tensors,
-    model_path,
-    names_in,
-    save_tensors,
-)
+from models_src.model_files import ADVICE, load_tensors, model_path, names_in, save_model
 from utils.errors import UserError
-from utils.files import reading, write_text
+from utils.files import reading
 
 
 @dataclass(frozen=True)
@@ -36,12 +29,8 @@ class WordBaseline:
             for key, value in vars(self).items()
             if key != "settings"
         }
-        save_tensors(model_path(models_dir, self.kind, name, "mdl"), content)
-        header = {"format_version": FORMAT_VERSION, "kind": self.kind, "settings": self.settings}
-        write_text(
-            model_path(models_dir, self.kind, name, "cfg"),
-            yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
-        )
+        header = {"kind": self.kind, "settings": self.settings}
+        save_model(model_path(models_dir, self.kind, name, "cfg"), header, content)
 
     @classmethod
     def load(cls, models_dir: Path, name: str) -> Self:
