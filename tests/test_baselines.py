@@ -14,7 +14,6 @@ from scipy.sparse import csr_matrix
 from datasets_src.captions import UNKNOWN, TokenizedCaptions
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE, load_norms
 from datasets_src.pairs import load_training_pairs
-from datasets_src.wordnet import PARTS_OF_SPEECH
 from main import main
 from models_src.baselines.supervised_concreteness import (
     SupervisedConcreteness,
@@ -31,8 +30,10 @@ from models_src.baselines.text_only import (
     train_text_only,
 )
 from models_src.baselines.word_vectors import cluster_vectors, load_word_vectors
+from tests.conftest import dirs
 from tests.test_cli import fails
 from tests.test_coco import refusal_of
+from tests.test_wordnet import write_wordnet
 
 TEXT_ONLY = "--utility=train_text_only_baseline"
 SUPERVISED = "--utility=train_concreteness_supervised_model"
@@ -40,11 +41,7 @@ SUPERVISED = "--utility=train_concreteness_supervised_model"
 
 @pytest.fixture
 def places(demo_data, tmp_path):
-    return [
-        f"--datasets_dir={demo_data}",
-        f"--models_dir={tmp_path / 'models'}",
-        f"--results_dir={tmp_path / 'results'}",
-    ]
+    return dirs(demo_data, tmp_path / "models", tmp_path / "results")
 
 
 def without(demo_data, tmp_path, *names):
@@ -205,14 +202,11 @@ def test_reference_words_are_the_extremes_of_the_frequent_rated_words():
     concrete, abstract = reference_words(counts, ratings)
     assert concrete.tolist() == list(range(47, 27, -1))
     assert abstract.tolist() == list(range(2, 22))
-
-
-@pytest.mark.parametrize(("rated", "each"), [(0, 0), (1, 0), (2, 1), (7, 3), (39, 19), (40, 20)])
-def test_few_rated_words_are_halved(rated, each):
-    ratings = np.concatenate([np.arange(rated, dtype=float), [np.nan] * 3])
-    concrete, abstract = reference_words(np.full(rated + 3, 100), ratings)
-    assert len(concrete) == len(abstract) == each
-    assert not set(concrete) & set(abstract)
+    for rated, each in ((0, 0), (1, 0), (2, 1), (7, 3), (39, 19), (40, 20)):  # few are halved
+        ratings = np.concatenate([np.arange(rated, dtype=float), [np.nan] * 3])
+        concrete, abstract = reference_words(np.full(rated + 3, 100), ratings)
+        assert len(concrete) == len(abstract) == each
+        assert not set(concrete) & set(abstract)
 
 
 def test_the_answers_are_those_of_the_definition(demo_data):
@@ -243,24 +237,17 @@ def test_the_answers_are_those_of_the_definition(demo_data):
     )
 
 
-def test_models_survive_the_disk_and_malformed_ones_are_refused(tmp_path):
-    message = refusal_of(TextOnlyModel.load, tmp_path, "b")
-    assert "there is none); train it with --utility train_text_only_baseline" in message
+def test_models_survive_the_disk(tmp_path):
     model = TextOnlyModel(("dog", "é"), {"w": ["é"]}, np.array([1, -1]), np.array([0.5, 1e-17]))
-    for name in ("a", "b"):
-        model.save(tmp_path, name)
+    message = refusal_of(TextOnlyModel.load, tmp_path, "a")
+    assert "there is none); train it with --utility train_text_only_baseline" in message
+    model.save(tmp_path, "a")
     found = TextOnlyModel.load(tmp_path, "a")
     assert (found.words, found.settings) == (model.words, model.settings)
     assert found.clusters.dtype == np.int64
     assert found.clusters.tolist() == [1, -1]
     assert found.concreteness.tolist() == [0.5, 1e-17]
-    folder = tmp_path / "text_only"
-    assert "there are a, b" in refusal_of(TextOnlyModel.load, tmp_path, "c")
-    for bad in ("[", "kind: text_only"):
-        (folder / "b.cfg").write_text(bad)
-        assert "b.cfg" in refusal_of(TextOnlyModel.load, tmp_path, "b")
-    (folder / "a.mdl").write_bytes((folder / "a.mdl").read_bytes()[:100])
-    assert "a.mdl" in refusal_of(TextOnlyModel.load, tmp_path, "a")
+    assert "there are a" in refusal_of(TextOnlyModel.load, tmp_path, "c")
 
 
 def results_of(tmp_path, utility):
@@ -297,38 +284,41 @@ def test_the_text_only_utility_writes_model_and_scores(places, tmp_path, capsys)
     assert model.settings["clustered_words"] == 2
 
 
-@pytest.mark.parametrize(
-    ("absent", "ratings", "message"),
-    [
-        ([CATEGORY_FILE], None, "no words are clustered"),
-        ([CONCRETENESS_FILE, ASSOCIATION_FILE], None, "concreteness is not learned"),
-        ([CONCRETENESS_FILE], "dog\t0\t5\nunheard\t0\t2\n", "concreteness is 0 for all words"),
-    ],
-)
-def test_what_lacks_its_norms_is_left_out(
-    demo_data, places, tmp_path, caplog, absent, ratings, message
-):
+FEW_RATINGS = "Word\tBigram\tConc.M\ndog\t0\t5\nunheard\t0\t2\n"
+
+
+def test_what_lacks_its_norms_is_left_out(demo_data, places, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    data = without(demo_data, tmp_path, *absent)
-    if ratings is not None:
-        (data / CONCRETENESS_FILE).write_text(f"Word\tBigram\tConc.M\n{ratings}")
-    assert main([TEXT_ONLY, *places, f"--datasets_dir={data}"]) == 0
-    assert message in caplog.text
-    results = results_of(tmp_path, TEXT_ONLY)
-    metrics = results["metrics"]
-    model = TextOnlyModel.load(tmp_path / "models", "text_only")
-    assert (model.clusters == NO_CLUSTER).all() == (CATEGORY_FILE in absent)
-    assert model.concreteness.any() == (CONCRETENESS_FILE not in absent)
-    if CATEGORY_FILE in absent:
-        assert set(results["not_measured"]) == {"categorization", "word_association"}
-        assert metrics["categorization"] is metrics["word_association"] is None
-        assert metrics["concreteness"]["word_count"] > 0
-    elif ratings is None:
-        assert metrics["concreteness"] is None
-        assert metrics["concreteness_without_reference_words"] is None
-        assert results["settings"]["reference_words"] is None
-    else:
-        assert metrics["concreteness"]["pearson_by_min_count"]["0"] == {"r": None, "word_count": 1}
+    data = without(demo_data, tmp_path, CATEGORY_FILE)
+    call = [TEXT_ONLY, *places, f"--datasets_dir={data}", "--overwrite"]
+
+    def trained_model():
+        assert main(call) == 0
+        return results_of(tmp_path, TEXT_ONLY), TextOnlyModel.load(tmp_path / "models", "text_only")
+
+    results, model = trained_model()
+    assert "no words are clustered" in caplog.text
+    assert (model.clusters == NO_CLUSTER).all()
+    assert set(results["not_measured"]) == {"categorization", "word_association"}
+    assert results["metrics"]["categorization"] is results["metrics"]["word_association"] is None
+    assert results["metrics"]["concreteness"]["word_count"] > 0
+
+    shutil.copy(demo_data / CATEGORY_FILE, data)
+    (data / CONCRETENESS_FILE).write_text(FEW_RATINGS)
+    results, model = trained_model()
+    assert "concreteness is 0 for all words" in caplog.text
+    by_count = results["metrics"]["concreteness"]["pearson_by_min_count"]
+    assert by_count["0"] == {"r": None, "word_count": 1}
+
+    (data / CONCRETENESS_FILE).unlink()
+    (data / ASSOCIATION_FILE).unlink()
+    results, model = trained_model()
+    assert "concreteness is not learned" in caplog.text
+    assert not model.concreteness.any()
+    assert (model.clusters != NO_CLUSTER).any()
+    assert results["metrics"]["concreteness"] is None
+    assert results["metrics"]["concreteness_without_reference_words"] is None
+    assert results["settings"]["reference_words"] is None
 
 
 # ---- supervised concreteness
@@ -387,14 +377,6 @@ def test_each_kind_of_feature_helps_words_not_seen():
         assert least < correlation(model.cross_validated, ratings) <= most
 
 
-def test_noise_is_not_predicted_but_learned_by_heart():
-    rng = np.random.default_rng(3)
-    ratings = rng.random(100) * 4 + 1
-    model = trained([f"w{i}" for i in range(100)], ratings, {"noise": rng.normal(size=(100, 30))})
-    assert abs(correlation(model.cross_validated, ratings)) < 0.3
-    assert correlation(model.on_training_words, ratings) > 0.8
-
-
 def test_a_word_does_not_see_its_own_rating():
     words, feature, ratings = world(60)
     changed = ratings.copy()
@@ -415,27 +397,13 @@ def test_features_that_do_not_vary_predict_a_constant():
     assert "only 9 of" in refusal_of(trained, words[:9], ratings[:9], {"pos": np.zeros((9, 4))})
 
 
-@pytest.fixture
-def wordnet(tmp_path):
-    """A tiny WordNet with some of the demo world's words."""
-    folder = tmp_path / "wordnet"
-    folder.mkdir()
-    lemmas = {"noun": ("dog", "car", "table"), "verb": ("run", "dog"), "adj": (), "adv": ()}
-    for name in PARTS_OF_SPEECH:
-        lines = ["  1 licence", *(f"{lemma} {name[0]} 2 1 @" for lemma in lemmas[name])]
-        (folder / f"index.{name}").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def test_the_supervised_utility_writes_model_and_scores(
-    demo_data, places, wordnet, tmp_path, capsys
-):
+def test_the_supervised_utility_writes_model_and_scores(demo_data, places, tmp_path, capsys):
     (tmp_path / "v.vec").write_text("2 2\ndog 0.5 1\nzebra 1 1\n")
     arguments = [
         "--conc_use_pos",
         "--conc_use_suffix",
         "--conc_use_embeddings",
-        f"--wordnet_dir={wordnet}",
+        f"--wordnet_dir={write_wordnet(tmp_path)}",
         f"--embeddings_file={tmp_path / 'v.vec'}",
     ]
     assert main([SUPERVISED, *arguments, *places]) == 0
@@ -464,22 +432,13 @@ def test_the_supervised_utility_writes_model_and_scores(
     assert results_of(tmp_path, SUPERVISED)["settings"]["words_with_vector"] == 1
 
 
-@pytest.mark.parametrize(
-    ("utility", "ratings", "mentions"),
-    [
-        (TEXT_ONLY, None, CONCRETENESS_FILE),
-        (SUPERVISED, None, CONCRETENESS_FILE),
-        (SUPERVISED, "dog\t0\t5\nunheard\t0\t2\n", "only 1 of"),
-    ],
-)
-def test_too_few_norms_are_one_line(
-    demo_data, places, tmp_path, capsys, utility, ratings, mentions
-):
+def test_too_few_norms_are_one_line(demo_data, places, tmp_path, capsys):
     data = without(demo_data, tmp_path, CATEGORY_FILE, CONCRETENESS_FILE)
-    if ratings is not None:
-        (data / CONCRETENESS_FILE).write_text(f"Word\tBigram\tConc.M\n{ratings}")
-    suffix = ["--conc_use_suffix"]
-    fails(capsys, utility, *places, f"--datasets_dir={data}", *suffix, mentions=mentions)
+    supervised = [SUPERVISED, "--conc_use_suffix", *places, f"--datasets_dir={data}"]
+    fails(capsys, TEXT_ONLY, *places, f"--datasets_dir={data}", mentions=CONCRETENESS_FILE)
+    fails(capsys, *supervised, mentions=CONCRETENESS_FILE)
+    (data / CONCRETENESS_FILE).write_text(FEW_RATINGS)
+    fails(capsys, *supervised, mentions="only 1 of")
     assert not list(tmp_path.rglob("*.mdl"))
 
 

@@ -1,13 +1,12 @@
 """The command line as users meet it: main([...]) on a small demo world, wrong input included."""
 
-import hashlib
 import importlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,9 @@ from PIL import Image
 
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE, CONCRETENESS_FILE, load_norms
 from main import COMMON, OPTIONS, SETTINGS, UTILITIES, main
-from tests.conftest import TINY
+from tests.conftest import TINY, dirs, results_of
 
 ROOT = Path(__file__).parent.parent
-
-
-def dirs(data: Path, models: Path, results: Path) -> list[str]:
-    """Return the options that name the three folders."""
-    return [f"--datasets_dir={data}", f"--models_dir={models}", f"--results_dir={results}"]
 
 
 def fails(capsys, *arguments: str, mentions: str) -> None:
@@ -41,10 +35,10 @@ def test_evaluations_print_and_write_results(places, tmp_path, capsys, name):
         ("text_evaluation", "categorization_chance", "v measure"),
         ("visual_evaluation", "heatmap_equal_guess_chance", "maps are 1 x 1 for images of 32"),
     ):
-        call = [f"--utility={utility}", f"--model_name={name}", "--workers=0"]
-        assert main([*call, *places]) == 0
+        call = [f"--utility={utility}", f"--model_name={name}", *places]
+        assert main([*call, "--batch_size=3", "--workers=0"]) == 0
         assert printed in capsys.readouterr().out
-        results = json.loads((tmp_path / f"{utility}_{name}.json").read_text())
+        results = results_of(tmp_path, utility, name)
         assert (results["utility"], results["model_name"]) == (utility, name)
         assert section in results["metrics"]
         assert results["settings"]["cluster_num"] == 20
@@ -52,20 +46,14 @@ def test_evaluations_print_and_write_results(places, tmp_path, capsys, name):
     scores = results["metrics"]["class_name_classification"]
     cells = ("true_positives", "false_positives", "false_negatives", "true_negatives")
     assert sum(scores[cell] for cell in cells) == 15 * results["data"]["test_images"]
-
-
-def test_batch_size_and_workers_do_not_change_an_evaluation(places, tmp_path):
-    found = []
-    for extra in (["--batch_size=3", "--workers=0"], ["--batch_size=50", "--workers=1"]):
-        main(["--utility=visual_evaluation", "--model_name=lstm", *extra, *places])
-        found.append(json.loads((tmp_path / "visual_evaluation_lstm.json").read_text())["metrics"])
-    assert found[0] == found[1]
+    assert main([*call, "--batch_size=50", "--workers=1"]) == 0  # nothing depends on them
+    assert results_of(tmp_path, utility, name)["metrics"] == results["metrics"]
 
 
 def test_thresholds_can_be_given_anew(places, tmp_path):
     everything = ["--visual_threshold=-1000", "--text_threshold=0"]
     main(["--utility=visual_evaluation", "--model_name=lstm", "--workers=0", *everything, *places])
-    results = json.loads((tmp_path / "visual_evaluation_lstm.json").read_text())
+    results = results_of(tmp_path, "visual_evaluation", "lstm")
     assert results["metrics"]["activation"] == {
         "clusters_per_image": 20,
         "clusters_per_caption": 20,
@@ -73,25 +61,20 @@ def test_thresholds_can_be_given_anew(places, tmp_path):
     assert results["settings"]["visual_threshold"] == -1000
 
 
-def test_word_list_restricts_the_evaluated_words_and_is_recorded(places, tmp_path):
-    (tmp_path / "words.txt").write_text("Dog\n\ncar\nunheard\n")
-    arguments = ["--utility=text_evaluation", "--model_name=generative", *places]
-    assert main([*arguments, f"--word_list={tmp_path / 'words.txt'}"]) == 0
-    results = json.loads((tmp_path / "text_evaluation_generative.json").read_text())
+def test_a_word_list_is_applied_and_recorded_and_a_log_is_written(places, tmp_path):
+    words, log = tmp_path / "words.txt", tmp_path / "text_evaluation_generative.log"
+    words.write_text("Dog\n\ncar\nunheard\n")
+    call = ["--utility=text_evaluation", "--model_name=generative", f"--word_list={words}"]
+    assert main([*call, *places]) == 0
+    assert not log.exists()
+    assert main([*call, *places, "--write_to_log"]) == 0
+    assert "v measure" in log.read_text()
+    results = results_of(tmp_path, "text_evaluation", "generative")
     metrics = results["metrics"]
     assert metrics["categorization"]["known_words"]["word_count"] <= 2
     assert metrics["categorization"]["all_words"]["word_count"] == 57
-    assert results["settings"]["word_list"] == str(tmp_path / "words.txt")
-    expected = hashlib.sha256((tmp_path / "words.txt").read_bytes()).hexdigest()
-    assert results["settings"]["word_list_sha256"] == expected
-
-
-def test_log_is_written_on_request(places, tmp_path):
-    arguments = ["--utility=text_evaluation", "--model_name=generative", *places]
-    main(arguments)
-    assert not (tmp_path / "text_evaluation_generative.log").exists()
-    main([*arguments, "--write_to_log"])
-    assert "v measure" in (tmp_path / "text_evaluation_generative.log").read_text()
+    assert results["settings"]["word_list"] == str(words)
+    assert results["settings"]["word_list_sha256"] == sha256(words.read_bytes()).hexdigest()
 
 
 def test_training_writes_model_best_log_curves(trained):
@@ -105,13 +88,12 @@ def test_training_writes_model_best_log_curves(trained):
 
 def test_captions_alone_train_and_evaluate(demo_data, tmp_path, capsys):
     """No instances, no norms: what cannot be measured is null with its reason."""
-    data = tmp_path / "data"
-    shutil.copytree(demo_data, data)
+    data = shutil.copytree(demo_data, tmp_path / "data")
     for name in ("filtered_images.json", CATEGORY_FILE, CONCRETENESS_FILE, ASSOCIATION_FILE):
         (data / name).unlink()
     for path in (data / "COCO" / "annotations").glob("instances_*"):
         path.unlink()
-    places = dirs(data, tmp_path, tmp_path)
+    places = dirs(data, tmp_path)
     # an even share of 20 clusters: one epoch hardly lifts a word above it
     assert main([*TINY, "--epochs=1", "--text_threshold=0.05", "--best_by=f_score", *places]) == 0
     told = capsys.readouterr().out
@@ -119,7 +101,7 @@ def test_captions_alone_train_and_evaluate(demo_data, tmp_path, capsys):
     assert "nothing to filter by" in told
     assert "epoch 1: active clusters" in told
     assert main(["--utility=text_evaluation", *places]) == 0
-    results = json.loads((tmp_path / "text_evaluation_model1.json").read_text())
+    results = results_of(tmp_path, "text_evaluation", "model1")
     assert results["metrics"]["categorization"] is results["metrics"]["concreteness"] is None
     assert results["metrics"]["cluster_counts"]["active_tokens"] > 0
     assert set(results["not_measured"]) == {"categorization", "concreteness", "word_association"}
@@ -130,20 +112,18 @@ def test_captions_alone_train_and_evaluate(demo_data, tmp_path, capsys):
     capsys.readouterr()
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
     assert "maps are 1 x 1" not in capsys.readouterr().out  # nothing is measured by them
-    results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
+    results = results_of(tmp_path, "visual_evaluation", "model1")
     assert results["metrics"]["heatmap"] is None
     assert results["metrics"]["sentence_image_matching"]["trial_count"] == 10
     assert main(["--utility=bbox_demonstration", "--num_items=1", "--workers=0", *places]) == 0
     assert "maps are 1 x 1 for images of 32 pixels" in capsys.readouterr().out
 
 
-def test_config_file_is_used_and_an_option_wins(demo_data, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(
-        "visual_encoder: resnet18\nimage_size: 32\ncluster_num: 7\nepochs: 2\nbatch_size: 60\n"
-        "text_encoder: generative\n"
-    )
-    call = [f"--config={tmp_path / 'tiny.yaml'}", "--epochs=1", "--workers=0"]
-    assert main([*call, *dirs(demo_data, tmp_path, tmp_path)]) == 0
+def test_config_file_is_used_and_an_option_wins(demo_data, tmp_path, thin):
+    config = tmp_path / "tiny.yaml"
+    config.write_text("cluster_num: 7\nepochs: 2\nbatch_size: 60\ntext_encoder: generative\n")
+    call = [*TINY[:2], f"--config={config}", "--epochs=1", "--workers=0"]
+    assert main([*call, *dirs(demo_data, tmp_path)]) == 0
     header = (tmp_path / "text" / "model1.cfg").read_text()
     for line in ("cluster_num: 7", "epochs: 1", "text_encoder: generative", "batch_size: 60"):
         assert line in header
@@ -267,40 +247,10 @@ def test_missing_data_is_one_line(trained, tmp_path, capsys):
     assert not (trained / "models" / "text" / "new.cfg").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "mentions"),
-    [
-        (CATEGORY_FILE, "animal: [dog", CATEGORY_FILE),
-        (CONCRETENESS_FILE, "Word\tBigram\tConc.M\ndog\t0\thigh\n", "line 2"),
-        (ASSOCIATION_FILE, "R1\tdog\tcat\n", "line 1"),
-        ("COCO/annotations/captions_train2014.json", '{"images": [', "captions_train2014.json"),
-        ("filtered_images.json", "{}", "filtered_images.json"),
-    ],
-)
-def test_malformed_files_are_one_line(demo_data, tmp_path, capsys, name, text, mentions):
-    data = tmp_path / "data"
-    shutil.copytree(demo_data, data)
-    (data / name).write_text(text)
-    places = dirs(data, tmp_path / "models", tmp_path / "results")
-    fails(capsys, *TINY, "--epochs=1", *places, mentions=mentions)
-    assert not list(tmp_path.glob("results/*.json"))
-
-
-def test_an_unreadable_image_ends_training_in_one_line(demo_data, tmp_path, capsys):
-    data = tmp_path / "data"
-    shutil.copytree(demo_data, data)
-    for path in (data / "COCO" / "train2014").iterdir():
-        size = path.stat().st_size
-        path.write_bytes(bytes(size))  # the same size, so that the filter result still fits
-    places = dirs(data, tmp_path / "models", tmp_path)
-    fails(capsys, *TINY, "--workers=1", *places, mentions="cannot read image")
-    assert not (tmp_path / "models" / "text").exists()
-
-
 def test_model_files_that_do_not_fit_are_one_line(trained, demo_data, tmp_path, capsys):
     models = tmp_path / "models"
     places = ["--model_name=lstm", *dirs(demo_data, models, tmp_path)]
-    shutil.copytree(trained / "models", models)
+    shutil.copytree(trained / "models", models, ignore=shutil.ignore_patterns("*.checkpoint"))
     for suffix in ("cfg", "mdl"):
         visual = models / "visual"
         shutil.copy(visual / f"generative.{suffix}", visual / f"lstm.{suffix}")
@@ -329,7 +279,7 @@ def test_make_demo_dataset_and_filter_through_the_command_line(tmp_path, capsys)
     assert (tmp_path / "world" / "filtered_images.json").exists()
 
 
-def test_seeds_are_trained_one_after_another_and_compared(demo_data, tmp_path, capsys):
+def test_seeds_are_trained_one_after_another_and_compared(demo_data, tmp_path, capsys, thin):
     places = dirs(demo_data, tmp_path / "models", tmp_path)
     call = [*TINY, "--epochs=1", "--model_name=lstm", *places]
     assert main([*call, "--seeds", "3", "1"]) == 0

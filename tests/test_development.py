@@ -1,31 +1,27 @@
-"""Metrics through training: when they are measured, what they hold, that they change nothing."""
+"""Metrics through training: their table, plots and event files, and that they change nothing."""
 
 import csv
 import json
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datasets_src.pairs import load_training_pairs
 from evaluation.acquisition import PLOTS, write_development
 from evaluation.categorization import categorization_scores, category_scores
 from evaluation.reports import flatten
+from evaluation.tensorboard import event_files
 from main import main
-from models_src import training
 from models_src.development import Plan, is_measured
-from models_src.settings import TrainingSettings
-from models_src.training import RunOptions, train
-from tests.conftest import TINY
+from tests.conftest import TINY, dirs
 from tests.test_cli import fails
-from tests.test_training import SMALL, StopAt, assert_same, no_metrics, no_report, thin, weights  # noqa: F401
+from tests.test_training import assert_same, run, watch_steps, weights
 
-
-@pytest.fixture(scope="module")
-def pairs(demo_data):
-    return load_training_pairs(demo_data, use_all_images=False)
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 def evaluate(text):
@@ -40,14 +36,22 @@ def evaluate_images(visual, _text):
     return {"logits": visual(images).mean().item()}
 
 
-def run(pairs, folder, every, settings, **options):
-    """Train with rows, in ``folder/development.csv``; none with ``every`` None."""
+def scalars(folder) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard shows of a folder: tag -> (step, value)."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def run_measured(pairs, folder, settings, **options):
+    """Train with rows in ``folder/development.csv`` and in ``folder/events``."""
     table = folder / "development.csv"
-    plan = every and Plan(
-        every, evaluate, lambda rows: write_development(table, rows), evaluate_images
-    )
-    chosen, how = TrainingSettings(**(SMALL | settings)), RunOptions("m", folder, **options)
-    train(chosen, pairs, how, no_metrics, no_report, plan)
+    plan = Plan(3, evaluate, lambda rows: write_development(table, rows), evaluate_images)
+    with event_files(folder / "events", resume="resume" in options) as watch:
+        run(pairs, folder, settings=settings, plan=plan, watch=watch, **options)
 
 
 def test_steps_are_dense_at_first():
@@ -63,43 +67,44 @@ def test_steps_are_dense_at_first():
         {"text_encoder": "generative", "flip_images": True, "group_captions": True},
     ],
 )
-def test_rows_do_not_change_what_is_trained(pairs, tmp_path, settings, thin):  # noqa: F811
+def test_rows_do_not_change_what_is_trained(pairs, tmp_path, settings):
     settings = settings | {"epochs": 1, "batch_size": 20}
-    for name, every in (("without", None), ("with", 3)):
-        run(pairs, tmp_path / name, every, settings)
+    run(pairs, tmp_path / "without", settings=settings)
+    run_measured(pairs, tmp_path / "with", settings)
     assert_same(weights(tmp_path / "without"), weights(tmp_path / "with"))
     assert (tmp_path / "with" / "development.csv").exists()
 
 
 @pytest.mark.parametrize(("kind", "stopped_at"), [("lstm", 1), ("lstm", 6), ("generative", 7)])
-def test_a_continued_run_has_each_row_once(pairs, tmp_path, monkeypatch, kind, stopped_at, thin):  # noqa: F811
+def test_a_continued_run_has_each_row_once(pairs, tmp_path, monkeypatch, kind, stopped_at):
     settings = {"text_encoder": kind}
-    run(pairs, tmp_path / "straight", 3, settings)
-    StopAt(monkeypatch, stopped_at)
+    run_measured(pairs, tmp_path / "straight", settings)
+    watch_steps(monkeypatch, stopped_at)
     with pytest.raises(KeyboardInterrupt):
-        run(pairs, tmp_path / "stopped", 3, settings)
-    # a row that was written after the checkpoint, as when a run is killed
+        run_measured(pairs, tmp_path / "stopped", settings)
+    # what was written after the checkpoint, as when a run is killed
     table = tmp_path / "stopped" / "development.csv"
     table.write_text(table.read_text() + "9999,1,1,model,,mean,0.5\n")
-    run(pairs, tmp_path / "stopped", 3, settings, resume=True)
+    with event_files(tmp_path / "stopped" / "events", resume=True) as watch:
+        watch("development", 1000, {"model.mean": 5.0})
+    run_measured(pairs, tmp_path / "stopped", settings, resume=True)
     assert table.read_bytes() == (tmp_path / "straight" / "development.csv").read_bytes()
     assert_same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
+    expected, found = (scalars(tmp_path / name / "events") for name in ("straight", "stopped"))
+    assert [step for step, _ in expected["development/model.mean"]][:4] == [1, 2, 3, 6]
+    for tags in (expected, found):
+        # means over the steps since the log's last line, or since the training was continued
+        for tag in [tag for tag in tags if tag.startswith("steps/")]:
+            tags[tag] = [step for step, _ in tags[tag]]
+    assert found == expected
 
 
 def test_rows_hold_what_was_seen_since_the_row_before(pairs, tmp_path, monkeypatch):
-    results, batches = [], []
-    plain = training.joint_step
-
-    def kept(*arguments, **options):
-        batches.append(arguments[5])
-        results.append(plain(*arguments, **options))
-        return results[-1]
-
-    monkeypatch.setattr(training, "joint_step", kept)
-    found = []
+    steps, found = watch_steps(monkeypatch), []
     plan = Plan(4, evaluate, lambda moments: found.append(list(moments)))
-    train(TrainingSettings(**(SMALL | {"batch_size": 20, "epochs": 1})), pairs,
-          RunOptions("m", tmp_path), no_metrics, no_report, plan)  # fmt: skip
+    run(pairs, tmp_path, settings={"batch_size": 20, "epochs": 1}, plan=plan)
+    batches = [arguments[5] for arguments, _, _ in steps]
+    results = [result for _, _, result in steps]
     (*_, moments) = found
     assert [len(rows) for rows in found] == list(range(1, len(found) + 1))
     last = len(results)
@@ -126,13 +131,12 @@ def test_category_scores_add_up_to_the_f_score():
 
 
 def call(demo_data, tmp_path, *extra):
-    places = [f"--datasets_dir={demo_data}", f"--models_dir={tmp_path / 'models'}"]
-    return [*TINY, *places, f"--results_dir={tmp_path}", "--model_name=d", *extra]
+    return [*TINY, *dirs(demo_data, tmp_path / "models", tmp_path), "--model_name=d", *extra]
 
 
-def test_command_writes_a_tidy_table_and_plots(demo_data, tmp_path):
+def test_command_writes_a_tidy_table_plots_and_event_files(demo_data, tmp_path):
     rows = ["--evaluate_every=4", "--words", "Dog", "a", "dog", "--evaluate_images=1000"]
-    assert main(call(demo_data, tmp_path, "--text_encoder=lstm", *rows)) == 0
+    assert main(call(demo_data, tmp_path, "--tensorboard", *rows)) == 0
     with (tmp_path / "d" / "development.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["step", "pairs", "tokens", "kind", "name", "metric", "value"]
@@ -149,9 +153,10 @@ def test_command_writes_a_tidy_table_and_plots(demo_data, tmp_path):
         if row["step"] == table[-1]["step"]
     }
     with (tmp_path / "d" / "evaluation_by_epoch.csv").open(newline="") as file:
-        by_epoch = {row[0]: row[-1] for row in csv.reader(file)}
+        _, *by_epoch = csv.reader(file)
+    by_epoch = {name: values for name, *values in by_epoch}
     for metric in ("categorization.known_words.f_score", "concreteness.mean_absolute_error"):
-        assert last["model", "", metric] == by_epoch[metric] != ""
+        assert last["model", "", metric] == by_epoch[metric][-1] != ""
     for utility in ("visual_evaluation", "word_clusters"):
         assert main([f"--utility={utility}", *call(demo_data, tmp_path)[len(TINY) :]]) == 0
     of_images = flatten(json.loads((tmp_path / "visual_evaluation_d.json").read_text())["metrics"])
@@ -165,6 +170,17 @@ def test_command_writes_a_tidy_table_and_plots(demo_data, tmp_path):
     assert float(last["word", "dog", "probability"]) == pytest.approx(
         float(dog["probability"]), abs=1e-5
     )
+    shown = scalars(tmp_path / "d" / "tensorboard")
+    for name, values in by_epoch.items():
+        found = [value for _, value in shown.get(f"epochs/{name}", [])]
+        assert found == pytest.approx([float(value) for value in values if value], rel=1e-6)
+    assert shown["development/word.dog.probability"] == [
+        (int(row["step"]), pytest.approx(float(row["value"]), rel=1e-6))
+        for row in table
+        if (row["name"], row["metric"]) == ("dog", "probability")
+    ]
+    assert "development/model.visual_loss" in shown
+    assert shown["steps/pairs_per_second"][0][1] > 0
     for plot in PLOTS.values():
         with Image.open(tmp_path / "d" / plot) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
@@ -186,4 +202,22 @@ def test_command_writes_a_tidy_table_and_plots(demo_data, tmp_path):
 )
 def test_rows_that_cannot_be_are_refused(demo_data, tmp_path, capsys, extra, message):
     fails(capsys, *call(demo_data, tmp_path, *extra), mentions=message)
+    assert not (tmp_path / "models" / "text").exists()
+
+
+def test_event_files_are_made_with_the_first_value_and_leave_out_undefined_ones(tmp_path):
+    with event_files(tmp_path / "none", resume=False):
+        pass
+    assert not (tmp_path / "none").exists()
+    for value in (1.0, 0.5):  # another training leaves nothing of the first
+        with event_files(tmp_path / "some", resume=False) as watch:
+            watch("epochs", 3, {"a": None, "b": value})
+            # without waiting for the end
+            assert scalars(tmp_path / "some") == {"epochs/b": [(3, value)]}
+
+
+def test_without_tensorboard_the_option_is_refused(demo_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    tensorboard = call(demo_data, tmp_path, "--tensorboard")
+    fails(capsys, *tensorboard, mentions="pip install tensorboard")
     assert not (tmp_path / "models" / "text").exists()

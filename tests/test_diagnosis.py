@@ -10,14 +10,10 @@ from models_src.diagnosis import batch_statistics as means
 from models_src.joint import StepResult
 
 
-def result(images: np.ndarray, captions: np.ndarray, losses=(0.0, 0.0)) -> StepResult:
-    visual, text = losses
-    return StepResult(
-        torch.tensor(visual),
-        None if text is None else torch.tensor(text),
-        torch.from_numpy(images),
-        torch.from_numpy(captions),
-    )
+def sums(images: np.ndarray, captions: np.ndarray, visual=0.0, text=0.0) -> torch.Tensor:
+    text = None if text is None else torch.tensor(text)
+    bits = torch.from_numpy(images), torch.from_numpy(captions)
+    return step_sums(StepResult(torch.tensor(visual), text, *bits))
 
 
 def random_bits(seed: int, pairs: int = 400, clusters: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -29,10 +25,9 @@ def random_bits(seed: int, pairs: int = 400, clusters: int = 6) -> tuple[np.ndar
 
 def test_sums_over_steps_are_means_over_all_pairs():
     images, captions = random_bits(0)
-    sums = empty_sums(6)
-    for part, losses in ((slice(0, 100), (1.0, 2.0)), (slice(100, 400), (5.0, 6.0))):
-        sums += step_sums(result(images[part], captions[part], losses))
-    seen = means(sums)
+    seen = means(
+        sums(images[:100], captions[:100], 1.0, 2.0) + sums(images[100:], captions[100:], 5.0, 6.0)
+    )
     assert seen.visual_loss == pytest.approx((1 * 100 + 5 * 300) / 400)
     assert seen.text_loss == pytest.approx((2 * 100 + 6 * 300) / 400)
     assert seen.clusters_per_image == pytest.approx(images.sum() / 400)
@@ -43,12 +38,13 @@ def test_sums_over_steps_are_means_over_all_pairs():
 
 def test_text_loss_is_that_of_the_steps_in_which_the_text_encoder_learned():
     images, captions = random_bits(0)
-    before = step_sums(result(images, captions, (1.0, None)))
+    before = sums(images, captions, 1.0, None)
     assert means(before).visual_loss == 1
     assert means(before).text_loss is means(empty_sums(6)).text_loss is None
-    assert means(step_sums(result(images, captions, (0.0, 0.0)))).text_loss == 0
-    learned = step_sums(result(images[:40], captions[:40], (4.0, 0.25)))
-    learned += step_sums(result(images[:10], captions[:10], (4.0, 0.5)))
+    assert means(sums(images, captions)).text_loss == 0
+    learned = sums(images[:40], captions[:40], 4.0, 0.25) + sums(
+        images[:10], captions[:10], 4.0, 0.5
+    )
     assert means(before + learned).text_loss == pytest.approx((0.25 * 40 + 0.5 * 10) / 50)
     assert means(before + learned).visual_loss == pytest.approx((1 * 400 + 4 * 50) / 450)
 
@@ -59,29 +55,25 @@ def test_alive_clusters_fire_neither_hardly_ever_nor_always():
     images[:1, 2] = True  # once in 2,000
     images[:2, 3] = True  # once in 1,000
     images[:1800, 4] = True
-    seen = means(step_sums(result(images, ~images)))
+    seen = means(sums(images, ~images))
     assert seen.alive_image_clusters == 2
     assert seen.alive_caption_clusters == 1  # cluster 4; the others fire for nearly all
 
 
-def test_agreement_of_one_cluster_is_cohens_kappa():
+def test_agreement_of_one_cluster_is_cohens_kappa_and_keeps_its_bounds():
     for seed in range(5):
         images, captions = random_bits(seed, clusters=1)
         expected = cohen_kappa_score(images[:, 0], captions[:, 0])
-        assert means(step_sums(result(images, captions))).agreement == pytest.approx(expected)
-
-
-def test_agreement_at_its_bounds():
-    images, _ = random_bits(3)
-    assert means(step_sums(result(images, images))).agreement == pytest.approx(1)
+        assert means(sums(images, captions)).agreement == pytest.approx(expected)
+    assert means(sums(images, images)).agreement == pytest.approx(1)
     half = np.arange(100)[:, None] % 2 == 0
-    assert means(step_sums(result(half, ~half))).agreement == pytest.approx(-1)
+    assert means(sums(half, ~half)).agreement == pytest.approx(-1)
     constant = np.tile([True, False], (10, 1))
-    assert means(step_sums(result(constant, constant))).agreement is None
+    assert means(sums(constant, constant)).agreement is None
     assert means(empty_sums(4)).agreement is None
     rng = np.random.default_rng(0)
     images, captions = (rng.random((50_000, 3)) < [0.05, 0.5, 0.95] for _ in range(2))
-    assert abs(means(step_sums(result(images, captions))).agreement) < 0.02
+    assert abs(means(sums(images, captions)).agreement) < 0.02
     assert (images == captions).mean() > 0.7  # what plain agreement would praise
 
 

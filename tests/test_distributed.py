@@ -17,44 +17,30 @@ import pytest
 import torch
 
 from datasets_src.filtering import load_filtered_split
-from datasets_src.pairs import TrainingPairs, load_training_pairs
+from datasets_src.pairs import TrainingPairs
 from main import main
 from models_src import training, visual_encoders
-from models_src.distributed import (
-    any_rank,
-    average_gradients,
-    gather_rows,
-    joined_ranks,
-    own_images,
-    pad_to_two,
-    rank,
-    share_of_rows,
-    sum_over_ranks,
-    world_size,
-)
-from models_src.settings import TrainingSettings
-from models_src.training import RunOptions, train
-from tests.conftest import TINY
+from models_src.distributed import joined_ranks, rank, world_size
+from tests.conftest import TINY, dirs, thin_network
 from tests.test_cli import fails
-from tests.test_training import SMALL, assert_same, damaged_copy, with_norm, without_norm
+from tests.test_training import assert_same, damaged_copy, run, without_norm
 
 ROOT = Path(__file__).parent.parent
 RANKS = 2
 SECONDS = 300  # after which processes that wait for each other are ended
 GROUPED = {"group_captions": True, "batch_size": 8, "flip_images": True, "precision": "bf16"}
-# name -> what builds the CNN, settings, damaged images
-TRAININGS = {
-    "lstm": (without_norm, {"text_encoder": "lstm", "epochs": 2}, False),
-    "generative": (without_norm, {"text_encoder": "generative", "visual_threshold": 0.0}, False),
+TRAININGS = {  # name -> settings
+    "lstm": {"text_encoder": "lstm", "epochs": 2},
+    "generative": {"text_encoder": "generative", "visual_threshold": 0.0},
     # its last batch of an epoch has 3 images, too few for two processes
-    "grouped": (without_norm, {"text_encoder": "lstm", **GROUPED}, False),
-    "parts": (without_norm, {"text_encoder": "gru", "accumulate": 2, "smallest_crop": 0.6}, False),
-    "damaged": (without_norm, {"text_encoder": "generative", "visual_threshold": 0.0}, True),
+    "grouped": {"text_encoder": "lstm", **GROUPED},
+    "parts": {"text_encoder": "gru", "accumulate": 2, "smallest_crop": 0.6},
+    "damaged": {"text_encoder": "generative", "visual_threshold": 0.0},
 }
 
 
 def train_here(
-    name: str, folder: Path, pairs: TrainingPairs, network, settings, stop_at=None, **options
+    name: str, folder: Path, pairs, settings, network=without_norm, stop_at=None, **options
 ) -> dict:
     """Train in this process, alone or as one rank, and return all that it ends with."""
     runs, reports, losses = [], [], []
@@ -77,12 +63,14 @@ def train_here(
         patch.setattr(training, "joint_step", joint_step)
         patch.setattr(visual_encoders, "_torchvision_network", network)
         try:
-            train(
-                TrainingSettings(**SMALL | {"epochs": 1, "batch_size": 40} | settings),
+            run(
                 pairs,
-                RunOptions(name, folder, **options),
-                lambda text: {"rank": rank()},
+                folder,
+                lambda _text: {"rank": rank()},
                 lambda history: reports.append(len(history)),
+                {"epochs": 1} | settings,
+                name=name,
+                **options,
             )
         except KeyboardInterrupt:
             interrupted = True
@@ -140,20 +128,15 @@ def together(folder: Path, work, *arguments) -> list:
 def all_trainings(folder: Path, pairs: TrainingPairs, damaged: TrainingPairs) -> dict[str, dict]:
     """Train everything of ``TRAININGS``."""
     return {
-        name: train_here(name, folder, damaged if is_damaged else pairs, network, settings)
-        for name, (network, settings, is_damaged) in TRAININGS.items()
+        name: train_here(name, folder, damaged if name == "damaged" else pairs, settings)
+        for name, settings in TRAININGS.items()
     }
-
-
-@pytest.fixture(scope="module")
-def pairs(demo_data) -> TrainingPairs:
-    return load_training_pairs(demo_data, use_all_images=False)
 
 
 @pytest.fixture(scope="module")
 def damaged(demo_data, tmp_path_factory) -> TrainingPairs:
     folder = tmp_path_factory.mktemp("damaged") / "datasets"
-    return damaged_copy(demo_data, folder, {"truncated": 1, "missing": 1})[0]
+    return damaged_copy(demo_data, folder, 2)[0]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +154,7 @@ def test_both_ranks_learn_what_one_process_learns_and_the_first_reports(outcomes
     assert torch.equal(both["posteriors"], second["posteriors"])
     assert alone["steps"] == both["steps"] == second["steps"] > 2
     assert (both["reports"], second["reports"]) == (alone["reports"], [])
-    reduced = TRAININGS[name][1].get("precision") == "bf16"
+    reduced = TRAININGS[name].get("precision") == "bf16"
     for row, other in zip(alone["history"], both["history"], strict=True):
         assert row.keys() == other.keys()
         assert other["rank"] == 0
@@ -183,7 +166,7 @@ def test_both_ranks_learn_what_one_process_learns_and_the_first_reports(outcomes
     assert alone["files"] == both["files"]
     assert alone["state"]["bad_images"] == both["state"]["bad_images"]
     assert len(alone["state"]["bad_images"]) == (2 if name == "damaged" else 0)
-    if TRAININGS[name][1]["text_encoder"] == "generative":
+    if TRAININGS[name]["text_encoder"] == "generative":
         counts, other = (end["state"]["text"]["word_cluster_counts"] for end in (alone, both))
         assert torch.equal(counts, other)
         assert counts.sum() > 1000
@@ -194,11 +177,11 @@ def test_both_ranks_learn_what_one_process_learns_and_the_first_reports(outcomes
 
 def stopped_and_resumed(folder: Path, pairs: TrainingPairs) -> list[dict]:
     """Train at one go, then with a stop and a continuation; the network has norms and dropout."""
-    train_with_norm = partial(train_here, pairs=pairs, network=with_norm, settings={"epochs": 2})
+    given = {"pairs": pairs, "network": thin_network, "settings": {"epochs": 2}}
     return [
-        train_with_norm("straight", folder),
-        train_with_norm("stopped", folder, stop_at=2),
-        train_with_norm("stopped", folder, resume=True),
+        train_here("straight", folder, **given),
+        train_here("stopped", folder, stop_at=2, **given),
+        train_here("stopped", folder, resume=True, **given),
     ]
 
 
@@ -206,7 +189,7 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_both_continue(pair
     first, second = together(tmp_path, stopped_and_resumed, tmp_path, pairs)
     for of_rank in (first, second):
         straight, stopped, resumed = of_rank
-        assert [run["interrupted"] for run in of_rank] == [False, True, False]
+        assert [ended["interrupted"] for ended in of_rank] == [False, True, False]
         assert stopped["steps"] == 3
         assert "stopped.checkpoint" in stopped["files"]
         assert stopped["steps"] + resumed["steps"] == straight["steps"]
@@ -219,14 +202,12 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_both_continue(pair
 
 def continued(folder: Path, pairs: TrainingPairs) -> dict:
     """Continue the training that stands in ``folder``."""
-    network, settings, _ = TRAININGS["generative"]
-    return train_here("m", folder, pairs, network, settings, resume=True)
+    return train_here("m", folder, pairs, TRAININGS["generative"], resume=True)
 
 
 def test_what_one_process_began_two_continue_and_the_other_way_round(pairs, outcomes, tmp_path):
-    network, settings, _ = TRAININGS["generative"]
     straight, one, two = outcomes[0]["generative"], tmp_path / "one", tmp_path / "two"
-    begin = partial(train_here, "m", pairs=pairs, network=network, settings=settings, stop_at=1)
+    begin = partial(train_here, "m", pairs=pairs, settings=TRAININGS["generative"], stop_at=1)
     assert begin(one)["interrupted"]
     assert together(two, begin, two)[0]["interrupted"]
     for ended in (together(one, continued, one, pairs)[0], continued(two, pairs)):
@@ -235,54 +216,6 @@ def test_what_one_process_began_two_continue_and_the_other_way_round(pairs, outc
         assert ended["state"]["step"] == straight["state"]["step"]
         for key in ("clusters_per_image", "clusters_per_caption", "agreement"):
             assert ended["history"][0][key] == straight["history"][0][key]
-
-
-def exchanges() -> dict:
-    """Use every exchange once."""
-    rows = torch.arange(42.0).view(7, 6)
-    own = rows[:5] if rank() == 0 else rows[5:]
-    network = torch.nn.Linear(2, 1)
-    network.weight.grad = torch.tensor([[1.0, 2.0]]) * (rank() + 1)
-    average_gradients(network)
-    return {
-        "gathered": gather_rows(own),
-        "bits": gather_rows(own > 20),
-        "none": gather_rows(rows[:0] if rank() == 0 else rows),
-        "share": share_of_rows(len(own)),
-        "any": any_rank(rank() == 1, False, True),
-        "sum": sum_over_ranks(torch.tensor([1.0 + rank()])),
-        "gradient": network.weight.grad,
-        "images": [own_images(count) for count in range(8)],
-        "filled": [len(pad_to_two(torch.ones(count, 3, 2, 2))) for count in range(4)],
-    }
-
-
-def test_exchanges(tmp_path):
-    rows = torch.arange(42.0).view(7, 6)
-    first, second = results = together(tmp_path, exchanges)
-    for found in results:
-        assert torch.equal(found["gathered"], rows)
-        assert torch.equal(found["bits"], rows > 20)
-        assert torch.equal(found["none"], rows)
-        assert found["any"] == [True, False, True]
-        assert found["sum"].tolist() == [3.0]
-        assert found["gradient"].tolist() == [[1.5, 3.0]]
-        assert found["filled"] == [2, 2, 2, 3]
-    assert (first["share"], second["share"]) == (10 / 7, 4 / 7)
-    owned = [own.tolist() for own in first["images"]]
-    assert [sum(own) for own in owned] == [0, 1, 2, 3, 2, 3, 3, 4]
-    for own, other in zip(owned, second["images"], strict=True):
-        assert own == sorted(own, reverse=True)  # the first ones
-        assert other.tolist() == [not is_own for is_own in own]
-
-
-def test_alone_nothing_is_exchanged():
-    rows = torch.rand(3, 2)
-    assert gather_rows(rows) is rows
-    assert pad_to_two(rows[:1]).shape == (1, 2)
-    assert own_images(3).all()
-    assert share_of_rows(3) == 1
-    assert any_rank(False, True) == [False, True]
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -301,9 +234,8 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_torchrun_trains_one_model_and_one_process_writes(demo_data, tmp_path):
     models, results = tmp_path / "models", tmp_path / "results"
-    places = [f"--datasets_dir={demo_data}", f"--models_dir={models}", f"--results_dir={results}"]
     rows = ["--evaluate_every=3", "--evaluate_images=8"]
-    ended = torchrun(*TINY, "--epochs=1", *rows, *places)
+    ended = torchrun(*TINY, "--epochs=1", *rows, *dirs(demo_data, models, results))
     assert ended.returncode == 0, ended.stderr
     log = (results / "train_joint_model_model1.log").read_text()
     assert log.count("epoch 1: v_measure") == ended.stdout.count("epoch 1: v_measure") == 1
@@ -329,8 +261,7 @@ def test_processes_share_the_images_of_an_evaluation(demo_data, trained, tmp_pat
         path.write_bytes(b"no image")
     arguments = [
         "--utility=visual_evaluation", "--model_name=lstm", "--batch_size=2", "--workers=0",
-        "--visual_threshold=-1.5", "--use_all_images", f"--datasets_dir={data}",
-        f"--models_dir={trained / 'models'}",
+        "--visual_threshold=-1.5", "--use_all_images", *dirs(data, trained / "models"),
     ]  # fmt: skip
     assert main([*arguments, f"--results_dir={tmp_path / 'alone'}"]) == 0
     ended = torchrun(*arguments, f"--results_dir={tmp_path / 'both'}")

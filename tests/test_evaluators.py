@@ -11,10 +11,8 @@ from datasets_src.datasets import load_split
 from datasets_src.norms import Categories, Norms
 from evaluation.image_evaluation import (
     ImagePredictions,
-    VisualModel,
     caption_bits,
     image_metrics,
-    predict_images,
     split_gold_boxes,
 )
 from evaluation.word_evaluation import (
@@ -25,7 +23,6 @@ from evaluation.word_evaluation import (
     words_to_clusters,
 )
 from models_src.text_encoders.count import CountTextEncoder
-from models_src.visual_encoders import VisualEncoder
 
 
 class Table:
@@ -154,22 +151,6 @@ def test_a_model_that_activates_nothing_scores_zero_or_null(test_split):
     assert metrics["heatmap_equal_guess_chance"]["false_positives"] == 0
     assert metrics["heatmap_chance"]["false_positives"] > 0
     assert metrics["class_name_classification"]["true_positives"] == 0
-
-
-def test_predictions_equal_one_image_at_a_time(test_split):
-    torch.manual_seed(0)
-    encoder = VisualEncoder("resnet18", 6).eval()
-    together = VisualModel(encoder, 0.0, 64, batch_size=7, workers=0, device="cpu")
-    predictions, used = predict_images(together, test_split)
-    assert used is test_split
-    alone = VisualModel(encoder, 0.0, 64, batch_size=1, workers=0, device="cpu")
-    singly, _ = predict_images(alone, test_split)
-    np.testing.assert_allclose(predictions.logits, singly.logits, atol=1e-4)
-    for name in ("bits", "image", "cluster"):
-        np.testing.assert_array_equal(getattr(predictions, name), getattr(singly, name))
-    # the maps differ by rounding, which may move an edge by a pixel
-    assert np.abs(predictions.boxes - singly.boxes).max(initial=0) <= 1
-    assert len(predictions.boxes) == predictions.bits.sum() > 0
 
 
 def test_caption_bits_are_scores_above_the_threshold():

@@ -7,6 +7,7 @@ after a change that is meant to change them: ``python -m tests.test_golden``.
 
 import csv
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -20,11 +21,11 @@ from datasets_src.filtering import filter_images
 from datasets_src.pairs import TrainingPairs, load_training_pairs
 from main import main
 from models_src.model_files import Origin, save_halves
-from models_src.published_models import CONFIG_CLASS, COUNTS_CLASS
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import build_text_encoder
 from models_src.visual_encoders import VisualEncoder
-from tests.test_published_models import CLUSTER_COUNTS, CONFIG, write_object
+from tests.conftest import dirs
+from tests.test_published_models import CLUSTER_COUNTS, CONFIG, write_text, write_visual
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("own", "published")
@@ -41,13 +42,9 @@ def seeded_network(cluster_num: int, datasets: Path) -> VisualEncoder:
     for seed, (name, value) in enumerate(sorted(encoder.network.state_dict().items())):
         if value.is_floating_point():
             noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))
-            is_bias = name.endswith(("bias", "running_mean"))
-            fan_in = value[0].numel()
-            value.copy_(
-                noise * 1.2 * fan_in**-0.5
-                if value.dim() > 1
-                else noise * 0.1 + (0 if is_bias else 1)
-            )
+            mean = 0 if name.endswith(("bias", "running_mean")) else 1
+            is_kernel = value.dim() > 1
+            value.copy_(noise * 1.2 * value[0].numel() ** -0.5 if is_kernel else noise * 0.1 + mean)
     files = sorted((datasets / "COCO/val2014").glob("*.jpg"))
     pixels = [np.asarray(Image.open(file).convert("RGB").resize((64, 64))) for file in files]
     with torch.no_grad():
@@ -95,11 +92,9 @@ def write_published(models: Path, words: list[str]) -> None:
         "cluster_to_word_prob": [{} for _ in counts],
         "cluster_prob": [1 / clusters] * clusters,
     }
-    for half in ("text", "visual"):
-        write_object(models / half / "published.cfg", CONFIG_CLASS, config, zipped=True)
-    write_object(models / "text" / "published.mdl", COUNTS_CLASS, table, zipped=True)
     visual = seeded_network(clusters, models.parent / "datasets")
-    torch.save(visual.network.state_dict(), models / "visual" / "published.mdl")
+    write_text(models, config, table, name="published")
+    write_visual(models, visual.network.state_dict(), config, name="published")
 
 
 def evaluate_all(folder: Path) -> dict[str, object]:
@@ -110,7 +105,7 @@ def evaluate_all(folder: Path) -> dict[str, object]:
     pairs = load_training_pairs(datasets, use_all_images=False)
     write_own(models, pairs)
     write_published(models, list(pairs.vocabulary.words))
-    places = [f"--datasets_dir={datasets}", f"--models_dir={models}", f"--results_dir={results}"]
+    places = dirs(datasets, models, results)
     found: dict[str, object] = {}
     for name in NAMES:
         for utility in PER_MODEL:
@@ -138,44 +133,31 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 FILES = ["compare_models", *(f"{utility}_{name}" for utility in PER_MODEL for name in NAMES)]
 
 
+def leaves(value, where=()):
+    """Yield all (place, value) inside a JSON value; a table's cell with a fraction is a number."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*where, key))
+    else:
+        is_fraction = isinstance(value, str) and re.fullmatch(r"-?\d*\.\d+", value)
+        yield where, float(value) if is_fraction else value
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_figures_are_the_stored_ones(found, name):
-    assert_close(found[name], json.loads((GOLDEN / f"{name}.json").read_text()), name)
-
-
-def assert_close(value, wanted, where: str) -> None:
-    """Assert equality, of numbers (also those in a table's cells) but for 0.002."""
-    if isinstance(wanted, dict):
-        assert list(value) == list(wanted), where
-        for key in wanted:
-            assert_close(value[key], wanted[key], f"{where}: {key}")
-    elif isinstance(wanted, list):
-        assert len(value) == len(wanted), where
-        for place, pair in enumerate(zip(value, wanted, strict=True)):
-            assert_close(*pair, f"{where}: {place}")
-    elif isinstance(wanted, float) and value is not None:
-        assert value == pytest.approx(wanted, abs=2e-3), where
-    elif isinstance(wanted, str) and is_fraction(wanted) and is_fraction(value):
-        assert float(value) == pytest.approx(float(wanted), abs=2e-3), where
-    else:
-        assert value == wanted, where
-
-
-def is_fraction(text: str) -> bool:
-    return text.replace(".", "", 1).replace("-", "", 1).isdigit() and "." in text
-
-
-def rounded(value):
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return round(value, 4) if isinstance(value, float) else value
+    stored = json.loads((GOLDEN / f"{name}.json").read_text())
+    values, wanted = dict(leaves(found[name])), dict(leaves(stored))
+    assert list(values) == list(wanted)
+    for where, value in wanted.items():
+        expected = pytest.approx(value, abs=2e-3) if isinstance(value, float) else value
+        assert values[where] == expected, where
 
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         for file_name, content in evaluate_all(Path(place)).items():
-            text = json.dumps(rounded(content), ensure_ascii=False)
+            text = json.dumps(content, ensure_ascii=False)
+            rounded = json.loads(text, parse_float=lambda number: round(float(number), 4))
+            text = json.dumps(rounded, ensure_ascii=False)
             (GOLDEN / f"{file_name}.json").write_text(text + "\n")

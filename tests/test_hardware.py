@@ -8,23 +8,16 @@ from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets_src.images import normalise
-from datasets_src.pairs import TrainingPairs, load_training_pairs
-from models_src import visual_encoders
 from models_src.diagnosis import empty_sums, step_sums
 from models_src.hardware import descend, require_compiler, require_precision, to_device
 from models_src.joint import joint_step
 from models_src.settings import TrainingSettings
 from models_src.text_encoders import TEXT_ENCODERS
 from models_src.training import new_run
-from tests.conftest import TINY
+from tests.conftest import SMALL, TINY, dirs
 from tests.test_cli import fails
-from tests.test_training import SMALL, assert_same, run, thin_network, weights
+from tests.test_training import assert_same, run, weights
 from utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def pairs(demo_data) -> TrainingPairs:
-    return load_training_pairs(demo_data, use_all_images=False)
 
 
 class NothingWaits(TorchDispatchMode):
@@ -68,8 +61,7 @@ def test_a_joint_step_waits_for_nothing_on_its_device(pairs, kind, random_votes)
     assert seen.copies >= 5
 
 
-def test_bf16_learns_much_as_fp32_does_and_repeats_itself(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(visual_encoders, "_torchvision_network", thin_network)
+def test_bf16_learns_much_as_fp32_does_and_repeats_itself(pairs, tmp_path, thin):
     rows = {}
     for name, precision in (("a", "bf16"), ("b", "bf16"), ("c", "fp32")):
         run(pairs, tmp_path / name, settings={"epochs": 1, "precision": precision},
@@ -83,9 +75,8 @@ def test_bf16_learns_much_as_fp32_does_and_repeats_itself(pairs, tmp_path, monke
 
 
 def test_fp16_on_a_cpu_is_refused_in_one_line(demo_data, tmp_path, capsys):
-    places = [f"--{name}_dir={tmp_path / name}" for name in ("models", "results")]
-    places.append(f"--datasets_dir={demo_data}")
-    fails(capsys, *TINY, *places, "--precision=fp16", mentions="--precision fp16 needs a GPU")
+    reduced = [*TINY, *dirs(demo_data, tmp_path), "--precision=fp16"]
+    fails(capsys, *reduced, mentions="--precision fp16 needs a GPU")
     for precision, device in (("fp16", "cuda:1"), ("bf16", "cpu"), ("fp32", "cpu")):
         require_precision(precision, device)
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from datasets_src import image_cache
 from datasets_src.datasets import load_split
@@ -20,7 +18,7 @@ from datasets_src.image_cache import ImageCache
 from datasets_src.images import ImageSet, open_rgb, resized
 from datasets_src.loading import load_batches, load_images
 from main import main
-from tests.conftest import TINY
+from tests.conftest import TINY, dirs
 from tests.test_coco import file_name, refusal_of, write_split
 from tests.test_images import random_picture
 from tests.test_training import assert_same, weights
@@ -118,44 +116,34 @@ def test_a_changed_image_is_read_anew(small, tmp_path, decoded, change, monkeypa
         decoded.clear()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_changed_image_that_cannot_be_read_is_refused(small, tmp_path, workers):
+def test_a_changed_image_that_cannot_be_read_is_refused(small, tmp_path):
     split = cached_split(small, tmp_path)
     all_images(split)
     split.path(1).write_bytes(b"no image")
     split.path(3).unlink()
-    (loaded,) = load_batches(split.images(SIZE), [np.arange(6)], workers)
+    (loaded,) = load_batches(split.images(SIZE), [np.arange(6)], 0)
     assert sorted(loaded.errors) == [1, 3]
     assert file_name(8) in str(loaded.errors[1])
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=st.data())
-def test_whatever_happens_to_the_files_no_wrong_pixel_is_read(small, tmp_path, data):
+DAMAGE = {
+    "cut": lambda content, at: content[:at],
+    "flip": lambda content, at: content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :],
+    "zeros": lambda content, at: (content[:at] + bytes(300))[: len(content)],  # a power loss
+    "swap": lambda content, _: content[len(content) // 2 :] + content[: len(content) // 2],
+    "other": lambda *_: b"something else",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_whatever_happens_to_the_files_no_wrong_pixel_is_read(small, tmp_path, kind):
     split = cached_split(small, tmp_path / "cache")
-    expected = all_images(split)
-    for path in sorted((tmp_path / "cache").iterdir()):
-        content = bytearray(path.read_bytes())
-        damage = data.draw(st.sampled_from(["none", "cut", "flip", "zeros", "swap", "gone"]))
-        at = data.draw(st.integers(0, max(0, len(content) - 1)))
-        if damage == "cut":
-            del content[at:]
-        elif damage == "flip" and content:
-            content[at] ^= data.draw(st.integers(1, 255))
-        elif damage == "zeros":  # what a power loss may leave
-            content[at : at + 300] = bytes(len(content[at : at + 300]))
-        elif damage == "swap":
-            row = len(content) // 6
-            content[:row], content[row : 2 * row] = content[row : 2 * row], content[:row]
-        path.write_bytes(content)
-        if damage == "gone":
-            path.unlink()
-    for _ in range(2):
-        np.testing.assert_array_equal(all_images(split), expected)
+    expected, rng = all_images(split), np.random.default_rng(0)
+    for path in [*(tmp_path / "cache").iterdir()] * 4:
+        content = path.read_bytes()
+        path.write_bytes(DAMAGE[kind](content, rng.integers(len(content))))
+        for _ in range(2):
+            np.testing.assert_array_equal(all_images(split), expected)
 
 
 def test_interrupted_writing_goes_on_where_it_stopped(small, tmp_path, decoded, caplog):
@@ -215,22 +203,16 @@ def test_a_disk_that_fills_up_costs_the_cache_and_not_the_training(
     np.testing.assert_array_equal(all_images(split), from_files(split))
 
 
-def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_data, tmp_path):
+def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_data, tmp_path, thin):
     def results(name, *options):
-        places = [
-            f"--datasets_dir={demo_data}",
-            f"--models_dir={tmp_path / name}",
-            f"--results_dir={tmp_path / name}",
-            *options,
-        ]
-        assert main([*TINY, "--model_name=m", "--flip_images", *places]) == 0
-        evaluation = ["--utility=visual_evaluation", "--model_name=m", "--visual_threshold=0"]
-        assert main([*evaluation, *places]) == 0
+        places = [*dirs(demo_data, tmp_path / name), "--model_name=m", *options]
+        assert main([*TINY, "--flip_images", *places]) == 0
+        assert main(["--utility=visual_evaluation", "--visual_threshold=0", *places]) == 0
         return json.loads((tmp_path / name / "visual_evaluation_m.json").read_text())["metrics"]
 
     option = f"--image_cache={tmp_path / 'cache'}"
     assert results("plain") == results("cached", option) == results("cached", option, "--overwrite")
-    assert_same(weights(tmp_path / "plain", "m"), weights(tmp_path / "cached", "m"))
+    assert_same(weights(tmp_path / "plain"), weights(tmp_path / "cached"))
     assert sorted(path.name for path in (tmp_path / "cache").glob("*.pixels")) == [
         "coco_train2014_32.pixels",
         "coco_val2014_32.pixels",

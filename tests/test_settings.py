@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from models_src.settings import TrainingSettings, read_config, setting_type, settings_from_sources
+from models_src.settings import TrainingSettings, read_config, settings_from_sources
 from tests.test_coco import refusal_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "models_src" / "configs").glob("*.yaml"))
@@ -68,11 +68,8 @@ def test_option_wins_over_file_and_file_over_default(config):
     given = {"epochs": default["epochs"], "seed": 3, "freeze_visual": False}
     settings = settings_from_sources(path, given)
     assert settings.as_dict() == default | {"batch_size": 8, "seed": 3}
-
-
-@pytest.mark.parametrize("text", ["", "# only a remark\n", "---\n"])
-def test_empty_file_changes_nothing(config, text):
-    assert settings_from_sources(config(text), {}) == TrainingSettings()
+    for text in ("", "# only a remark\n", "---\n"):
+        assert settings_from_sources(config(text), {}) == TrainingSettings()
 
 
 def test_unknown_keys_are_all_named(config):
@@ -94,48 +91,40 @@ def test_numbers_are_read_however_yaml_takes_them(config, text, value):
     assert settings.visual_learning_rate == value
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("visual_threshold", -3.5),
-        ("text_threshold", 0),
-        ("text_threshold", 1),
-        ("visual_learning_rate", 0),
-        ("random_start_steps", 0),
-        ("batch_size", 2),
-        ("image_size", 32),
-        ("image_size", 1024),
-        ("pretrained_visual", "weights.pth"),
-    ],
-)
-def test_values_at_the_edges_are_allowed(name, value):
-    assert getattr(settings_from_sources(None, {name: value}), name) == value
+ALLOWED = {
+    "visual_threshold": [-3.5],
+    "text_threshold": [0, 1],
+    "visual_learning_rate": [0],
+    "random_start_steps": [0],
+    "batch_size": [2],
+    "image_size": [32, 1024],
+    "pretrained_visual": ["weights.pth"],
+}
+REFUSED = {
+    "epochs": ["3", 2.0, True, None],
+    "visual_learning_rate": ["high", float("nan"), -1e-9],
+    "visual_encoder": [18, "ResNet18"],
+    "pretrained_visual": [False],
+    "freeze_visual": [1],
+    "batch_size": [1],
+    "image_size": [1025],
+    "text_threshold": [1.01],
+    "random_start_steps": [-1],
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epochs", "3"),
-        ("epochs", 2.0),
-        ("epochs", True),
-        ("epochs", None),
-        ("visual_learning_rate", "high"),
-        ("visual_learning_rate", float("nan")),
-        ("visual_learning_rate", -1e-9),
-        ("visual_encoder", 18),
-        ("visual_encoder", "ResNet18"),
-        ("pretrained_visual", False),
-        ("freeze_visual", 1),
-        ("batch_size", 1),
-        ("image_size", 1025),
-        ("text_threshold", 1.01),
-        ("random_start_steps", -1),
-    ],
-)
-def test_wrong_value_of_an_option_is_refused_by_name(name, value):
-    message = refusal_of(settings_from_sources, None, {name: value})
-    assert message.startswith(f"--{name} ")
-    assert str(value) in message
+@pytest.mark.parametrize(("name", "values"), ALLOWED.items())
+def test_values_at_the_edges_are_allowed(name, values):
+    for value in values:
+        assert getattr(settings_from_sources(None, {name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "values"), REFUSED.items())
+def test_wrong_value_of_an_option_is_refused_by_name(name, values):
+    for value in values:
+        message = refusal_of(settings_from_sources, None, {name: value})
+        assert message.startswith(f"--{name} ")
+        assert str(value) in message
 
 
 @pytest.mark.parametrize(
@@ -151,16 +140,14 @@ def test_wrong_value_in_a_file_is_refused_even_where_an_option_wins(config, text
 
 
 @pytest.mark.parametrize(
-    "text", ["epochs: [1", "epochs: 1: 2", "seed: \x01", "[" * 20_000, "- epochs\n- 3", "3", "[]"]
+    "text", ["epochs: [1", "epochs: 1: 2", "seed: \x01", "[" * 5_000, "- epochs\n- 3", "3", "[]"]
 )
-def test_malformed_file_is_refused_by_name(config, text):
+def test_malformed_or_missing_file_is_refused_by_name(config, text):
     path = config(text)
     assert str(path) in refusal_of(read_config, path)
-
-
-def test_missing_file_is_refused_by_name(tmp_path):
-    for path in (tmp_path / "absent.yaml", tmp_path):
-        assert str(path) in refusal_of(settings_from_sources, path, {})
+    path.unlink()
+    for absent in (path, path.parent):
+        assert str(absent) in refusal_of(settings_from_sources, absent, {})
 
 
 def test_simclr_needs_its_weights():
@@ -168,15 +155,6 @@ def test_simclr_needs_its_weights():
     assert "--pretrained_visual" in message
     options = {"visual_encoder": "simclr", "pretrained_visual": "simclr.pth"}
     assert settings_from_sources(None, options).visual_encoder == "simclr"
-
-
-def test_every_setting_has_a_plain_type_a_group_and_a_help_text():
-    for setting in fields(TrainingSettings):
-        plain, optional = setting_type(setting)
-        assert plain in (str, int, float, bool)
-        assert optional == (setting.default is None)
-        assert setting.metadata["group"]
-        assert len(setting.metadata["help"]) > 10
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.name for path in CONFIGS])

@@ -1,9 +1,7 @@
 """BERT and CLIP baselines: tiny random models on disk, read by the real loading code."""
 
 import json
-import os
 import shutil
-import socket
 import sys
 from pathlib import Path
 
@@ -23,9 +21,11 @@ from models_src.baselines.bert_and_clip import (
     clip_similarities,
     clip_word_vectors,
 )
+from tests.conftest import dirs, results_of
 from tests.test_cli import fails
 from tests.test_coco import refusal_of
-from tests.test_published_models import Calls
+from tests.test_images import save_turned
+from tests.test_published_models import touch
 
 transformers = pytest.importorskip("transformers", reason="requirements-baselines.txt")
 safetensors = pytest.importorskip("safetensors.torch")
@@ -88,12 +88,10 @@ def clip_folder(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Let every attempt to reach another machine fail."""
-
-    def refuse(*_arguments, **_named):
-        raise AssertionError("a connection was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("socket.connect", "getaddrinfo"):
+        monkeypatch.setattr(
+            f"socket.{name}", lambda *_, **__: pytest.fail("a connection was tried")
+        )
 
 
 def copied(folder: Path, tmp_path: Path) -> Path:
@@ -128,7 +126,9 @@ def test_bert_vectors_are_those_of_single_sentences(bert_folder, monkeypatch):
     assert np.isfinite(bert_word_vectors(bert_folder, ["t-" * 50], "cpu")).all()
 
 
-def test_bert_reads_old_weight_files_and_new_tokenizer_files(bert_folder, tmp_path):
+def test_bert_reads_old_weight_files_without_running_code_and_new_tokenizer_files(
+    bert_folder, tmp_path
+):
     """A pickle of tensors with LayerNorm's names of TensorFlow; tokenizer.json, no vocab.txt."""
     folder = copied(bert_folder, tmp_path)
     state = transformers.BertForMaskedLM.from_pretrained(bert_folder).state_dict()
@@ -141,32 +141,23 @@ def test_bert_reads_old_weight_files_and_new_tokenizer_files(bert_folder, tmp_pa
     np.testing.assert_array_equal(
         bert_word_vectors(folder, WORDS, "cpu"), bert_word_vectors(bert_folder, WORDS, "cpu")
     )
-
-
-def test_pickled_weights_run_no_code(bert_folder, tmp_path):
-    folder = copied(bert_folder, tmp_path)
-    (folder / "model.safetensors").unlink()
-    evil = Calls(os.mkdir, str(tmp_path / "made"))
-    torch.save({"bert.x": evil}, folder / "pytorch_model.bin")
+    torch.save({"bert.x": touch(tmp_path / "made")}, folder / "pytorch_model.bin")
     assert str(folder) in refusal_of(bert_word_vectors, folder, WORDS, "cpu")
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "text"),
     [
-        {"config.json": None},
-        {"vocab.txt": None},
-        {"model.safetensors": None},
-        {"model.safetensors": "rubbish"},
+        *((name, None) for name in ("config.json", "vocab.txt", "model.safetensors")),
+        ("model.safetensors", "rubbish"),
     ],
 )
-def test_bert_folders_that_cannot_be_read(bert_folder, tmp_path, damage):
+def test_bert_folders_that_cannot_be_read(bert_folder, tmp_path, name, text):
     folder = copied(bert_folder, tmp_path)
-    for name, text in damage.items():
-        (folder / name).unlink(missing_ok=True)
-        if text is not None:
-            (folder / name).write_text(text)
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
     message = refusal_of(bert_word_vectors, folder, WORDS, "cpu")
     assert "bert-base-uncased" in message
     assert "--bert_dir" in message
@@ -263,13 +254,11 @@ def test_similarities_are_cosines_of_single_images_and_texts(clip_folder, demo_d
 
 def test_clip_turns_images_as_their_orientation_says(clip_folder, demo_data, tmp_path):
     path = sorted((demo_data / "COCO" / "val2014").iterdir())[0]
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn clockwise to see it upright"
-    with Image.open(path) as image:
-        image.save(tmp_path / "turned.png", exif=exif)
-        image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
-        image.save(tmp_path / "stored.png")
     files = [tmp_path / f"{name}.png" for name in ("turned", "upright", "stored")]
+    with Image.open(path) as image:
+        save_turned(image, files[0])
+        image.transpose(Image.Transpose.ROTATE_270).save(files[1])
+        image.save(files[2])
     turned, upright, stored = similarities(clip_folder, files)
     np.testing.assert_allclose(turned, upright, atol=1e-5)
     assert np.abs(turned - stored).max() > 1e-3
@@ -291,17 +280,12 @@ def test_word_vectors_are_clustered_for_categorization(
 ):
     folder = copied(bert_folder if kind == "bert" else clip_folder, tmp_path)
     arguments = [
-        "--utility=categorization_evaluation",
-        f"--model_type={kind}",
-        f"--{kind}_dir={folder}",
-        f"--datasets_dir={demo_data}",
-        f"--results_dir={tmp_path / 'results'}",
-        "--baseline_cluster_num=7",
-        "--device=cpu",
-    ]
+        "--utility=categorization_evaluation", f"--model_type={kind}", f"--{kind}_dir={folder}",
+        "--baseline_cluster_num=7", "--device=cpu", *dirs(demo_data, tmp_path / "results"),
+    ]  # fmt: skip
     assert main(arguments) == 0
     assert capfd.readouterr().err == ""
-    found = results(tmp_path, "categorization_evaluation", kind)
+    found = results_of(tmp_path / "results", "categorization_evaluation", kind)
     assert found["metrics"]["categorization"]["known_words"]["word_count"] > 20
     assert found["settings"][f"{kind}_dir"] == str(folder)
 
@@ -309,25 +293,14 @@ def test_word_vectors_are_clustered_for_categorization(
     output = {"bert": "bert.encoder.layer.1.output.dense", "clip": "text_projection"}[kind]
     state[f"{output}.weight"][0, 0] = float("nan")
     safetensors.save_file(state, folder / "model.safetensors", {"format": "pt"})
-    assert main(arguments) == 2
-    assert "numbers that are not finite" in capfd.readouterr().err
+    fails(capfd, *arguments, mentions="numbers that are not finite")
 
 
 @pytest.fixture
 def places(demo_data, clip_folder, tmp_path):
     """Options for the demo data and the tiny CLIP, with results of the test's own."""
-    return [
-        f"--datasets_dir={demo_data}",
-        f"--results_dir={tmp_path / 'results'}",
-        f"--clip_dir={clip_folder}",
-        "--device=cpu",
-        "--workers=0",
-    ]
-
-
-def results(tmp_path: Path, utility: str, name: str = "clip") -> dict:
-    """Return the results that a utility wrote."""
-    return json.loads((tmp_path / "results" / f"{utility}_{name}.json").read_text())
+    device = ["--device=cpu", "--workers=0"]
+    return [*dirs(demo_data, tmp_path / "results"), f"--clip_dir={clip_folder}", *device]
 
 
 def reference(demo_data: Path, clip_folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -343,7 +316,7 @@ def reference(demo_data: Path, clip_folder: Path, part: str) -> tuple[np.ndarray
 def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, capsys):
     assert main(["--utility=find_clip_positive_threshold", "--batch_size=7", *places]) == 0
     assert "0.1903" in capsys.readouterr().out
-    found = results(tmp_path, "find_clip_positive_threshold")
+    found = results_of(tmp_path / "results", "find_clip_positive_threshold", "clip")
     cosines, gold = reference(demo_data, clip_folder, "train2014")
     best = best_f1_threshold(cosines, gold)
     expected = {**best, "pair_count": gold.size}
@@ -353,7 +326,7 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
 
     assert main(["--utility=clip_classification_evaluation", "--batch_size=7", *places]) == 0
     assert "threshold" in capsys.readouterr().out
-    found = results(tmp_path, "clip_classification_evaluation")
+    found = results_of(tmp_path / "results", "clip_classification_evaluation", "clip")
     cosines, gold = reference(demo_data, clip_folder, "val2014")
     counts = classification_counts(cosines >= best["threshold"], gold)
     expected = classification_scores(counts, gold.shape[1])
@@ -366,7 +339,9 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
 def test_thresholds_of_other_models_and_data_are_refused(places, clip_folder, tmp_path, capsys):
     utility = "--utility=clip_classification_evaluation"
     assert main([utility, *places]) == 0  # nothing found yet
-    settings = results(tmp_path, "clip_classification_evaluation")["settings"]
+    settings = results_of(tmp_path / "results", "clip_classification_evaluation", "clip")[
+        "settings"
+    ]
     assert settings["clip_threshold"] == PUBLISHED_THRESHOLD
     assert settings["threshold_source"] == "published, of CLIP RN50 on COCO"
     assert main(["--utility=find_clip_positive_threshold", *places]) == 0
@@ -388,7 +363,9 @@ def test_thresholds_of_other_models_and_data_are_refused(places, clip_folder, tm
     fails(capsys, utility, *other, mentions="another clip_sha256")
     for threshold, count in ((-1.01, "true_negatives"), (1.01, "true_positives")):
         assert main([utility, f"--clip_threshold={threshold}", *other]) == 0
-        found = results(tmp_path, "clip_classification_evaluation")["metrics"]
+        found = results_of(tmp_path / "results", "clip_classification_evaluation", "clip")[
+            "metrics"
+        ]
         assert found["class_name_classification"][count] == 0
 
 

@@ -1,27 +1,22 @@
 """What every floor shares: files, identities, the log, progress bars."""
 
-import contextlib
-import fcntl
+import io
 import json
 import logging
 import os
 import pickle
 import platform
-import pty
-import struct
 import subprocess
 import sys
-import termios
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from datasets_src.filtering import FILTER_FILE
 from main import main
-from utils import log
+from tests.conftest import dirs
+from utils import progress
 from utils.errors import UserError
 from utils.files import (
     digest,
@@ -35,6 +30,7 @@ from utils.files import (
     write_text,
 )
 from utils.log import start_logging, stop_logging
+from utils.progress import with_bar
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,8 +110,6 @@ BAD = {
     "type": lambda _: int("3")["images"],
     "yaml": lambda _: yaml.safe_load("a: [\n"),
     "pickle": lambda _: pickle.loads(b"junk"),
-    "zip": lambda _: zipfile.ZipFile(__file__),
-    "struct": lambda _: struct.unpack("I", b""),
 }
 
 
@@ -161,22 +155,6 @@ def no_handlers_left():
     stop_logging()
 
 
-def test_a_log_is_continued_and_its_old_part_replaced_when_it_is_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(log, "LARGEST_LOG", 1000)
-    path = tmp_path / "x.log"
-    for start in (0, 50):
-        start_logging(path)
-        for number in range(start, start + 50):
-            logger.info("message %d", number)
-        stop_logging()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.log", "x.log.1"]
-    texts = [(tmp_path / name).read_text() for name in ("x.log.1", "x.log")]
-    assert all(len(text) <= 1000 for text in texts)
-    numbers = [int(line.split()[-1]) for line in "".join(texts).splitlines()]
-    assert numbers == list(range(100 - len(numbers), 100))  # the latest ones, none lost between
-    assert len(numbers) > 15
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_is_told_once_and_the_messages_go_on_to_the_console(capsys):
     start_logging(Path("/dev/full"))
@@ -190,8 +168,7 @@ def test_a_full_disk_is_told_once_and_the_messages_go_on_to_the_console(capsys):
 
 
 def test_the_log_tells_why_a_training_ended(tmp_path, monkeypatch, capsys):
-    places = [f"--datasets_dir={tmp_path / 'absent'}", f"--models_dir={tmp_path}"]
-    call = [*places, f"--results_dir={tmp_path}"]
+    call = dirs(tmp_path / "absent", tmp_path)
     path = tmp_path / "train_joint_model_model1.log"
     assert main(call) == 2
     told = capsys.readouterr().err.removeprefix("error: ")
@@ -207,56 +184,23 @@ def test_the_log_tells_why_a_training_ended(tmp_path, monkeypatch, capsys):
     assert captured.out == ""
     assert captured.err.startswith("Traceback")
     assert captured.err in path.read_text()
+    assert line in path.read_text()  # the log is continued
 
 
-def test_names_that_are_no_utf8_are_logged(tmp_path):
-    script = (
-        "import logging, os, pathlib; from utils.log import start_logging\n"
-        f"start_logging(pathlib.Path({str(tmp_path / 'x.log')!r}))\n"
-        "logging.warning('left out: %s', os.fsdecode(b'caf\\xe9.jpg'))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    for text in (done.stdout, (tmp_path / "x.log").read_text("utf-8")):
+def test_names_that_are_no_utf8_are_logged(tmp_path, capsys):
+    start_logging(tmp_path / "x.log")
+    logger.warning("left out: %s", os.fsdecode(b"caf\xe9.jpg"))
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for text in (captured.out, (tmp_path / "x.log").read_text("utf-8")):
         assert "left out: caf\\udce9.jpg" in text
 
 
-# ---- progress bars
-
-
-def start_setup(folder: Path, error: int) -> subprocess.Popen:
-    """Start setup's filter with its standard error on a file descriptor."""
-    without_delay = (
-        "import sys, utils.progress; utils.progress.QUIET_SECONDS = 0; "
-        "from main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    words = ["--utility=filter_unwanted_coco_images", f"--datasets_dir={folder}"]
-    return subprocess.Popen(
-        [sys.executable, "-c", without_delay, *words],
-        stdout=subprocess.DEVNULL,
-        stderr=error,
-        cwd=ROOT,
-    )
-
-
-def test_a_utility_is_quiet_unless_its_errors_go_to_a_terminal(demo_data, tmp_path):
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in demo_data.iterdir():
-        if path.name != FILTER_FILE:
-            (copy / path.name).symlink_to(path)
-    with (tmp_path / "errors").open("wb") as file:
-        assert start_setup(copy, file.fileno()).wait() == 0
-    assert (tmp_path / "errors").read_bytes() == b""
-    (copy / FILTER_FILE).unlink()  # so that it is not found done already
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
-    process = start_setup(copy, theirs)
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # the end of a terminal that nobody writes to any more
-        while part := os.read(ours, 10_000):
-            shown += part
-    os.close(ours)
-    assert process.wait() == 0
-    assert b"train2014" in shown
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(monkeypatch, is_terminal):
+    errors = io.StringIO()
+    monkeypatch.setattr(errors, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
+    assert list(with_bar(range(3), "reading captions", "batch")) == [0, 1, 2]
+    assert ("reading captions" in errors.getvalue()) == is_terminal

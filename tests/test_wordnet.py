@@ -16,36 +16,34 @@ INDEX = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path):
+def write_wordnet(folder):
     for name, lines in INDEX.items():
-        (tmp_path / f"index.{name}").write_text(LICENCE + lines)
-    return tmp_path
+        (folder / f"index.{name}").write_text(LICENCE + lines)
+    return folder
 
 
-def test_shares_of_senses(folder):
-    words = ["dog", "run", "wooden", "'tween", "DOG", "guinea pig", "dogs", "1", ""]
-    assert pos_shares(folder, words).tolist() == [
-        [7 / 8, 1 / 8, 0, 0],
-        [0, 1, 0, 0],
-        [0, 0, 1, 0],
-        [0, 0, 0, 1],
-        [7 / 8, 1 / 8, 0, 0],
-        [1, 0, 0, 0],
-        *[[0, 0, 0, 0]] * 3,
-    ]
-    assert pos_shares(folder, []).shape == (0, 4)
+def test_shares_of_senses(tmp_path):
+    expected = {
+        "dog": [7 / 8, 1 / 8, 0, 0],
+        "run": [0, 1, 0, 0],
+        "wooden": [0, 0, 1, 0],
+        "'tween": [0, 0, 0, 1],
+        "DOG": [7 / 8, 1 / 8, 0, 0],
+        "guinea pig": [1, 0, 0, 0],
+        **{word: [0, 0, 0, 0] for word in ("dogs", "1", "")},
+    }
+    assert pos_shares(write_wordnet(tmp_path), list(expected)).tolist() == list(expected.values())
+    assert pos_shares(tmp_path, []).shape == (0, 4)
 
 
-@pytest.mark.parametrize("line", ["dog n", "dog n many 5 @"])
-def test_what_cannot_be_read_names_file_and_remedy(folder, line):
-    (folder / "index.adj").write_text(LICENCE + line + "\n")
-    assert "index.adj" in refusal_of(pos_shares, folder, ["dog"])
-    (folder / "index.adj").unlink()
-    message = refusal_of(pos_shares, folder, ["dog"])
-    assert "index.adj" in message
-    assert "wordnet-base" in message
-    assert "--wordnet_dir" in message
+def test_what_cannot_be_read_names_file_and_remedy(tmp_path):
+    path = write_wordnet(tmp_path) / "index.adj"
+    for line in ("dog n", "dog n many 5 @"):
+        path.write_text(LICENCE + line + "\n")
+        assert "index.adj" in refusal_of(pos_shares, tmp_path, ["dog"])
+    path.unlink()
+    message = refusal_of(pos_shares, tmp_path, ["dog"])
+    assert all(word in message for word in ("index.adj", "wordnet-base", "--wordnet_dir"))
 
 
 @pytest.mark.skipif(

@@ -33,7 +33,7 @@ from tests.benchmarks.invented_data import (
     write_norms,
     write_split,
 )
-from tests.test_training import thin_network
+from tests.conftest import thin_network
 
 STEPS_PER_EPOCH, BATCH = 250, 8
 WARM_UP = 50  # steps
