@@ -237,19 +237,6 @@ def test_the_answers_are_those_of_the_definition(demo_data):
     )
 
 
-def test_models_survive_the_disk(tmp_path):
-    model = TextOnlyModel(("dog", "é"), {"w": ["é"]}, np.array([1, -1]), np.array([0.5, 1e-17]))
-    message = refusal_of(TextOnlyModel.load, tmp_path, "a")
-    assert "there is none); train it with --utility train_text_only_baseline" in message
-    model.save(tmp_path, "a")
-    found = TextOnlyModel.load(tmp_path, "a")
-    assert (found.words, found.settings) == (model.words, model.settings)
-    assert found.clusters.dtype == np.int64
-    assert found.clusters.tolist() == [1, -1]
-    assert found.concreteness.tolist() == [0.5, 1e-17]
-    assert "there are a" in refusal_of(TextOnlyModel.load, tmp_path, "c")
-
-
 def results_of(tmp_path, utility):
     (path,) = (tmp_path / "results").glob(utility.removeprefix("--utility=") + "_*.json")
     return json.loads(path.read_text())
@@ -271,6 +258,7 @@ def test_the_text_only_utility_writes_model_and_scores(places, tmp_path, capsys)
     assert results["not_measured"] == {}
     assert "v measure" in capsys.readouterr().out
     model = TextOnlyModel.load(tmp_path / "models", "text_only")
+    assert "there are text_only" in refusal_of(TextOnlyModel.load, tmp_path / "models", "c")
     assert results["settings"] == model.settings | {"dataset": "coco"}
     assert len(set(model.clusters.tolist()) - {NO_CLUSTER}) == 9
     fails(capsys, TEXT_ONLY, "--baseline_cluster_num=9", *places, mentions="--overwrite")

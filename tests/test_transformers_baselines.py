@@ -36,6 +36,7 @@ BERT_VOCABULARY = [
 ]  # fmt: skip
 CLIP_MERGES = ["d o", "do g</w>", "c a", "ca t</w>", "p h", "ph o", "t o</w>"]
 WORDS = ["dog", "sunflower", "T-shirts", "jack-o'-lantern", "zebra"]
+CLASSIFY, FIND = "clip_classification_evaluation", "find_clip_positive_threshold"
 SIZE = 32  # pixels of CLIP's images
 LAYERS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
           "intermediate_size": 32}  # fmt: skip
@@ -281,11 +282,11 @@ def test_word_vectors_are_clustered_for_categorization(
     folder = copied(bert_folder if kind == "bert" else clip_folder, tmp_path)
     arguments = [
         "--utility=categorization_evaluation", f"--model_type={kind}", f"--{kind}_dir={folder}",
-        "--baseline_cluster_num=7", "--device=cpu", *dirs(demo_data, tmp_path / "results"),
+        "--baseline_cluster_num=7", "--device=cpu", *dirs(demo_data, tmp_path),
     ]  # fmt: skip
     assert main(arguments) == 0
     assert capfd.readouterr().err == ""
-    found = results_of(tmp_path / "results", "categorization_evaluation", kind)
+    found = results_of(tmp_path, "categorization_evaluation", kind)
     assert found["metrics"]["categorization"]["known_words"]["word_count"] > 20
     assert found["settings"][f"{kind}_dir"] == str(folder)
 
@@ -299,8 +300,8 @@ def test_word_vectors_are_clustered_for_categorization(
 @pytest.fixture
 def places(demo_data, clip_folder, tmp_path):
     """Options for the demo data and the tiny CLIP, with results of the test's own."""
-    device = ["--device=cpu", "--workers=0"]
-    return [*dirs(demo_data, tmp_path / "results"), f"--clip_dir={clip_folder}", *device]
+    own = [f"--clip_dir={clip_folder}", "--device=cpu", "--workers=0"]
+    return [*dirs(demo_data, tmp_path), *own]
 
 
 def reference(demo_data: Path, clip_folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -314,9 +315,9 @@ def reference(demo_data: Path, clip_folder: Path, part: str) -> tuple[np.ndarray
 
 
 def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, capsys):
-    assert main(["--utility=find_clip_positive_threshold", "--batch_size=7", *places]) == 0
+    assert main([f"--utility={FIND}", "--batch_size=7", *places]) == 0
     assert "0.1903" in capsys.readouterr().out
-    found = results_of(tmp_path / "results", "find_clip_positive_threshold", "clip")
+    found = results_of(tmp_path, FIND, "clip")
     cosines, gold = reference(demo_data, clip_folder, "train2014")
     best = best_f1_threshold(cosines, gold)
     expected = {**best, "pair_count": gold.size}
@@ -324,9 +325,9 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
     assert (found["data"]["train_images"], found["data"]["filtered"]) == (len(gold), True)
     assert found["settings"]["clip_dir"] == str(clip_folder)
 
-    assert main(["--utility=clip_classification_evaluation", "--batch_size=7", *places]) == 0
+    assert main([f"--utility={CLASSIFY}", "--batch_size=7", *places]) == 0
     assert "threshold" in capsys.readouterr().out
-    found = results_of(tmp_path / "results", "clip_classification_evaluation", "clip")
+    found = results_of(tmp_path, CLASSIFY, "clip")
     cosines, gold = reference(demo_data, clip_folder, "val2014")
     counts = classification_counts(cosines >= best["threshold"], gold)
     expected = classification_scores(counts, gold.shape[1])
@@ -337,15 +338,13 @@ def test_threshold_is_found_and_used(places, demo_data, clip_folder, tmp_path, c
 
 
 def test_thresholds_of_other_models_and_data_are_refused(places, clip_folder, tmp_path, capsys):
-    utility = "--utility=clip_classification_evaluation"
+    utility = f"--utility={CLASSIFY}"
     assert main([utility, *places]) == 0  # nothing found yet
-    settings = results_of(tmp_path / "results", "clip_classification_evaluation", "clip")[
-        "settings"
-    ]
+    settings = results_of(tmp_path, CLASSIFY, "clip")["settings"]
     assert settings["clip_threshold"] == PUBLISHED_THRESHOLD
     assert settings["threshold_source"] == "published, of CLIP RN50 on COCO"
-    assert main(["--utility=find_clip_positive_threshold", *places]) == 0
-    path = tmp_path / "results" / "find_clip_positive_threshold_clip.json"
+    assert main([f"--utility={FIND}", *places]) == 0
+    path = tmp_path / f"{FIND}_clip.json"
     capsys.readouterr()
     fails(capsys, utility, *places, "--use_all_images", mentions="another filtered")
     edit_json(path, "settings", "dataset", value="flickr30k")
@@ -363,21 +362,16 @@ def test_thresholds_of_other_models_and_data_are_refused(places, clip_folder, tm
     fails(capsys, utility, *other, mentions="another clip_sha256")
     for threshold, count in ((-1.01, "true_negatives"), (1.01, "true_positives")):
         assert main([utility, f"--clip_threshold={threshold}", *other]) == 0
-        found = results_of(tmp_path / "results", "clip_classification_evaluation", "clip")[
-            "metrics"
-        ]
+        found = results_of(tmp_path, CLASSIFY, "clip")["metrics"]
         assert found["class_name_classification"][count] == 0
 
 
-@pytest.mark.parametrize(
-    "utility", ["clip_classification_evaluation", "find_clip_positive_threshold"]
-)
+@pytest.mark.parametrize("utility", [CLASSIFY, FIND])
 def test_mistakes_are_one_line_and_status_2(utility, places, demo_data, tmp_path, capsys):
     called = [f"--utility={utility}", *places]
     fails(capsys, *called, f"--clip_dir={tmp_path / 'nowhere'}", mentions="nowhere (--clip_dir)")
     fails(capsys, *called, f"--datasets_dir={tmp_path / 'no_data'}", mentions="no_data")
-    data = tmp_path / "data"
-    shutil.copytree(demo_data, data)
+    data = shutil.copytree(demo_data, tmp_path / "data")
     part = "val2014" if "classification" in utility else "train2014"
     damaged = [*called, f"--datasets_dir={data}", "--use_all_images"]
     image = sorted((data / "COCO" / part).iterdir())[-1]
