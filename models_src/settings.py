@@ -111,8 +111,8 @@ class TrainingSettings:
         "is a third of the run for lstm and gru, and 0 for generative and discriminative",
         minimum=0)
     vote_revisions: int = _setting(8, "text encoder",
-        "times that the words of lstm and gru choose anew which cluster they vote for, spread over "
-        "the first four fifths of the run after the random start", minimum=1)
+        "times that clusters of words are founded anew with lstm and gru, spread over the first "
+        "four fifths of the run after the random start", minimum=1)
     voting_share: float = _setting(0.5, "text encoder",
         "share of all tokens that vote with lstm and gru: those of words that say most of images",
         minimum=0, maximum=1)

@@ -63,7 +63,7 @@ from utils.files import only_process, reading
 from utils.progress import with_bar
 from utils.provenance import ROOT, git_commit
 
-CHECKPOINT_VERSION = 5
+CHECKPOINT_VERSION = 6
 SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet

@@ -13,22 +13,26 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models_src.distributed import average_gradients, share_of_rows, sum_over_ranks
 from models_src.hardware import adam, autocast, descend, gradient_scaler, to_device
 from models_src.settings import TrainingSettings
-from models_src.text_encoders.interface import caption_scores, uniform_posteriors
+from models_src.text_encoders.interface import caption_scores
 from models_src.text_encoders.word_votes import (
+    FEWEST_OCCURRENCES,
     Votes,
+    certainties,
     choose_votes,
     cluster_shares,
+    nearest_clusters,
     smoothed_posteriors,
+    word_profiles,
 )
 
 MEMORY_DECAY = 0.3  # what a revision leaves of the memory before it
-FOUNDINGS = 2  # revisions at which clusters are founded anew; in later ones words only move
 RAREST = 1e-6  # probability below which a word's cluster is as good as ruled out
 
 
@@ -75,8 +79,8 @@ class _TokenClassifier(nn.Module):
 class RecurrentTextEncoder:
     """An LSTM or GRU on top of counted words, and the votes of those words.
 
-    Words are answered for by a table kept with the model: the mean of the token posteriors over a
-    word's training occurrences, and some more that say nothing, under a uniform cluster prior.
+    Words are answered for by a table kept with the model, from the mean of the token posteriors
+    over a word's training occurrences (see ``refresh_word_table``).
     """
 
     def __init__(self, settings: TrainingSettings, words: tuple[str, ...], device: str):
@@ -91,7 +95,6 @@ class RecurrentTextEncoder:
         self.memory = torch.zeros(size, device=device)  # (V, C) shares of images' clusters
         self.occurrences = torch.zeros(len(words), device=device)  # (V,) their sums
         self.word_table = torch.zeros(size, dtype=torch.float64)
-        self.revisions = 0
         # before the first revision words vote as in ``random_start_scores``
         self.vote_clusters = torch.arange(len(words), device=device) % self.cluster_num  # (V,)
         self.vote_probabilities = torch.ones(len(words), device=device)  # (V,), 0 for no vote
@@ -158,30 +161,27 @@ class RecurrentTextEncoder:
                 ),
                 self.settings.voting_share,
                 self.settings.vote_distance,
-                found=self.revisions < FOUNDINGS,
             )
-            self.revisions += 1
-            clusters = torch.from_numpy(votes.clusters)
-            rows = self._table(sums, occurrences)
-            chances = rows[torch.arange(len(clusters)), clusters].float()  # (V,)
-            self.vote_clusters = clusters.to(self.device)
-            self.vote_probabilities = (chances * torch.from_numpy(votes.voting)).to(self.device)
+            prior = cluster_shares(sums)
+            posteriors = smoothed_posteriors(sums, occurrences, prior).numpy()
+            chances = self._chances(posteriors, prior.numpy()) * votes.voting
+            self.vote_clusters = torch.from_numpy(votes.clusters).to(self.device)
+            self.vote_probabilities = torch.from_numpy(chances).float().to(self.device)
             self.voted = torch.from_numpy(votes.voted).to(self.device)
         self.memory *= MEMORY_DECAY
         self.occurrences *= MEMORY_DECAY
 
-    def _table(self, sums: Tensor, occurrences: Tensor) -> Tensor:
-        """Return p(c|w) of words seen, under a uniform prior over the clusters with votes."""
-        prior = cluster_shares(sums)
-        posteriors = smoothed_posteriors(sums, occurrences, prior)
-        known = (occurrences > 0)[:, None]  # (V, 1)
-        return uniform_posteriors(posteriors * known * self.voted.cpu(), prior)
+    def _chances(self, posteriors: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        """Return with what probability words stand for their own cluster, (V,) in 1/C..1."""
+        certain = certainties(posteriors, prior)
+        return certain + (1 - certain) / self.cluster_num
 
     @torch.no_grad()
     def refresh_word_table(self, batches: Iterable[Tensor]) -> None:
-        """Average the network's posteriors over each word's occurrences.
+        """Average the network's posteriors over each word's occurrences, and read the clusters off.
 
-        A word that does not occur keeps a row of zeros: it is not known.
+        A word stands for the cluster whose words have the nearest profiles with its certainty, and
+        else for any. A word that does not occur keeps a row of zeros: it is not known.
         """
         sums = torch.zeros_like(self.word_table)  # (V, C)
         occurrences = torch.zeros(len(self.words), dtype=torch.float64)
@@ -191,7 +191,20 @@ class RecurrentTextEncoder:
             posteriors = torch.softmax(logits, dim=1)  # (T, C)
             sums.index_add_(0, words, posteriors.double().cpu())
             occurrences.index_add_(0, words, torch.ones(len(words), dtype=torch.float64))
-        self.word_table = self._table(sum_over_ranks(sums), sum_over_ranks(occurrences))
+        sums, occurrences = sum_over_ranks(sums), sum_over_ranks(occurrences)
+        prior = cluster_shares(sums)
+        means = smoothed_posteriors(sums, occurrences, prior).numpy()
+        counts = occurrences.numpy()
+        voting = (self.vote_probabilities > 0).cpu().numpy() & (counts >= FEWEST_OCCURRENCES)
+        members = np.flatnonzero(voting)
+        profiles = word_profiles(means, prior.numpy(), self.voted.cpu().numpy())
+        votes = self.vote_clusters.cpu().numpy()[members]
+        clusters = nearest_clusters(profiles, members, votes, counts[members])
+        chances = self._chances(means, prior.numpy())
+        rest = (1 - chances) / max(1, self.cluster_num - 1)
+        table = np.repeat(rest[:, None], self.cluster_num, axis=1)
+        table[np.arange(len(table)), clusters] = chances
+        self.word_table = torch.from_numpy(table * (counts > 0)[:, None])
 
     def word_posteriors(self) -> Tensor:
         """Return the word table, (V, C) float64; zero rows before the first refresh."""
@@ -219,7 +232,6 @@ class RecurrentTextEncoder:
         return self.state_dict() | {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "revisions": self.revisions,
         }
 
     def load_training_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,7 +239,6 @@ class RecurrentTextEncoder:
         self.load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.revisions = state["revisions"]
 
 
 def build(settings: TrainingSettings, words: tuple[str, ...], device: str) -> RecurrentTextEncoder:
