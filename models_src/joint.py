@@ -118,11 +118,11 @@ def joint_step(
     image_targets = image_bits
     if shares is not None:
         image_targets = (shares.bits(image_logits.detach()) & text.voted)[image_of_caption]
-    scores = text.score(tokens)  # (B, C)
-    votes = random_start_scores(tokens, text.cluster_num) if random_votes else scores
-    caption_bits = to_device(votes, images.device) >= text_threshold  # (B, C)
+    votes = text.votes(tokens)  # (B, C)
+    cast = random_start_scores(tokens, text.cluster_num) if random_votes else votes
+    caption_bits = to_device(cast, images.device) >= text_threshold  # (B, C)
 
-    text_loss = text.update(tokens, scores, image_targets) if teach_text else None
+    text_loss = text.update(tokens, votes, image_targets) if teach_text else None
     if odds is not None:
         logits = logits + odds.follow(caption_bits) * text.voted
     visual_loss = functional.binary_cross_entropy_with_logits(logits, caption_bits.to(logits))

@@ -21,14 +21,14 @@ from utils.files import reading
 VISUAL_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "googlenet", "simclr")
 
 
-def defaults_by_encoder(by_gradient: bool, cluster_num: int) -> dict[str, Any]:
+def defaults_by_encoder(by_gradient: bool) -> dict[str, Any]:
     """Return the values of settings whose default is None.
 
     Count models have those of the published program. Those of lstm and gru were chosen on the demo
     world (seed 0) and on Flickr8k's training pairs, by the evaluation norms among other figures.
     """
     if by_gradient:
-        thresholds = {"visual_threshold": 1.1, "text_threshold": 1 / cluster_num}
+        thresholds = {"visual_threshold": 0.9, "text_threshold": 0.25}
         return thresholds | {"image_share": 0.06, "logit_adjustment": True, "cosine_decay": True}
     thresholds = {"visual_threshold": 0.5, "text_threshold": 0.03}
     return thresholds | {"image_share": 0.0, "logit_adjustment": False, "cosine_decay": False}
@@ -165,7 +165,7 @@ class TrainingSettings:
                 f"--fine_maps is for ResNets, not for {self.visual_encoder}; leave it out"
             )
         by_gradient = TEXT_ENCODERS[self.text_encoder].by_gradient
-        for name, value in defaults_by_encoder(by_gradient, self.cluster_num).items():
+        for name, value in defaults_by_encoder(by_gradient).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 

@@ -31,10 +31,10 @@ class RecordingText:
         self.voted = torch.ones(C, dtype=torch.bool)
         self.taught = None
 
-    def score(self, tokens):
+    def votes(self, tokens):
         return self.scores.clone()
 
-    def update(self, tokens, scores, image_bits):
+    def update(self, tokens, votes, image_bits):
         self.taught = image_bits.clone()
         self.scores.fill_(0)  # what the visual encoder learns must be from before
         return torch.tensor(0.25)

@@ -45,7 +45,7 @@ def padded(captions) -> torch.Tensor:
 
 
 def learn(encoder, tokens, targets) -> float:
-    return encoder.update(tokens, encoder.score(tokens), targets).item()
+    return encoder.update(tokens, encoder.votes(tokens), targets).item()
 
 
 class DictionaryCounts:
@@ -187,7 +187,7 @@ def test_words_come_to_vote_for_what_their_images_show_and_others_fall_silent(ki
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     encoder = build_text_encoder(settings(text_encoder=kind, voting_share=0.6), WORDS)
-    assert encoder.score(padded([[7]])).tolist() == [[0, 1, 0, 0, 0, 0]]  # 7 mod 6, at random
+    assert encoder.votes(padded([[7]])).tolist() == [[0, 1, 0, 0, 0, 0]]  # 7 mod 6, at random
 
     def steps(count):
         for _ in range(count):
@@ -201,10 +201,10 @@ def test_words_come_to_vote_for_what_their_images_show_and_others_fall_silent(ki
     assert len(set(encoder.vote_clusters[:6].tolist())) == 3
     for word in range(3):
         captions = padded([[word, 8], [word + 3], [7, word]])
-        scores = encoder.score(captions)
+        scores = encoder.votes(captions)
         assert (scores > 0).sum(dim=1).tolist() == [1, 1, 1]
         assert len(set(scores.argmax(dim=1).tolist())) == 1
-    assert encoder.score(padded([[6, 7, 8], []])).sum() == 0
+    assert encoder.votes(padded([[6, 7, 8], []])).sum() == 0
     steps(20)
     encoder.refresh_word_table([padded([[5, 0], [6, 1], [7, 2], [8, 3], [4, 6]])] * 200)
     table = encoder.word_posteriors()

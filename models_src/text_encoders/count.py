@@ -50,9 +50,11 @@ class CountTextEncoder:
         shape = torch.Size((len(tokens), self.cluster_num))
         return caption_scores(votes[token_words], clusters[token_words], captions, shape)
 
-    def update(self, tokens: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+    votes = score
+
+    def update(self, tokens: Tensor, votes: Tensor, targets: Tensor) -> Tensor:
         """Add a batch to the counts: N += TᵀL for token counts T (B, V) and bits L (B, C)."""
-        loss = functional.binary_cross_entropy(scores.clamp(max=1), targets.to(scores))
+        loss = functional.binary_cross_entropy(votes.clamp(max=1), targets.to(votes))
         tokens, targets = gather_rows(tokens), gather_rows(targets)  # of all processes
         captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
         device = self.counts.device

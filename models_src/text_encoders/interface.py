@@ -27,7 +27,10 @@ class TextEncoder(Protocol):
                 is queued on the encoder's device without waiting for it.
         """
 
-    def update(self, tokens: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+    def votes(self, tokens: Tensor) -> Tensor:
+        """Return what the captions teach the visual encoder, (B, C) in 0..1, as ``score`` does."""
+
+    def update(self, tokens: Tensor, votes: Tensor, targets: Tensor) -> Tensor:
         """Learn the clusters of the images that captions describe.
 
         Where several processes train together, each gives its part of the batch, captions padded
@@ -35,7 +38,7 @@ class TextEncoder(Protocol):
 
         Args:
             tokens: (B, L).
-            scores: (B, C) what ``score`` returned for them.
+            votes: (B, C) what ``votes`` returned for them.
             targets: (B, C) bool.
 
         Returns:

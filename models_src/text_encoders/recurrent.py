@@ -94,24 +94,32 @@ class RecurrentTextEncoder:
         size = (len(words), self.cluster_num)
         self.memory = torch.zeros(size, device=device)  # (V, C) shares of images' clusters
         self.occurrences = torch.zeros(len(words), device=device)  # (V,) their sums
-        self.word_table = torch.zeros(size, dtype=torch.float64)
+        self.word_table = torch.zeros(size)  # (V, C) p(c|w), on the CPU
         # before the first revision words vote as in ``random_start_scores``
         self.vote_clusters = torch.arange(len(words), device=device) % self.cluster_num  # (V,)
-        self.vote_probabilities = torch.ones(len(words), device=device)  # (V,), 0 for no vote
+        self.voting = torch.ones(len(words), dtype=torch.bool, device=device)  # (V,)
         self.voted = torch.ones(self.cluster_num, dtype=torch.bool, device=device)  # (C,)
 
     def score(self, tokens: Tensor) -> Tensor:
-        """Let each word cast the vote of its last revision with its probability."""
+        """Let each word vote for its most probable cluster in the word table."""
+        probabilities, clusters = self.word_table.max(dim=1)  # (V,), (V,)
+        return self._cast(tokens, probabilities, clusters)
+
+    def votes(self, tokens: Tensor) -> Tensor:
+        """Let each word that votes cast the vote of the last revision, with probability 1."""
+        return self._cast(tokens, self.voting.float(), self.vote_clusters)
+
+    def _cast(self, tokens: Tensor, probabilities: Tensor, clusters: Tensor) -> Tensor:
         captions, positions = torch.nonzero(tokens >= 0, as_tuple=True)  # (T,), (T,)
-        words = to_device(tokens[captions, positions], self.device)  # (T,)
+        words = to_device(tokens[captions, positions], probabilities.device)  # (T,)
         return caption_scores(
-            self.vote_probabilities[words],
-            self.vote_clusters[words],
-            to_device(captions, self.device),
+            probabilities[words],
+            clusters[words],
+            to_device(captions, probabilities.device),
             torch.Size((len(tokens), self.cluster_num)),
         )
 
-    def update(self, tokens: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+    def update(self, tokens: Tensor, votes: Tensor, targets: Tensor) -> Tensor:
         """Take one Adam step on the tokens' cross-entropy with their image's clusters.
 
         A token's target is an even share of each cluster of its image; tokens of images without
@@ -156,25 +164,17 @@ class RecurrentTextEncoder:
                 occurrences,
                 Votes(
                     self.vote_clusters.cpu().numpy(),
-                    (self.vote_probabilities > 0).cpu().numpy(),
+                    self.voting.cpu().numpy(),
                     self.voted.cpu().numpy(),
                 ),
                 self.settings.voting_share,
                 self.settings.vote_distance,
             )
-            prior = cluster_shares(sums)
-            posteriors = smoothed_posteriors(sums, occurrences, prior).numpy()
-            chances = self._chances(posteriors, prior.numpy()) * votes.voting
             self.vote_clusters = torch.from_numpy(votes.clusters).to(self.device)
-            self.vote_probabilities = torch.from_numpy(chances).float().to(self.device)
+            self.voting = torch.from_numpy(votes.voting).to(self.device)
             self.voted = torch.from_numpy(votes.voted).to(self.device)
         self.memory *= MEMORY_DECAY
         self.occurrences *= MEMORY_DECAY
-
-    def _chances(self, posteriors: np.ndarray, prior: np.ndarray) -> np.ndarray:
-        """Return with what probability words stand for their own cluster, (V,) in 1/C..1."""
-        certain = certainties(posteriors, prior)
-        return certain + (1 - certain) / self.cluster_num
 
     @torch.no_grad()
     def refresh_word_table(self, batches: Iterable[Tensor]) -> None:
@@ -183,7 +183,7 @@ class RecurrentTextEncoder:
         A word stands for the cluster whose words have the nearest profiles with its certainty, and
         else for any. A word that does not occur keeps a row of zeros: it is not known.
         """
-        sums = torch.zeros_like(self.word_table)  # (V, C)
+        sums = torch.zeros_like(self.word_table, dtype=torch.float64)  # (V, C)
         occurrences = torch.zeros(len(self.words), dtype=torch.float64)
         for tokens in batches:
             words = tokens[tokens >= 0].cpu()  # (T,)
@@ -195,35 +195,33 @@ class RecurrentTextEncoder:
         prior = cluster_shares(sums)
         means = smoothed_posteriors(sums, occurrences, prior).numpy()
         counts = occurrences.numpy()
-        voting = (self.vote_probabilities > 0).cpu().numpy() & (counts >= FEWEST_OCCURRENCES)
-        members = np.flatnonzero(voting)
+        members = np.flatnonzero(self.voting.cpu().numpy() & (counts >= FEWEST_OCCURRENCES))
         profiles = word_profiles(means, prior.numpy(), self.voted.cpu().numpy())
         votes = self.vote_clusters.cpu().numpy()[members]
         clusters = nearest_clusters(profiles, members, votes, counts[members])
-        chances = self._chances(means, prior.numpy())
-        rest = (1 - chances) / max(1, self.cluster_num - 1)
-        table = np.repeat(rest[:, None], self.cluster_num, axis=1)
-        table[np.arange(len(table)), clusters] = chances
-        self.word_table = torch.from_numpy(table * (counts > 0)[:, None])
+        certain = certainties(means, prior.numpy())  # (V,)
+        table = np.repeat((1 - certain[:, None]) / self.cluster_num, self.cluster_num, axis=1)
+        table[np.arange(len(table)), clusters] += certain
+        self.word_table = torch.from_numpy(table * (counts > 0)[:, None]).float()
 
     def word_posteriors(self) -> Tensor:
         """Return the word table, (V, C) float64; zero rows before the first refresh."""
-        return self.word_table
+        return self.word_table.double()
 
-    _TENSORS = ("memory", "occurrences", "vote_clusters", "vote_probabilities", "voted")
+    _TENSORS = ("memory", "occurrences", "vote_clusters", "voting", "voted")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what answers: the network's weights, the word table, the memory and the votes."""
         return {
             "network": self.network.state_dict(),
-            "word_table": self.word_table.float(),
+            "word_table": self.word_table,
             **{name: getattr(self, name) for name in self._TENSORS},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.network.load_state_dict(state["network"])
-        self.word_table = state["word_table"].double()
+        self.word_table = state["word_table"]
         for name in self._TENSORS:
             getattr(self, name).copy_(state[name])
 
