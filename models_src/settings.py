@@ -72,7 +72,7 @@ class TrainingSettings:
     visual_threshold: float = _setting(None, "visual encoder",
         "an image activates a cluster when its raw logit (not a probability) is at least this. "
         "None is 0.5 for count models, as published; for lstm and gru, with --logit_adjustment, "
-        "1.1: the image makes the cluster's odds three times what they are on average")
+        "0.9: the image makes the cluster's odds 2.5 times what they are on average")
     visual_learning_rate: float = _setting(1e-4, "visual encoder",
         "Adam's learning rate for the CNN; 1e-4 for full COCO, up to 1e-3 for small data",
         minimum=0)
@@ -95,7 +95,7 @@ class TrainingSettings:
     text_threshold: float = _setting(None, "text encoder",
         "a caption activates a cluster when a word votes for it with at least this probability; "
         "lower it when captions activate too few clusters. None is 0.03 for count models, and for "
-        "lstm and gru 1 / cluster_num, an even share", minimum=0, maximum=1)
+        "lstm and gru 0.25; what teaches the CNN is every vote", minimum=0, maximum=1)
     text_learning_rate: float = _setting(3e-3, "text encoder",
         "Adam's learning rate for lstm and gru", minimum=0)
     embedding_dim: int = _setting(128, "text encoder",
