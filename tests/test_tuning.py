@@ -235,14 +235,14 @@ def test_failures_rank_last_and_only_a_lack_of_memory_is_tried_again(
         if settings.batch_size == 70:
             raise torch.OutOfMemoryError("no memory for 70 images\nand a page of advice")
         if settings.batch_size == 47:
-            raise training.LossNotFiniteError("the loss is not finite")
+            raise training.LossNotFiniteError(3)
         return train(settings, *arguments)
 
     grid = "batch_size: [47, 70, 90]\n"
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "train", train_or_fail)
         assert search(demo_data, tmp_path, grid=grid) == 0
-    failures = ["the loss is not finite", "no memory for 70 images"]
+    failures = [str(training.LossNotFiniteError(3)), "no memory for 70 images"]
     table = table_of(tmp_path)
     assert table.splitlines()[2].startswith("2,47,,") and table.endswith(failures[1] + "\n")
     assert [run["failure"] for run in results_of(tmp_path)["metrics"]["runs"]] == [None, *failures]
