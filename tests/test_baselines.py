@@ -122,7 +122,7 @@ def test_the_first_of_two_vectors_counts_and_absent_words_have_none(written, for
 def test_reading_ends_when_all_words_are_found(written, tmp_path):
     path = written(binary(RECORDS)[:-5])  # cut off in the last record
     assert load(path, "dog")[0].tolist() == [True]
-    assert "record 3 of the 3" in refusal_of(load, path, "dog", "né")
+    assert "record 3 of 3" in refusal_of(load, path, "dog", "né")
     message = refusal_of(load, tmp_path / "absent.bin", "dog")
     assert "absent.bin" in message
     assert "--w2v_file" in message

@@ -59,7 +59,7 @@ def load_word_vectors(
             raise ValueError(f"line 2 has {len(first)} numbers, line 1 says {dim}")
         file.seek(len(header))
         records = with_bar(
-            _records(file, count, dim, is_text=is_text),
+            (_text_records if is_text else _binary_records)(file, count, dim),
             f"reading {path.name}",
             "vector",
             count,
@@ -88,25 +88,24 @@ def _numbers(values: bytes) -> np.ndarray:
         return numbers.astype(np.float32)
 
 
-def _records(
-    file: BinaryIO, count: int, dim: int, *, is_text: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each word with the bytes of its numbers."""
-    for number in range(1, count + 1):
-        if is_text:
-            line = file.readline()
-            word, _, values = line.partition(b" ")
-        else:
-            letters = bytearray()
-            while (letter := file.read(1)) not in (b" ", b""):
-                letters += letter
-            word = bytes(letters.lstrip(b"\n"))  # the line feed ends the record before
-            values = file.read(4 * dim)
-        if not (line if is_text else len(values) == 4 * dim):
-            raise ValueError(
-                f"record {number} of the {count} in line 1 is no word with {dim} numbers"
-            )
+def _text_records(file: BinaryIO, count: int, dim: int) -> Iterator[tuple[bytes, bytes]]:
+    for number in range(count):
+        line = file.readline()
+        if not line:
+            raise ValueError(f"it ends after {number} of the {count} words that line 1 announces")
+        word, _, values = line.partition(b" ")
         yield word, values
+
+
+def _binary_records(file: BinaryIO, count: int, dim: int) -> Iterator[tuple[bytes, bytes]]:
+    for number in range(1, count + 1):
+        word = bytearray()
+        while (letter := file.read(1)) not in (b" ", b""):
+            word += letter
+        values = file.read(4 * dim)
+        if len(values) < 4 * dim:
+            raise ValueError(f"record {number} of {count} is no word with {dim} numbers")
+        yield bytes(word.lstrip(b"\n")), values  # the line feed ends the record before
 
 
 def cluster_vectors(vectors: np.ndarray | csr_matrix, cluster_num: int, seed: int) -> np.ndarray:
