@@ -248,6 +248,10 @@ def _lake(rng: Rng, pen: Pen, width: int, height: int, horizon: int) -> None:
 
 # name -> what paints its details, before and behind the horizon
 BACKGROUNDS: dict[str, Callable[[Rng, Pen, int, int, int], None]] = {
-    "meadow": _meadow, "beach": _beach, "snow": _snow,
-    "street": _street, "room": _room, "lake": _lake,
-}  # fmt: skip
+    "meadow": _meadow,  # a hill and tufts of grass
+    "beach": _beach,  # a strip of sea with foam, and pebbles
+    "snow": _snow,  # bare trees and falling flakes
+    "street": _street,  # a row of houses and the road's broken line
+    "room": _room,  # a framed window, a skirting board and floor boards
+    "lake": _lake,  # a far shore with trees, and ripples
+}

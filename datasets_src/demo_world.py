@@ -121,10 +121,11 @@ def _write_split(coco: Path, split: str, seed: int, size: int) -> None:
         height, width = pixels.shape[:2]
         image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
         images.append(image | {"license": 1})
-        records = [{"id": 10 * image_id + number, "image_id": image_id} for number in range(10)]
-        for record, text in zip(records, texts, strict=False):
+        for number, text in enumerate(texts):
+            record = {"id": 10 * image_id + number, "image_id": image_id}
             captions.append(record | {"caption": text})
-        for record, thing in zip(records, objects, strict=False):
+        for number, thing in enumerate(objects):
+            record = {"id": 10 * image_id + number, "image_id": image_id}
             shape = {"bbox": list(thing.box), "area": thing.area, "segmentation": [], "iscrowd": 0}
             instances.append(record | {"category_id": category_ids[thing.name]} | shape)
     content = {"info": WORLD["info"], "licenses": WORLD["licenses"], "images": images}
