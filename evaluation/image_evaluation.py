@@ -207,17 +207,13 @@ def image_metrics(
     instance_counts = split.instances.counts(len(split.image_ids))[:, single]  # (N, K')
     gold = instance_counts > 0
     bits, class_count = predictions.bits, gold.shape[1]
-    co_occurring, overlapping = (
-        co_occurrence_classes(bits, instance_counts),
-        iou_classes(bits, gold),
-    )
-    predicted = {
-        "class_name_classification": predicted_classes(bits, cluster_of_class[single]),
-        "cluster_classification_co_occurrence": classes_from_clusters(
-            bits, co_occurring, class_count
-        ),
-        "cluster_classification_iou": classes_from_clusters(bits, overlapping, class_count),
-    }
+    predicted = {"class_name_classification": predicted_classes(bits, cluster_of_class[single])}
+    for name, classes in (
+        ("co_occurrence", co_occurrence_classes(bits, instance_counts)),
+        ("iou", iou_classes(bits, gold)),
+    ):
+        found = classes_from_clusters(bits, classes, class_count)
+        predicted[f"cluster_classification_{name}"] = found
     counts = {name: classification_counts(classes, gold) for name, classes in predicted.items()}
     metrics = {name: classification_scores(rows, class_count) for name, rows in counts.items()}
     golds = split_gold_boxes(split)

@@ -215,9 +215,9 @@ def warn_of_other_captions(
 def word_list_settings(options: argparse.Namespace) -> dict[str, str]:
     """Return the word list that restricts an evaluation, where there is one."""
     path = options.word_list
-    return (
-        {} if path is None else {"word_list": str(path), "word_list_sha256": sha256_of_file(path)}
-    )
+    if path is None:
+        return {}
+    return {"word_list": str(path), "word_list_sha256": sha256_of_file(path)}
 
 
 def chance_seed(options: argparse.Namespace, settings: Mapping[str, Any]) -> int:

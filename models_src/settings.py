@@ -25,7 +25,7 @@ def defaults_by_encoder(by_gradient: bool) -> dict[str, Any]:
     """Return the values of settings whose default is None.
 
     Count models have those of the published program. Those of lstm and gru were chosen on the demo
-    world (seed 0) and on Flickr8k's training pairs, by the evaluation norms among other figures.
+    world and on Flickr8k by all metrics, among them those of the norms and of the test images.
     """
     if by_gradient:
         thresholds = {"visual_threshold": 0.9, "text_threshold": 0.25}
@@ -95,7 +95,7 @@ class TrainingSettings:
     text_threshold: float = _setting(None, "text encoder",
         "a caption activates a cluster when a word votes for it with at least this probability; "
         "lower it when captions activate too few clusters. None is 0.03 for count models, and for "
-        "lstm and gru 0.25; what teaches the CNN is every vote", minimum=0, maximum=1)
+        "lstm and gru 0.25; the votes that teach the CNN do not depend on it", minimum=0, maximum=1)
     text_learning_rate: float = _setting(3e-3, "text encoder",
         "Adam's learning rate for lstm and gru", minimum=0)
     embedding_dim: int = _setting(128, "text encoder",

@@ -28,7 +28,10 @@ class TextEncoder(Protocol):
         """
 
     def votes(self, tokens: Tensor) -> Tensor:
-        """Return what the captions teach the visual encoder, (B, C) in 0..1, as ``score`` does."""
+        """Return what the visual encoder learns of the captions, (B, C) in 0..1.
+
+        Its bits are taken as those of ``score``, which may leave out words that are not certain.
+        """
 
     def update(self, tokens: Tensor, votes: Tensor, targets: Tensor) -> Tensor:
         """Learn the clusters of the images that captions describe.
