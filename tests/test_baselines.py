@@ -365,6 +365,14 @@ def test_each_kind_of_feature_helps_words_not_seen():
         assert least < correlation(model.cross_validated, ratings) <= most
 
 
+def test_noise_is_not_predicted_but_learned_by_heart():
+    rng = np.random.default_rng(3)
+    ratings = rng.random(100) * 4 + 1
+    model = trained([f"w{i}" for i in range(100)], ratings, {"noise": rng.normal(size=(100, 30))})
+    assert abs(correlation(model.cross_validated, ratings)) < 0.3
+    assert correlation(model.on_training_words, ratings) > 0.8
+
+
 def test_a_word_does_not_see_its_own_rating():
     words, feature, ratings = world(60)
     changed = ratings.copy()

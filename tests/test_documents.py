@@ -54,10 +54,17 @@ def test_readme_names_no_option_that_is_not_there():
     assert named <= set(OPTIONS) | set(SETTINGS) | others | negated
 
 
-def test_readme_cites_the_paper_of_the_citation_file():
+def test_citations_are_whole_and_readme_cites_the_same_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    paper = citation["preferred-citation"]
-    assert len(citation["references"]) == 4  # the data
+    data, paper = citation["references"], citation["preferred-citation"]
+    assert [entry["authors"][0]["family-names"] for entry in data] == [
+        "Lin", "Brysbaert", "De Deyne", "Fountain",
+    ]  # fmt: skip
+    for entry in data:
+        assert {"type", "title", "authors", "year", "notes"} <= set(entry)
+        assert {"journal", "collection-title"} & set(entry)
+        assert all(set(author) == {"family-names", "given-names"} for author in entry["authors"])
+
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("> ", "").split())
     names = [author["family-names"] for author in paper["authors"]]
     assert f"{', '.join(names[:-1])} and {names[-1]} ({paper['year']}): *{paper['title']}*" in text

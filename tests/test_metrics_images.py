@@ -31,6 +31,7 @@ from evaluation.localization import (
     match_boxes,
     points_in_boxes,
     random_boxes,
+    random_points,
     upsampled_maps,
 )
 from evaluation.sentence_image_matching import matching_outcomes, matching_scores
@@ -238,6 +239,19 @@ def test_box_iou_counts_pixels(seed):
     assert box_iou(predicted, gold).tolist() == expected
     assert box_iou(predicted[:0], gold).shape == (0, 4)
     assert box_iou(predicted, []).shape == (5, 0)
+
+
+def test_random_boxes_and_points_stay_in_the_image():
+    boxes = random_boxes(3000, 6, np.random.default_rng(0))
+    points = random_points(3000, 6, np.random.default_rng(0))
+    assert (boxes[:, :2] <= boxes[:, 2:]).all()
+    for values in (*boxes.T, *points.T):
+        assert set(values.tolist()) == set(range(6))
+    # Uniform points: each of the 36 pixels is drawn about 83 times.
+    pixels = np.bincount(points[:, 1] * 6 + points[:, 0], minlength=36)
+    assert pixels.min() > 40
+    # Of two uniform pixels the columns agree with probability 1/6.
+    assert np.mean(boxes[:, 0] == boxes[:, 2]) == pytest.approx(1 / 6, abs=0.03)
 
 
 def test_points_are_x_then_y_and_boxes_columns_then_rows():

@@ -289,6 +289,11 @@ addEventListener("securitypolicyviolation", (event) => errors.push(event.violate
 addEventListener("load", () => {
   const width = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth > width) errors.push("the page scrolls sideways");
+  for (const element of document.querySelectorAll("main *, header *")) {
+    const box = element.closest(".wide, svg") || element;
+    if (box.getBoundingClientRect().right > width + 1)
+      errors.push(element.tagName + " ends at " + box.getBoundingClientRect().right);
+  }
   for (const image of document.images)
     if (!image.complete || !image.naturalWidth) errors.push("an image is not shown");
   const rgba = (colour) => colour.match(/[0-9.]+/g).map(Number);

@@ -3,7 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from models_src.settings import TrainingSettings, read_config, settings_from_sources
+from models_src.settings import (
+    TrainingSettings,
+    read_config,
+    setting_type,
+    settings_from_sources,
+)
 from tests.test_coco import refusal_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "models_src" / "configs").glob("*.yaml"))
@@ -44,6 +49,15 @@ def test_published_settings_file_gives_the_published_model():
         text_encoder="generative", text_threshold=0.08, cluster_num=150, random_start_steps=0
     )
     assert settings_from_sources(path, {}) == expected
+
+
+def test_every_setting_has_a_plain_type_a_group_and_a_help_text():
+    for setting in fields(TrainingSettings):
+        plain, optional = setting_type(setting)
+        assert plain in (str, int, float, bool)
+        assert optional == (setting.default is None)
+        assert setting.metadata["group"]
+        assert len(setting.metadata["help"]) > 10
 
 
 @pytest.mark.parametrize(

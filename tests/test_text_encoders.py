@@ -295,6 +295,15 @@ def test_word_table_equals_a_transcription_of_its_definition():
         np.testing.assert_allclose(encoder.word_posteriors()[word].numpy(), expected, rtol=1e-4)
 
 
+def test_captions_are_scored_by_the_most_probable_clusters_of_their_words():
+    encoder = build_text_encoder(settings(), WORDS)
+    encoder.word_table = torch.zeros(len(WORDS), C)
+    encoder.word_table[:3, :2] = torch.tensor([[0.5, 0.25], [0.375, 0.125], [0.25, 0.75]])
+    scores = encoder.score(padded([[0, 1, 2], [1, UNKNOWN], [8]]))
+    assert scores[:, :2].tolist() == [[0.5, 0.75], [0.375, 0], [0, 0]]
+    assert not scores[:, 2:].any()
+
+
 def test_random_start_gives_each_word_a_fixed_cluster():
     captions = [[0, 4, 6], [], [UNKNOWN, 1]]
     scores = random_start_scores(padded(captions), C)

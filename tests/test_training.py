@@ -94,6 +94,14 @@ def watch_steps(monkeypatch, stop_at=None, error=None) -> list:
     return seen
 
 
+def test_same_seed_same_model_and_another_seed_another(pairs, tmp_path, thin):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(pairs, tmp_path / name, settings={"seed": seed, "epochs": 1})
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    first, other = (weights(tmp_path / name)[0]["conv.weight"] for name in "ac")
+    assert not torch.equal(first, other)
+
+
 def stopped(pairs, folder, step, error=None, **others):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         watch_steps(patch, step, error)
