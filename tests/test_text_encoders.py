@@ -287,7 +287,7 @@ def test_word_table_equals_a_transcription_of_its_definition():
         expected = np.zeros(C)
         if word in found:
             certainty = np.maximum(means[word] - prior, 0).sum()
-            expected += (1 - certainty) / C
+            expected += (1 - certainty) * means[word]
             # words 0, 1 and 2 vote for the clusters 0, 1 and 2, each alone
             expected[np.argmax([profiles[word] @ profiles[other] for other in range(3)])] += (
                 certainty

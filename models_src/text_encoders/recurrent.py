@@ -180,8 +180,9 @@ class RecurrentTextEncoder:
     def refresh_word_table(self, batches: Iterable[Tensor]) -> None:
         """Average the network's posteriors over each word's occurrences, and read the clusters off.
 
-        A word stands for the cluster whose words have the nearest profiles with its certainty, and
-        else for any. A word that does not occur keeps a row of zeros: it is not known.
+        A word stands with its certainty for the cluster whose words have the nearest profiles, and
+        else for what its images show. A word that does not occur keeps a row of zeros: it is not
+        known.
         """
         sums = torch.zeros_like(self.word_table, dtype=torch.float64)  # (V, C)
         occurrences = torch.zeros(len(self.words), dtype=torch.float64)
@@ -200,7 +201,7 @@ class RecurrentTextEncoder:
         votes = self.vote_clusters.cpu().numpy()[members]
         clusters = nearest_clusters(profiles, members, votes, counts[members])
         certain = certainties(means, prior.numpy())  # (V,)
-        table = np.repeat((1 - certain[:, None]) / self.cluster_num, self.cluster_num, axis=1)
+        table = (1 - certain[:, None]) * means  # (V, C)
         table[np.arange(len(table)), clusters] += certain
         self.word_table = torch.from_numpy(table * (counts > 0)[:, None]).float()
 
