@@ -82,10 +82,8 @@ def write_development(path: Path, moments: Sequence[Moment]) -> None:
 def draw_development(folder: Path, moments: Sequence[Moment], title: str) -> None:
     """Draw the metrics, the categories' F1 and the watched words' probabilities over steps.
 
-    A plot, or the table, without anything to show is not there afterwards, whatever stood there.
+    A plot without anything to show is not there afterwards, whatever stood there.
     """
-    if not moments:
-        (folder / TABLE).unlink(missing_ok=True)
     clusters = _series(moments, "word", "cluster")
     panels = {
         "model": metric_panels([moment.values["model"][""] for moment in moments]),

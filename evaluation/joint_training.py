@@ -130,7 +130,9 @@ def _train_one(options: argparse.Namespace) -> bool:
     def report(history: Sequence[Mapping[str, float | None]]) -> None:
         write_history(folder / "evaluation_by_epoch.csv", history)
         draw_learning_curves(folder / "learning_curves.png", history, options.model_name)
-        draw_development(folder, moments, options.model_name)  # or remove an earlier training's
+        draw_development(folder, moments, options.model_name)
+        if not moments:  # what stands there is of an earlier training of this name
+            (folder / TABLE).unlink(missing_ok=True)
         values = {name: history[-1].get(key) for name, key in EPOCH_LINE.items()}
         shown = [f"{name} {format_value(x)}" for name, x in values.items() if x is not None]
         logger.info("epoch %d: %s", len(history), ", ".join(shown))

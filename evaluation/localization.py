@@ -60,8 +60,9 @@ def _bicubic_weights(cells: int, size: int, like: Tensor) -> Tensor:
 
 
 def component_boxes(maps: np.ndarray) -> np.ndarray:
-    """Return the box around the brightest object of each map (A, S, S), (A, 4) int64.
+    """Return the box around the brightest object of each map (A, S, S).
 
+    Boxes are (A, 4) int64 in 0..S-1, the inclusive edges [left, top, right, bottom].
     Of the pixels that reach half the map's maximum, the largest 8-connected component (of equally
     large ones the first in reading order) gives the box. No maximum may be negative; an all-zero
     map gives the whole image.
