@@ -71,9 +71,12 @@ def word_rows(
 
 
 def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of words as CSV: eight significant digits, empty cells for None."""
+    """Return rows of words as CSV: twelve significant digits, empty cells for None.
+
+    ``compare_models`` scores the words anew, also of models whose probabilities hardly differ.
+    """
     table = pd.DataFrame(rows, columns=WORD_COLUMNS, dtype=object).convert_dtypes()
-    return str(table.to_csv(index=False, float_format="%.8g"))
+    return str(table.to_csv(index=False, float_format="%.12g"))
 
 
 def words_by_cluster(
