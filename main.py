@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,11 @@ def _number(kind: type, least: float) -> Callable[[str], Any]:
     return read
 
 
-def _hint(typed: str, known: Iterable[str]) -> str:
+def _hint(typed: str, known: Collection[str]) -> str:
     """Ask what a mistyped name may have been."""
-    near = difflib.get_close_matches(typed, list(known), n=2, cutoff=0.7)
+    # "filter_coco" has all its words in the name that is meant
+    whole = [name for name in known if set(typed.split("_")) <= set(name.split("_"))]
+    near = whole[:3] or difflib.get_close_matches(typed, list(known), n=2, cutoff=0.7)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 

@@ -176,6 +176,7 @@ def test_other_options_without_effect_cost_one_line(places, tmp_path, capsys):
     ("typed", "told"),
     [
         (["--utility=text_evalation"], "'text_evalation' (did you mean text_evaluation"),
+        (["--utility=filter_coco"], "(did you mean filter_unwanted_coco_images?)"),
         (["--utility=dance"], "there is no utility 'dance'; see python main.py --help"),
         (["--modle_name=x"], "--modle_name=x (did you mean --model_name"),
         (["--dance"], "--dance; see"),
