@@ -113,18 +113,20 @@ def trouble(seen: BatchStatistics, cluster_num: int) -> str | None:
     shares = (seen.images_without_cluster, "images"), (seen.captions_without_cluster, "captions")
     empty, worst = max(shares, key=lambda side: side[0])
     if empty > STARVING_FROM:
-        option = "--visual_threshold" if worst == "images" else "--text_threshold"
+        change = {
+            "images": "a lower --visual_threshold",
+            "captions": "a higher --voting_share (lstm, gru) or a lower --text_threshold (others)",
+        }[worst]
         return (
-            f"training is starving: {empty:.0%} of the {worst} activate no cluster; try a lower "
-            f"{option}, a longer --random_start_steps, more epochs, or fewer clusters "
-            "(--cluster_num)"
+            f"training is starving: {empty:.0%} of the {worst} activate no cluster; try {change}, "
+            "a longer --random_start_steps, more epochs, or fewer clusters (--cluster_num)"
         )
     sides = (seen.alive_image_clusters, "images"), (seen.alive_caption_clusters, "captions")
     alive, fewest = min(sides, key=lambda side: side[0])
     if alive < max(2, COLLAPSED_BELOW * cluster_num):
         return (
             f"training has collapsed: only {alive} of {cluster_num} clusters tell {fewest} apart; "
-            "try a longer --random_start_steps, a lower --visual_learning_rate, or another "
-            "--text_threshold"
+            "try a longer --random_start_steps, a lower --visual_learning_rate, and with lstm and "
+            "gru a lower --vote_distance"
         )
     return None
