@@ -27,8 +27,7 @@ from models_src.published_models import (
     settings_in,
 )
 from models_src.settings import TrainingSettings
-from models_src.text_encoders import build_text_encoder
-from models_src.text_encoders.interface import TextEncoder
+from models_src.text_encoders.interface import TextEncoder, build_text_encoder
 from models_src.visual_encoders import VisualEncoder
 from utils.errors import UserError
 from utils.files import reading, sha256_of_file, write_atomically, write_text

@@ -55,8 +55,8 @@ from models_src.model_files import (
     save_tensors,
 )
 from models_src.settings import TrainingSettings
-from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
-from models_src.text_encoders.interface import TextEncoder
+from models_src.text_encoders import TEXT_ENCODERS
+from models_src.text_encoders.interface import TextEncoder, build_text_encoder
 from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
 from utils.files import only_process, reading

@@ -22,7 +22,7 @@ from datasets_src.pairs import TrainingPairs, load_training_pairs
 from main import main
 from models_src.model_files import Origin, save_halves
 from models_src.settings import TrainingSettings
-from models_src.text_encoders import build_text_encoder
+from models_src.text_encoders.interface import build_text_encoder
 from models_src.visual_encoders import VisualEncoder
 from tests.conftest import dirs
 from tests.test_published_models import CLUSTER_COUNTS, CONFIG, write_text, write_visual

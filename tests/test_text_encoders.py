@@ -8,9 +8,9 @@ import torch
 
 from datasets_src.captions import PADDING, UNKNOWN
 from models_src.settings import TrainingSettings
-from models_src.text_encoders import TEXT_ENCODERS, build_text_encoder
+from models_src.text_encoders import TEXT_ENCODERS
 from models_src.text_encoders.count import CountTextEncoder
-from models_src.text_encoders.interface import random_start_scores
+from models_src.text_encoders.interface import build_text_encoder, random_start_scores
 from models_src.text_encoders.word_votes import (
     EVEN_OCCURRENCES,
     FEWEST_OCCURRENCES,

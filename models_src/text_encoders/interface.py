@@ -5,11 +5,15 @@ V words of the vocabulary. Token ids run from 0 to V-1; ``UNKNOWN`` marks words 
 vocabulary and ``PADDING`` the positions after a caption's end.
 """
 
+import importlib
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from models_src.settings import TrainingSettings
+from models_src.text_encoders import TEXT_ENCODERS
 
 
 class TextEncoder(Protocol):
@@ -76,6 +80,18 @@ class TextEncoder(Protocol):
 
     def load_training_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``training_state_dict`` returned."""
+
+
+def build_text_encoder(
+    settings: TrainingSettings, words: tuple[str, ...], device: str = "cpu"
+) -> TextEncoder:
+    """Return the untrained encoder ``settings.text_encoder`` for a vocabulary of ``words``.
+
+    Random weights come from torch's global generator, which the caller seeds.
+    """
+    module = importlib.import_module(TEXT_ENCODERS[settings.text_encoder].module)
+    encoder: TextEncoder = module.build(settings, words, device)
+    return encoder
 
 
 def caption_scores(votes: Tensor, clusters: Tensor, captions: Tensor, shape: torch.Size) -> Tensor:

@@ -44,7 +44,7 @@ from models_src.diagnosis import empty_sums, step_sums
 from models_src.joint import joint_step
 from models_src.model_files import Origin, save_halves
 from models_src.settings import TrainingSettings
-from models_src.text_encoders import build_text_encoder
+from models_src.text_encoders.interface import build_text_encoder
 from models_src.visual_encoders import build_visual_encoder
 from tests.benchmarks.invented_data import (
     CAPTION_WORDS,

@@ -56,7 +56,7 @@ def measure(variant: Variant) -> dict[str, float]:
     from models_src.hardware import adam
     from models_src.joint import joint_step
     from models_src.settings import TrainingSettings
-    from models_src.text_encoders import build_text_encoder
+    from models_src.text_encoders.interface import build_text_encoder
     from models_src.visual_encoders import build_visual_encoder
     from tests.benchmarks.invented_data import invented_words
 
