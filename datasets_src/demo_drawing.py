@@ -54,8 +54,7 @@ def draw_scene(
     boxes: list[Box] = []
     drawn: list[tuple[str, str]] = []  # name and colour
     for name in names:
-        palettes = OBJECTS[name]["palettes"]
-        colour, *codes = palettes[rng.integers(len(palettes))].split()
+        colour, *codes = rng.choice(OBJECTS[name]["palettes"]).split()
         length = rng.uniform(*LENGTHS) * (width * height) ** 0.5 * 0.95 ** len(names)
         for share in (1.0, 0.75):
             sprite = _draw_object(rng, name, codes, length * share)

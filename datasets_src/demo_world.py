@@ -32,12 +32,8 @@ NORM_FOLDER = Path(__file__).with_name("demo_norms")  # of all words that captio
 CAPTIONS_PER_IMAGE = 5
 JPEG_QUALITY = 90
 
-# group -> class name -> other words for it
-GROUPS: dict[str, dict[str, list[str]]] = {}
-for _name, _object in OBJECTS.items():
-    if " " not in _name:
-        GROUPS.setdefault(_object["group"], {})[_name] = _object["other_words"]
-TWO_WORD_CLASSES = [name for name in OBJECTS if " " in name]
+GROUPS = list(dict.fromkeys(thing["group"] for thing in OBJECTS.values()))
+CLASSES = sorted(OBJECTS, key=lambda name: GROUPS.index(OBJECTS[name]["group"]))  # by group
 TEMPLATES: dict[str, list[str]] = WORLD["templates"]
 # a side of the mean length below the first or above the second share of the picture's side
 SMALL, BIG = 0.26, 0.37
@@ -161,13 +157,14 @@ def _choose_names(rng: Rng, index: int) -> list[str]:
         return []
     names = []
     if index % TWO_WORD_EVERY == TWO_WORD_FIRST:
-        names.append(TWO_WORD_CLASSES[index // TWO_WORD_EVERY % len(TWO_WORD_CLASSES)])
+        two_word = [name for name in OBJECTS if " " in name]
+        names.append(two_word[index // TWO_WORD_EVERY % len(two_word)])
     count = 1 + int(rng.choice(len(OBJECT_COUNT_SHARES), p=OBJECT_COUNT_SHARES))
     while len(names) < count:
-        others = [name for members in GROUPS.values() for name in members if name not in names]
+        others = [name for name in CLASSES if " " not in name and name not in names]
         if names and rng.random() < SAME_GROUP_SHARE and " " not in names[0]:
-            group = GROUPS[OBJECTS[names[0]]["group"]]
-            others = [name for name in others if name in group] or others
+            group = OBJECTS[names[0]]["group"]
+            others = [name for name in others if OBJECTS[name]["group"] == group] or others
         names.append(str(rng.choice(others)))
     return names
 
@@ -177,7 +174,7 @@ def _caption(
 ) -> str:
     """Write one sentence about an image; ``side`` is the root of its area."""
     abstract = rng.random() < ABSTRACT_SHARE
-    where = _pick(rng, WORLD["places"][background])
+    where = rng.choice(WORLD["places"][background])
     told = list(objects)
     if objects:
         if rng.random() >= PLACE_SHARE:
@@ -185,17 +182,17 @@ def _caption(
         if len(told) > 1 and rng.random() < LEFT_OUT_SHARE:
             del told[rng.integers(len(told))]
         told = [told[number] for number in rng.permutation(len(told))]
-        template = _pick(rng, TEMPLATES["abstract" if abstract else "plain"])
+        template = rng.choice(TEMPLATES["abstract" if abstract else "plain"])
     else:
-        template = _pick(rng, TEMPLATES["empty"])
+        template = rng.choice(TEMPLATES["empty"])
     phrases = [_phrase(rng, thing, side, coloured) for thing in told]
-    joiner = _pick(rng, TEMPLATES["joiners"]) if len(told) == 2 else "and"
+    joiner = rng.choice(TEMPLATES["joiners"]) if len(told) == 2 else "and"
     words = {
         "things": f" {joiner} ".join(filter(None, (", ".join(phrases[:-1]), *phrases[-1:]))),
         "is": "are" if len(told) > 1 and joiner == "and" else "is",
         "where": where,
-        "mass": _pick(rng, TEMPLATES["mass"]),
-        "count": _with_article(_pick(rng, TEMPLATES["count"])),
+        "mass": rng.choice(TEMPLATES["mass"]),
+        "count": _with_article(rng.choice(TEMPLATES["count"])),
     }
     sentence = " ".join(template.format(**words).split())  # an empty {where} leaves two spaces
     if rng.random() < 0.85:
@@ -209,15 +206,15 @@ def _phrase(rng: Rng, thing: DrawnObject, side: float, coloured: bool) -> str:
     texture, other_words = (OBJECTS[thing.name][key] for key in ("texture", "other_words"))
     words = []
     if mean_side < SMALL and rng.random() < 0.35:
-        words.append(_pick(rng, ("small", "little")))
+        words.append(rng.choice(("small", "little")))
     if mean_side > BIG and rng.random() < 0.35:
-        words.append(_pick(rng, ("big", "large")))
+        words.append(rng.choice(("big", "large")))
     if coloured and rng.random() < 0.3:
         words.append(thing.colour)
     if texture != "plain" and rng.random() < 0.2:
-        words.append(_pick(rng, WORLD["texture_words"][texture]))
+        words.append(rng.choice(WORLD["texture_words"][texture]))
     takes_name = not other_words or rng.random() < CLASS_NAME_SHARE
-    words.append(thing.name if takes_name else _pick(rng, other_words))
+    words.append(thing.name if takes_name else rng.choice(other_words))
     phrase = " ".join(words)
     return f"the {phrase}" if rng.random() < 0.15 else _with_article(phrase)
 
@@ -225,7 +222,3 @@ def _phrase(rng: Rng, thing: DrawnObject, side: float, coloured: bool) -> str:
 def _with_article(phrase: str) -> str:
     """Put "a" or "an" before a phrase ("a ukulele" is the only word that u begins)."""
     return f"an {phrase}" if phrase[0] in "aeio" else f"a {phrase}"
-
-
-def _pick(rng: Rng, options: Sequence[str]) -> str:
-    return options[int(rng.integers(len(options)))]
