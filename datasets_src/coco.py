@@ -40,10 +40,10 @@ Row = TypeVar("Row", bound=tuple[Any, ...])
 logger = logging.getLogger(__name__)
 
 
-def annotation_file(folder: Path, kind: str, name: str) -> Path | None:
-    """Return a data set's ``<kind>_<name>.json`` (kind captions or instances); None if absent."""
+def annotation_file(folder: Path, kind: str, name: str) -> Path:
+    """Return a data set's ``<kind>_<name>.json`` (kind captions or instances), there or not."""
     paths = [folder / place / f"{kind}_{name}.json" for place in ANNOTATION_FOLDERS]
-    return next((path for path in paths if path.is_file()), None)
+    return next(filter(Path.is_file, paths), paths[0])
 
 
 def load(folder: Path, split: str, *, with_instances: bool) -> Split:
@@ -51,13 +51,20 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
 
     ``split`` is one of ``SPLITS``; what its files are called is one of ``NAMINGS``.
     """
-    names = _choose_naming(folder, split)
-    name, other = names if split == SPLITS[0] else names[::-1]
-    path = annotation_file(folder, "captions", name)
-    if path is None:
+
+    def captions_file(name: str) -> Path:
+        return annotation_file(folder, "captions", name)
+
+    # the first of which both files are there, else one of them: so a stray file does not matter,
+    # and the two splits are never of two data sets
+    names = max(NAMINGS, key=lambda names: sum(captions_file(name).is_file() for name in names))
+    name = names[SPLITS.index(split)]
+    path = captions_file(name)
+    if not path.is_file():
+        pairs = ", or ".join(" and ".join(captions_file(x).name for x in pair) for pair in NAMINGS)
         raise UserError(
-            f"no captions_{name}.json in {folder / ANNOTATION_FOLDERS[0]}, to go with "
-            f"captions_{other}.json there; add it"
+            f"no {path.name} in {path.parent}; put the annotations of both splits there ({pairs}), "
+            "or name another --datasets_dir or --dataset"
         )
     data = read_json(path, JSON_HINT)
     pattern = NAMINGS[names]
@@ -81,15 +88,16 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     captions = _of_known_images(path, rows)
     file_names = [images[image_id][0] for image_id in image_ids]
     _warn(path, "images that have the file of another", len(file_names) - len(set(file_names)))
-    image_folder = folder / name
-    if not image_folder.is_dir() and (folder / COMMON_IMAGE_FOLDER).is_dir():
-        image_folder = folder / COMMON_IMAGE_FOLDER
+    image_folders = [folder / place for place in (name, COMMON_IMAGE_FOLDER)]
+    image_folder = next(filter(Path.is_dir, image_folders), image_folders[0])
     require_image_files(image_folder, file_names)
 
     sizes = np.array([images[image_id][1] for image_id in image_ids], np.int64).reshape(-1, 2)
     instances = None
     instance_file = annotation_file(folder, "instances", name)
-    if with_instances and instance_file and (instances := _load_instances(instance_file, index)):
+    if with_instances and instance_file.is_file():
+        instances = _load_instances(instance_file, index)
+    if instances is not None:
         unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
         for image in with_bar(unknown, "reading sizes", "image"):
             try:
@@ -106,35 +114,13 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
         folder=image_folder,
         image_ids=np.array(image_ids, dtype=np.int64),
         file_names=np.array(file_names, dtype=np.str_),
-        widths=sizes[:, 0],
-        heights=sizes[:, 1],
+        sizes=sizes,
         captions=tuple(text for _, text in captions),
         caption_image=np.array([image for image, _ in captions], dtype=np.int64),
         instances=instances,
         caption_files=(path,),
-        instance_files=(
-            instance_file or folder / ANNOTATION_FOLDERS[0] / f"instances_{name}.json",
-        ),
+        instance_files=(instance_file,),
     )
-
-
-def _choose_naming(folder: Path, split: str) -> tuple[str, str]:
-    """Return the first naming of which both captions files are there, else one of them.
-
-    So a stray file does not matter, and the two splits are never of two data sets.
-    """
-    found = {
-        names: sum(annotation_file(folder, "captions", name) is not None for name in names)
-        for names in NAMINGS
-    }
-    chosen = max(found, key=lambda names: found[names])  # the first of several
-    if not found[chosen]:
-        files = [f"captions_{names[SPLITS.index(split)]}.json" for names in NAMINGS]
-        raise UserError(
-            f"no {', '.join(files[:-1])} or {files[-1]} in {folder / ANNOTATION_FOLDERS[0]}; put "
-            "the annotations there, or name another --datasets_dir or --dataset"
-        )
-    return chosen
 
 
 def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
@@ -170,6 +156,7 @@ def _load_instances(path: Path, index: dict[int, int]) -> Instances | None:
         class_index=np.array([position for _, position, _ in known], dtype=np.int64),
         boxes=np.array([box for _, _, box in known], dtype=np.float64),
         class_names=tuple(names),
+        has_own_box=np.ones(len(known), dtype=bool),
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 
 from datasets_src.splits import SPLITS, Instances, Split, require_image_files
 from utils.files import read_each_line, reading
@@ -79,8 +80,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
         folder=image_folder,
         image_ids=np.array(image_ids, dtype=np.int64),
         file_names=np.array(file_names, dtype=np.str_),
-        widths=sizes[:, 0],
-        heights=sizes[:, 1],
+        sizes=sizes,
         captions=tuple(text for _, text in captions),
         caption_image=np.array([image for image, _ in captions], dtype=np.int64),
         instances=instances,
@@ -99,26 +99,22 @@ def _read_entities(
     box or type are none.
     """
     sizes = np.zeros((len(box_files), 2), dtype=np.int64)
-    rows: list[tuple[int, int, tuple[int, ...], bool]] = []  # image, class, box, is it its own
+    rows: list[tuple[int, int, tuple[int, ...]]] = []  # image, class, box
     for image, (box_file, phrase_file) in enumerate(zip(box_files, phrase_files, strict=True)):
         types = _read_chain_types(phrase_file)
         with reading(box_file, ENTITIES_HINT):
             sizes[image], boxes = _read_boxes(box_file)
-        seen: dict[tuple[int, ...], set[int]] = {}  # box -> its types so far
         for chain, box in boxes:
-            known = seen.setdefault(box, set())
-            for class_index in sorted(types.get(chain, set()) - known):
-                rows.append((image, class_index, box, not known))
-                known.add(class_index)
+            rows += [(image, class_index, box) for class_index in sorted(types.get(chain, set()))]
     if not rows:
         return sizes, None
-    images, classes, instance_boxes, own = zip(*rows, strict=True)
+    found = pd.DataFrame(rows, columns=["image", "class_index", "box"]).drop_duplicates()
     return sizes, Instances(
-        image=np.array(images, dtype=np.int64),
-        class_index=np.array(classes, dtype=np.int64),
-        boxes=np.array(instance_boxes, dtype=np.float64),
+        image=found["image"].to_numpy(np.int64),
+        class_index=found["class_index"].to_numpy(np.int64),
+        boxes=np.array(found["box"].tolist(), dtype=np.float64),
         class_names=CHAIN_TYPES,
-        has_own_box=np.array(own, dtype=bool),
+        has_own_box=~found.duplicated(["image", "box"]).to_numpy(),
     )
 
 

@@ -72,8 +72,8 @@ class ImageSet:
         """Return the whole image in RGB, turned as boxes and captions mean it."""
         return open_rgb(self.path(image), self._declared_size(image), upright=self.upright)
 
-    def read(self, image: int) -> LoadedImage:
-        """Decode and resize (bilinear, aspect ratio not kept); UserError where that fails."""
+    def __getitem__(self, image: int) -> LoadedImage | UserError:
+        """Decode and resize (bilinear, aspect ratio not kept), or find it in the cache."""
         declared = self._declared_size(image)
         if self.cache is not None:
             cache, row = self.cache[0], int(self.cache[1][image])
@@ -81,18 +81,15 @@ class ImageSet:
             stored = cache.read(row, self.size, origin)
             if stored is not None:
                 return LoadedImage(stored, True)
-        whole = self.open(image)
+        try:
+            whole = self.open(image)
+        except UserError as error:
+            return error
         pixels = resized(whole, self.size) if self.prepare is None else self.prepare(whole)
         loaded = LoadedImage(pixels, declared in (None, whole.size))
         if self.cache is not None and loaded.has_declared_size:
             cache.write(row, loaded.pixels, origin)
         return loaded
-
-    def __getitem__(self, image: int) -> LoadedImage | UserError:
-        try:
-            return self.read(image)
-        except UserError as error:
-            return error
 
     def __len__(self) -> int:
         return len(self.file_names)

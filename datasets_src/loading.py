@@ -26,8 +26,11 @@ logger = logging.getLogger(__name__)
 class LoadedBatch:
     """The images of a batch, as far as they can be read."""
 
-    pixels: Tensor | None  # (B', 3, S, S) uint8, those that can, in order; None without any
+    # (B', 3, S, S) uint8, those that can, in order; None without any. An array of numpy's: torch
+    # would hand a tensor on through /dev/shm, and wait for ever where that is full
+    pixels: np.ndarray | None
     errors: dict[int, UserError]  # position in the batch -> why that image cannot
+    odd: list[int]  # positions of images that are not as large as their data set says
 
 
 def load_batches(
@@ -42,17 +45,15 @@ def load_batches(
     if images.cache is not None:
         cache, rows = images.cache
         cache.require_space(rows[np.concatenate([np.zeros(0, np.int64), *batches])], images.size)
-    unlike: set[int] = set()  # images that are not as large as their data set says
+    unlike: set[int] = set()  # images of another size
     done = 0
     try:
         # no variable holds the iterator: one that an error's traceback kept alive would keep the
         # workers, too, and they would keep this process from ending
-        for batch, (pixels, errors, odd) in zip(
-            batches, _start_reading(images, batches, workers), strict=True
-        ):
-            unlike.update(batch[odd].tolist())
+        for batch, loaded in zip(batches, _start_reading(images, batches, workers), strict=True):
+            unlike.update(batch[loaded.odd].tolist())
             done += 1
-            yield LoadedBatch(None if pixels is None else torch.from_numpy(pixels), errors)
+            yield loaded
     except OSError as error:
         raise UserError(
             f"cannot start processes that read images: {error.strerror or error}; {ADVICE}, or "
@@ -61,8 +62,7 @@ def load_batches(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        pixels, errors, _ = _stack([images[image] for image in batches[done].tolist()])
-        yield LoadedBatch(None if pixels is None else torch.from_numpy(pixels), errors)
+        yield _stack([images[image] for image in batches[done].tolist()])
         raise UserError(
             "a process that reads images was killed, for want of memory or of room in /dev/shm, or "
             f"by a signal; {ADVICE}"
@@ -77,13 +77,9 @@ def load_batches(
             )
 
 
-# pixels of a batch, errors by place, and places of images of another size than declared
-Stack = tuple[np.ndarray | None, dict[int, UserError], list[int]]
-
-
 def _start_reading(
     images: ImageSet, batches: Sequence[np.ndarray], workers: int
-) -> Iterator[Stack]:
+) -> Iterator[LoadedBatch]:
     """Return an iterator over the batches; its workers run from here on."""
     handler = signal.getsignal(signal.SIGCHLD)
     loader: DataLoader[Any] = DataLoader(
@@ -95,23 +91,19 @@ def _start_reading(
         # a generator of its own: torch's must not depend on how often loading starts
         generator=torch.Generator(),
     )
-    stacks = iter(loader)
+    loaded = iter(loader)
     if handler is not None and workers:
         # torch's own would raise in the middle of a training step when a worker ends
         signal.signal(signal.SIGCHLD, handler)
-    return stacks
+    return loaded
 
 
-def _stack(images: list[LoadedImage | UserError]) -> Stack:
-    """Put a batch together.
-
-    Pixels stay an array of numpy's: torch would hand a tensor on through /dev/shm, and wait for
-    ever where that is full.
-    """
+def _stack(images: list[LoadedImage | UserError]) -> LoadedBatch:
+    """Put a batch together."""
     read = {place: x for place, x in enumerate(images) if isinstance(x, LoadedImage)}
     errors = {place: x for place, x in enumerate(images) if isinstance(x, UserError)}
     odd = [place for place, image in read.items() if not image.has_declared_size]
-    return np.stack([x.pixels for x in read.values()]) if read else None, errors, odd
+    return LoadedBatch(np.stack([x.pixels for x in read.values()]) if read else None, errors, odd)
 
 
 def _heed_signals(_worker: int) -> None:
@@ -143,7 +135,7 @@ def load_images(
             logger.warning("left out: %s", error)
             require_readable(len(left_out), total, str(error))
         if loaded.pixels is not None:
-            yield loaded.pixels
+            yield torch.from_numpy(loaded.pixels)
 
 
 def require_readable(bad: int, total: int, last: str) -> None:

@@ -32,8 +32,8 @@ class Instances:
     boxes: np.ndarray  # (G, 4) float64 [x, y, width, height] in pixels of the original image
     class_names: tuple[str, ...]  # K names by ascending category id
     # (G,) bool, False for a row that only gives a further class to the box of an earlier row of its
-    # image; None where every row is a box of its own, though it equals another, as in COCO
-    has_own_box: np.ndarray | None = None
+    # image; in COCO every row is a box of its own, though it equals another
+    has_own_box: np.ndarray
 
     def counts(self, image_count: int) -> np.ndarray:
         """Return how many instances of each class each image has, (N, K) int64."""
@@ -55,8 +55,7 @@ class Split:
     image_ids: np.ndarray  # (N,) int64, ascending
     file_names: np.ndarray  # (N,) str
     # they give the boxes their scale; a split without instances may have 0, "not known"
-    widths: np.ndarray  # (N,) int64 pixels
-    heights: np.ndarray  # (N,) int64 pixels
+    sizes: np.ndarray  # (N, 2) int64 width and height in pixels
     captions: tuple[str, ...]  # M texts in the file's order
     caption_image: np.ndarray  # (M,) int64 index into the images
     instances: Instances | None
@@ -76,7 +75,7 @@ class Split:
             self.folder,
             self.file_names,
             size,
-            declared=np.stack([self.widths, self.heights], axis=1),
+            declared=self.sizes,
             cache=None if self.cache is None else (self.cache, self._rows()),
         )
 
@@ -92,7 +91,7 @@ class Split:
         if self.instances is not None:
             boxes = self.instances
             texts.append("\n".join(boxes.class_names))
-            arrays += [self.widths, self.heights, boxes.image, boxes.class_index, boxes.boxes]
+            arrays += [*self.sizes.T, boxes.image, boxes.class_index, boxes.boxes]
         shaped = ((f"\n{array.dtype} {array.shape}\n", array) for array in arrays)
         return digest(*texts, *(part for pair in shaped for part in pair))
 
@@ -112,15 +111,15 @@ class Split:
         caption_kept = kept[self.caption_image]
         instances = self.instances
         if instances is not None:
-            stays, own = kept[instances.image], instances.has_own_box
+            stays = kept[instances.image]
             instances = replace(
                 instances,
                 image=new_index[instances.image[stays]],
                 class_index=instances.class_index[stays],
                 boxes=instances.boxes[stays],
-                has_own_box=None if own is None else own[stays],
+                has_own_box=instances.has_own_box[stays],
             )
-        names = ("image_ids", "file_names", "widths", "heights")
+        names = ("image_ids", "file_names", "sizes")
         return replace(
             self,
             **{name: getattr(self, name)[kept] for name in names},

@@ -155,12 +155,12 @@ def gold_objects(split: Split, image: int) -> GoldObjects:
     names: list[str] = []
     for row in np.flatnonzero(instances.image == image):
         box, name = instances.boxes[row].tolist(), instances.class_names[instances.class_index[row]]
-        if instances.has_own_box is None or instances.has_own_box[row]:
+        if instances.has_own_box[row]:
             boxes.append(box)
             names.append(name)
         else:  # another class of a box that is there
             names[boxes.index(box)] += f", {name}"
-    size = int(split.widths[image]), int(split.heights[image])
+    size = split.sizes[image].tolist()
     order = sorted(range(len(names)), key=names.__getitem__)
     scaled = gold_boxes(np.array([boxes[row] for row in order]), *size, MAP_SIZE)
     return GoldObjects(scaled, tuple(names[row] for row in order))

@@ -261,12 +261,12 @@ def split_gold_boxes(split: Split) -> list[np.ndarray]:
     """
     instances = split.instances
     assert instances is not None
-    own = slice(None) if instances.has_own_box is None else instances.has_own_box
+    own = instances.has_own_box
     image_of_box, own_boxes = instances.image[own], instances.boxes[own]
     order = np.argsort(image_of_box, kind="stable")
     bounds = np.searchsorted(image_of_box[order], np.arange(1, len(split.image_ids)))
     of_images = np.split(own_boxes[order], bounds)
     return [
         gold_boxes(boxes, int(width), int(height), MAP_SIZE)
-        for boxes, width, height in zip(of_images, split.widths, split.heights, strict=False)
+        for boxes, (width, height) in zip(of_images, split.sizes, strict=False)
     ]

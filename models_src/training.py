@@ -516,7 +516,7 @@ def learn_batch(
     batch = batch.only(~is_bad)
     if len(batch.images) < 2:  # batch normalisation needs two
         return torch.zeros_like(run.totals)
-    pixels = loaded.pixels
+    pixels = None if loaded.pixels is None else torch.from_numpy(loaded.pixels)
     if pixels is None:  # this rank has none
         pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
     # what is drawn follows from the place in the run

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +53,7 @@ def test_files_hold_what_make_picture_makes(world):
         for row, picture in enumerate(sorted(pictures, key=lambda picture: picture.image_id)):
             assert loaded.image_ids[row] == picture.image_id
             with Image.open(loaded.path(row)) as opened:
-                assert opened.size == (loaded.widths[row], loaded.heights[row])
+                assert opened.size == tuple(loaded.sizes[row])
                 pixels = np.asarray(opened).astype(float)
             assert np.abs(pixels - picture.pixels).mean() < 8  # what JPEG takes away
             own = found.image == row
@@ -114,25 +113,26 @@ def test_older_demo_world_is_replaced_also_one_cut_short(tmp_path):
     assert file_bytes(tmp_path / "world") == file_bytes(tmp_path / "fresh")
 
 
+COCO_CAPTIONS = {"COCO/annotations/captions_val2014.json": b'{"info": {"description": "COCO"}}'}
+
+
 @pytest.mark.parametrize(
-    "name", ["COCO/train2014/COCO_train2014_000000000009.jpg", CATEGORY_FILE, ASSOCIATION_FILE]
+    ("files", "named"),
+    [
+        ({"COCO/train2014/COCO_train2014_000000000009.jpg": b"precious"}, "COCO"),
+        ({CATEGORY_FILE: b"precious"}, CATEGORY_FILE),
+        ({ASSOCIATION_FILE: b"precious"}, ASSOCIATION_FILE),
+        # COCO that took a demo world's place
+        (COCO_CAPTIONS | {"demo_world.json": b""}, *COCO_CAPTIONS),
+    ],
 )
-def test_refuses_to_replace_other_data(tmp_path, name):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("precious", encoding="utf-8")
-    with pytest.raises(UserError, match=re.escape(str(tmp_path / Path(name).parts[0]))):
+def test_refuses_to_replace_other_data(tmp_path, files, named):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / named))):
         make_demo_world(tmp_path, images=20)
-    assert file_bytes(tmp_path) == {name: b"precious"}
-
-
-def test_refuses_to_replace_coco_that_took_a_demo_worlds_place(tmp_path):
-    path = tmp_path / "COCO" / "annotations" / "captions_val2014.json"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"info": {"description": "COCO 2014 Dataset"}}', encoding="utf-8")
-    (tmp_path / "demo_world.json").touch()
-    with pytest.raises(UserError, match=r"captions_val2014\.json"):
-        make_demo_world(tmp_path, images=20)
+    assert file_bytes(tmp_path) == files
 
 
 @pytest.mark.parametrize("images", [["19"], ["-5"], ["a.png", "b.png"]])

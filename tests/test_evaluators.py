@@ -111,6 +111,7 @@ def test_a_perfect_model_scores_one_everywhere(test_split):
         image=test_split.instances.image[first],
         class_index=single[np.arange(len(first)) % len(single)],
         boxes=test_split.instances.boxes[first],
+        has_own_box=test_split.instances.has_own_box[first],
     )
     split = replace(test_split, instances=alone)
     class_count = len(alone.class_names)

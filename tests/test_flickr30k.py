@@ -1,8 +1,5 @@
 """Flickr30k's own layout, with and without the boxes of Entities."""
 
-import json
-import shutil
-
 import pytest
 from PIL import Image
 
@@ -12,7 +9,7 @@ from datasets_src.flickr30k import CAPTION_FILE, CHAIN_TYPES
 from datasets_src.splits import SPLITS
 from evaluation.image_evaluation import split_gold_boxes
 from main import main
-from tests.conftest import TINY
+from tests.conftest import TINY, dirs, results_of
 from tests.test_coco import refusal_of, rows_of
 from utils.files import sha256_of_file
 
@@ -135,8 +132,7 @@ def test_images_and_captions_are_read(tmp_path, entities, with_instances, place)
     assert split.image_ids.tolist() == [36, 900, 5000000000]
     assert split.file_names.tolist() == ["36.jpg", "900.jpg", "5000000000.jpg"]
     known = entities and with_instances
-    assert split.widths.tolist() == ([50, 60, 30] if known else [0, 0, 0])
-    assert split.heights.tolist() == ([70, 40, 30] if known else [0, 0, 0])
+    assert split.sizes.tolist() == ([[50, 70], [60, 40], [30, 30]] if known else [[0, 0]] * 3)
     assert split.folder == folder / place
     _, captions, _ = rows_of(split)
     assert captions == [row for row in CAPTIONS if row[0] not in (12, 13)]
@@ -177,7 +173,7 @@ def test_split_whose_chains_have_no_box_has_no_instances(flickr):
         path.write_text("[/EN#9/notvisual A dog] .\n")
     split = load(flickr, TEST)
     assert split.instances is None
-    assert split.widths.tolist() == [20, 20]
+    assert split.sizes.tolist() == [[20, 20]] * 2
     for path in (flickr / "Annotations").iterdir():  # read only when asked for
         path.write_text("nonsense")
     assert load(flickr, with_instances=False).instances is None
@@ -198,57 +194,53 @@ def test_images_without_caption_are_kept_with_a_warning(flickr, caplog):
 
 
 @pytest.mark.parametrize(
-    "name", ["train.txt", CAPTION_FILE, "Annotations/36.xml", "Sentences/36.txt"]
+    ("name", "is_of_entities"),
+    [
+        ("train.txt", True),
+        (CAPTION_FILE, False),
+        ("Annotations/36.xml", True),
+        ("Sentences/36.txt", True),
+        ("flickr30k-images", False),
+    ],
 )
-def test_missing_file_is_refused_by_name(flickr, name):
-    (flickr / name).unlink()
+def test_missing_file_or_image_folder_is_refused_by_name(flickr, name, is_of_entities):
+    (flickr / name).rename(flickr / "elsewhere")
     message = refusal_of(load, flickr)
     assert str(flickr / name) in message
-    assert ("flickr30k_entities" in message) == (name != CAPTION_FILE)
+    assert ("flickr30k_entities" in message) == is_of_entities
 
 
-def test_missing_image_folder_is_refused_by_name(flickr):
-    shutil.rmtree(flickr / "flickr30k-images")
-    assert str(flickr / "flickr30k-images") in refusal_of(load, flickr)
+LIST, PHRASE_FILE, BOX_FILE = "train.txt", "Sentences/36.txt", "Annotations/36.xml"
 
 
 @pytest.mark.parametrize(
-    ("name", "line"),
+    ("name", "old", "new"),  # without old text, the new is the second line
     [
-        ("train.txt", "36.png"),
-        ("train.txt", "-36"),
-        ("train.txt", "9" * 30),
-        (CAPTION_FILE, "36.jpg#0 no tab"),
-        (CAPTION_FILE, "36.jpg\tno number"),
-        (CAPTION_FILE, "\u0663\u0666.jpg#0\tother digits"),
-        ("Sentences/36.txt", "[/EN#x/people A man]"),
-        ("Sentences/36.txt", "[/EN#5/people"),
-        ("Sentences/36.txt", "[/EN#5/robots A robot]"),
-        ("Sentences/36.txt", f"[/EN#{'9' * 5000}/people A man]"),
+        (LIST, None, "36.png"),
+        (LIST, None, "-36"),
+        (LIST, None, "9" * 30),
+        (CAPTION_FILE, None, "36.jpg#0 no tab"),
+        (CAPTION_FILE, None, "36.jpg\tno number"),
+        (CAPTION_FILE, None, "\u0663\u0666.jpg#0\tother digits"),
+        (PHRASE_FILE, None, "[/EN#x/people A man]"),
+        (PHRASE_FILE, None, "[/EN#5/people"),
+        (PHRASE_FILE, None, "[/EN#5/robots A robot]"),
+        (PHRASE_FILE, None, f"[/EN#{'9' * 5000}/people A man]"),
+        (BOX_FILE, "</annotation>", ""),
+        (BOX_FILE, "<width>50</width>", ""),
+        (BOX_FILE, "<width>50</width>", "<width>0</width>"),
+        (BOX_FILE, "<name>5</name>", "<name>dog</name>"),
+        (BOX_FILE, "<xmin>3</xmin>", ""),
+        (BOX_FILE, "<xmin>3</xmin>", "<xmin>51</xmin>"),  # right of xmax
     ],
 )
-def test_malformed_line_is_refused_by_file_and_number(flickr, name, line):
+def test_malformed_file_is_refused_by_name_and_line(flickr, name, old, new):
     path = flickr / name
-    path.write_text(f"{path.read_text().splitlines()[0]}\n{line}\n", encoding="utf-8")
-    assert f"{path} line 2" in refusal_of(load, flickr)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("</annotation>", ""),
-        ("<width>50</width>", ""),
-        ("<width>50</width>", "<width>0</width>"),
-        ("<name>5</name>", "<name>dog</name>"),
-        ("<xmin>3</xmin>", ""),
-        ("<xmin>3</xmin>", "<xmin>51</xmin>"),  # right of xmax
-    ],
-)
-def test_malformed_annotation_is_refused_by_name(flickr, old, new):
-    path = flickr / "Annotations" / "36.xml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
-    assert str(path) in refusal_of(load, flickr)
+    text = path.read_text()
+    assert old is None or old in text
+    text = f"{text.splitlines()[0]}\n{new}\n" if old is None else text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    assert (f"{path} line 2" if old is None else str(path)) in refusal_of(load, flickr)
 
 
 def test_filter_drops_grayscale_images_and_those_without_box(flickr):
@@ -296,12 +288,11 @@ def test_filter_of_captions_alone_is_refused(tmp_path):
 
 
 def test_flickr30k_is_filtered_trained_and_evaluated(flickr, tmp_path):
-    data = [f"--datasets_dir={tmp_path}", "--dataset=flickr30k", f"--results_dir={tmp_path}"]
-    places = [*data, f"--models_dir={tmp_path / 'models'}"]
-    assert main(["--utility=filter_unwanted_coco_images", *data]) == 0
+    places = [*dirs(tmp_path, tmp_path / "models", tmp_path), "--dataset=flickr30k"]
+    assert main(["--utility=filter_unwanted_coco_images", *places]) == 0
     assert main([*TINY, "--epochs=1", "--text_encoder=generative", *places]) == 0
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
-    results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
+    results = results_of(tmp_path, "visual_evaluation", "model1")
     assert results["data"]["filtered"] is True
     assert results["metrics"]["sentence_image_matching"]["trial_count"] == 2
     assert results["metrics"]["heatmap"] is not None

@@ -42,7 +42,7 @@ def write_small(datasets_dir, instances=None):
 
 def read_image(path, size):
     """Read an image as those of a data set are read."""
-    return ImageSet(path.parent, [path.name], size).read(0).pixels
+    return ImageSet(path.parent, [path.name], size)[0].pixels
 
 
 def save_turned(picture, path):
@@ -96,7 +96,7 @@ def test_resizing_follows_the_formula_without_keeping_the_aspect_ratio(size):
     assert np.abs(resized(picture, size) - expected).max() <= 1.01  # rounding, twice
 
 
-def test_orientation_is_applied_where_the_declared_size_is_the_turned_one(tmp_path):
+def test_orientation_is_applied_to_own_photos_and_where_the_declared_size_is_turned(tmp_path):
     picture = random_picture(width=8, height=4)  # as stored
     upright = picture.transpose(Image.Transpose.ROTATE_270)  # 4 wide, 8 high
     save_turned(picture, tmp_path / "turned.png")
@@ -111,14 +111,8 @@ def test_orientation_is_applied_where_the_declared_size_is_the_turned_one(tmp_pa
         np.testing.assert_array_equal(loaded.pixels, resized(shown, 16))
         assert loaded.has_declared_size == is_fit
         np.testing.assert_array_equal(np.asarray(images.open(image)), np.asarray(shown))
-
-
-def test_a_users_own_photo_is_turned_upright(tmp_path):
-    picture = random_picture(width=8, height=4)
-    save_turned(picture, tmp_path / "x.png")
-    own = ImageFiles([tmp_path / "x.png"]).images(16)
-    expected = picture.transpose(Image.Transpose.ROTATE_270)
-    np.testing.assert_array_equal(own[0].pixels, resized(expected, 16))
+    own = ImageFiles([tmp_path / "turned.png"]).images(16)  # a user's own photo
+    np.testing.assert_array_equal(own[0].pixels, resized(upright, 16))
 
 
 def test_large_pictures_and_odd_metadata_print_no_warning_of_a_library(tmp_path):
