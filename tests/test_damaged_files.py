@@ -6,6 +6,7 @@ import pickle
 import random
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from datasets_src.datasets import load_split
 from datasets_src.filtering import FILTER_FILE, filter_images, load_filtered_split
+from datasets_src.flickr30k import CAPTION_FILE
 from datasets_src.images import open_rgb, read_header
 from datasets_src.norms import (
     load_associations,
@@ -71,10 +73,6 @@ def read_annotations(path, dataset="coco"):
         assert np.isfinite(split.instances.boxes).all()
 
 
-def read_flickr30k(path):
-    read_annotations(path, "flickr30k")
-
-
 def set_up(path):
     folder = path.parents[2]
     (folder / FILTER_FILE).unlink(missing_ok=True)
@@ -100,8 +98,8 @@ def read_text_half(path):
     load_vocabulary(path.parents[1], path.stem)
 
 
-def read_visual_half(path):
-    load_visual_model(path.parents[1], path.stem)
+def by_name(load):
+    return lambda path: load(path.parents[1], path.stem)
 
 
 def resume(path):
@@ -110,22 +108,14 @@ def resume(path):
     stopped(pairs, path.parent, 1, KeyboardInterrupt(), **options)
 
 
-def read_text_only(path):
-    TextOnlyModel.load(path.parents[1], path.stem)
-
-
-def read_trunk(path):
-    build_visual_encoder(TrainingSettings("resnet18", pretrained_visual=str(path)))
-
-
 READERS = {  # file -> what reads it
     "COCO/annotations/captions_train2014.json": [read_annotations, set_up],
     "COCO/annotations/instances_train2014.json": [read_annotations, set_up],
     FILTER_FILE: [lambda path: load_filtered_split(path.parent, "val2014", use_all_images=False)],
-    "flickr30k/train.txt": [read_flickr30k],
-    "flickr30k/results_20130124.token": [read_flickr30k],
-    "flickr30k/Annotations/36.xml": [read_flickr30k],
-    "flickr30k/Sentences/36.txt": [read_flickr30k],
+    **{
+        f"flickr30k/{name}": [partial(read_annotations, dataset="flickr30k")]
+        for name in ("train.txt", CAPTION_FILE, "Annotations/36.xml", "Sentences/36.txt")
+    },
     **{
         f"{mode}.{kind}": [read_image]
         for mode, kind in (
@@ -142,10 +132,12 @@ READERS = {  # file -> what reads it
     "settings.yaml": [lambda path: settings_from_sources(path, {})],
     "grid.yaml": [read_grid],
     **{f"text/{name}": [read_text_half] for name in ("m.cfg", "m.mdl", "counts.mdl")},
-    **{f"visual/{name}": [read_visual_half] for name in ("m.cfg", "m.mdl")},
-    **{f"text_only/{name}": [read_text_only] for name in ("b.cfg", "b.mdl")},
+    **{f"visual/{name}": [by_name(load_visual_model)] for name in ("m.cfg", "m.mdl")},
+    **{f"text_only/{name}": [by_name(TextOnlyModel.load)] for name in ("b.cfg", "b.mdl")},
     "ended.checkpoint": [resume],
-    "weights.pth": [read_trunk],
+    "weights.pth": [
+        lambda path: build_visual_encoder(TrainingSettings("resnet18", pretrained_visual=str(path)))
+    ],
 }
 
 

@@ -10,8 +10,8 @@ from datasets_src.filtering import FILTER_FILE, filter_file, filter_images, load
 from datasets_src.pairs import load_training_pairs
 from datasets_src.splits import SPLITS
 from main import main
-from tests.conftest import TINY
-from tests.test_cli import dirs, fails
+from tests.conftest import TINY, dirs, results_of
+from tests.test_cli import fails
 from tests.test_coco import refusal_of, write_layout
 
 NAMES_2017 = {"train2014": "train2017", "val2014": "val2017"}
@@ -43,9 +43,8 @@ def world(demo_data, tmp_path_factory):
 def test_a_data_set_of_another_name_is_filtered_trained_and_evaluated(
     world, demo_data, tmp_path, capsys
 ):
-    data = [f"--datasets_dir={world}", "--dataset=world", f"--results_dir={tmp_path}"]
-    places = [*data, f"--models_dir={tmp_path / 'models'}"]
-    assert main(["--utility=filter_unwanted_coco_images", *data]) == 0
+    places = [*dirs(world, tmp_path / "models", tmp_path), "--dataset=world"]
+    assert main(["--utility=filter_unwanted_coco_images", *places]) == 0
     printed = capsys.readouterr().out
     assert "train2017: " in printed
     assert "val2017: " in printed
@@ -60,7 +59,7 @@ def test_a_data_set_of_another_name_is_filtered_trained_and_evaluated(
     assert "train2017: " in capsys.readouterr().out
     assert main(["--utility=text_evaluation", *places]) == 0
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
-    results = json.loads((tmp_path / "visual_evaluation_model1.json").read_text())
+    results = results_of(tmp_path, "visual_evaluation", "model1")
     assert results["data"]["test_images"] == original["val2014"]["kept"]
     assert results["data"]["filtered"] is True
     assert results["metrics"]["heatmap"] is not None
@@ -101,7 +100,7 @@ def test_unknown_data_set_is_refused_with_those_there_are(tmp_path, capsys):
     (tmp_path / "flickr30k").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "file").write_text("no folder")
-    data = [f"--datasets_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"]
+    places = dirs(tmp_path, tmp_path / "results")
     for name, said in {
         "yours": f"no folder {tmp_path / 'yours'}",
         "file": "--dataset coco or flickr30k or mine\n",
@@ -109,8 +108,8 @@ def test_unknown_data_set_is_refused_with_those_there_are(tmp_path, capsys):
         "../mine": "--dataset",
         "..": "--dataset",
     }.items():
-        fails(capsys, *TINY, *data, f"--dataset={name}", mentions=said)
-    itself = [f"--datasets_dir={tmp_path / 'mine'}", *data[1:]]
+        fails(capsys, *TINY, *places, f"--dataset={name}", mentions=said)
+    itself = dirs(tmp_path / "mine", tmp_path / "results")
     fails(capsys, *TINY, *itself, mentions=f"give --datasets_dir {tmp_path} --dataset mine")
 
 

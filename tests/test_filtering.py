@@ -46,27 +46,17 @@ VAL = {
     4: ("RGB", [DOG], None),
 }
 
-
 SPLITS = {"train2014": TRAIN, "val2014": VAL}
-
-
-def write_world(datasets_dir, split, images, with_instances=True):
-    return write_split(
-        datasets_dir,
-        {image_id: picture(mode) for image_id, (mode, _, _) in images.items()},
-        [(image_id, f"caption of {image_id}") for image_id in [*images, *images]],
-        [(image_id, c, BOX) for image_id, (_, shown, _) in images.items() for c in shown]
-        if with_instances
-        else None,
-        split=split,
-    )
 
 
 @pytest.fixture
 def coco(tmp_path):
     """Both splits in one datasets folder."""
     for name, images in SPLITS.items():
-        write_world(tmp_path / "datasets", name, images)
+        pictures = {image_id: picture(mode) for image_id, (mode, _, _) in images.items()}
+        captions = [(image_id, f"caption of {image_id}") for image_id in [*images, *images]]
+        boxes = [(image_id, c, BOX) for image_id, (_, shown, _) in images.items() for c in shown]
+        write_split(tmp_path / "datasets", pictures, captions, boxes, name)
     return tmp_path / "datasets"
 
 
@@ -132,13 +122,17 @@ def test_filtering_again_reads_images_only_where_the_source_has_changed(coco, mo
     assert len(reads) == 3 * count
 
 
-@pytest.mark.parametrize("filtered", [False, True])
-def test_all_images_are_used_without_setup_and_when_asked_for(coco, caplog, filtered):
-    if filtered:
+@pytest.mark.parametrize("why", ["no setup", "asked for", "captions alone need no setup"])
+def test_all_images_are_used_without_setup_and_when_asked_for(coco, caplog, why):
+    is_asked_for = why == "asked for"
+    if is_asked_for:
         filter_images(coco)
+    if why == "captions alone need no setup":
+        (coco / "COCO" / "annotations" / "instances_train2014.json").unlink()
     with caplog.at_level(logging.INFO):
-        split, is_filtered = load(coco, use_all_images=filtered)
+        split, is_filtered = load(coco, use_all_images=is_asked_for, with_instances=True)
     assert is_filtered is False
+    assert (split.instances is None) == (why == "captions alone need no setup")
     assert split.image_ids.tolist() == sorted(TRAIN)
     assert f"all {len(TRAIN)} images" in caplog.text
 
@@ -177,14 +171,6 @@ def test_split_without_instances_is_refused_and_no_result_written(coco, name):
     path.unlink()
     assert str(path) in refusal_of(filter_images, coco)
     assert not (coco / FILTER_FILE).exists()
-
-
-def test_captions_only_data_needs_no_setup(tmp_path):
-    write_world(tmp_path, "train2014", TRAIN, with_instances=False)
-    split, filtered = load(tmp_path, with_instances=True)
-    assert filtered is False
-    assert split.instances is None
-    assert split.image_ids.tolist() == sorted(TRAIN)
 
 
 @pytest.mark.parametrize("is_there", [False, True])
