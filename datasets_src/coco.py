@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datasets_src.images import read_header
-from datasets_src.splits import SPLITS, Instances, Split, require_image_files
+from datasets_src.splits import SPLITS, Instances, Split, find_image_folder
 from utils.errors import UserError
 from utils.files import read_json
 from utils.progress import with_bar
@@ -88,9 +88,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     captions = _of_known_images(path, rows)
     file_names = [images[image_id][0] for image_id in image_ids]
     _warn(path, "images that have the file of another", len(file_names) - len(set(file_names)))
-    image_folders = [folder / place for place in (name, COMMON_IMAGE_FOLDER)]
-    image_folder = next(filter(Path.is_dir, image_folders), image_folders[0])
-    require_image_files(image_folder, file_names)
+    image_folder = find_image_folder([folder / name, folder / COMMON_IMAGE_FOLDER], file_names)
 
     sizes = np.array([images[image_id][1] for image_id in image_ids], np.int64).reshape(-1, 2)
     instances = None

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
-from datasets_src.splits import SPLITS, Instances, Split, require_image_files
+from datasets_src.splits import SPLITS, Instances, Split, find_image_folder
 from utils.files import read_each_line, reading
 
 CAPTION_FILE = "results_20130124.token"
@@ -63,10 +63,8 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     if bare:
         logger.warning("%s: images of %s without caption: %d", caption_file, list_file.name, bare)
 
-    image_folders = [folder / place for place in IMAGE_FOLDERS]
-    image_folder = next(filter(Path.is_dir, image_folders), image_folders[0])
     file_names = [f"{image_id}.jpg" for image_id in image_ids]
-    require_image_files(image_folder, file_names)
+    image_folder = find_image_folder([folder / place for place in IMAGE_FOLDERS], file_names)
 
     entities = (folder / BOX_FOLDER, folder / PHRASE_FOLDER)
     has_entities = any(map(Path.is_dir, entities))

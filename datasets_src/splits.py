@@ -130,10 +130,11 @@ class Split:
         )
 
 
-def require_image_files(folder: Path, file_names: list[str]) -> None:
-    """Warn of missing image files, naming the first; refuse a folder that lacks too many."""
-    if not folder.is_dir():
-        raise UserError(f"no image folder {folder}; unpack the images there")
+def find_image_folder(folders: list[Path], file_names: list[str]) -> Path:
+    """Return the first folder that is there; warn of images that it lacks, refuse too many."""
+    folder = next(filter(Path.is_dir, folders), None)
+    if folder is None:
+        raise UserError(f"no image folder {folders[0]}; unpack the images there")
     others = set(file_names) - set(os.listdir(folder))  # noqa: PTH208
     is_file = os.path.isfile  # Path.is_file takes no name too long for a file
     missing = [name for name in file_names if name in others and not is_file(folder / name)]
@@ -143,3 +144,4 @@ def require_image_files(folder: Path, file_names: list[str]) -> None:
         if are_too_many(len(missing), len(file_names)):
             raise UserError(f"{told}; complete the folder")
         logger.warning("%s; left out", told)
+    return folder

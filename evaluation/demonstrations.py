@@ -160,9 +160,9 @@ def gold_objects(split: Split, image: int) -> GoldObjects:
             names.append(name)
         else:  # another class of a box that is there
             names[boxes.index(box)] += f", {name}"
-    size = split.sizes[image].tolist()
+    width, height = split.sizes[image].tolist()
     order = sorted(range(len(names)), key=names.__getitem__)
-    scaled = gold_boxes(np.array([boxes[row] for row in order]), *size, MAP_SIZE)
+    scaled = gold_boxes(np.array([boxes[row] for row in order]), width, height, MAP_SIZE)
     return GoldObjects(scaled, tuple(names[row] for row in order))
 
 
