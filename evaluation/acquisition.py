@@ -20,7 +20,6 @@ from models_src.text_encoders.interface import TextEncoder
 from utils.files import write_text
 
 COLUMNS = ("step", "pairs", "tokens", "kind", "name", "metric", "value")
-SMALL_PANELS = 4  # beside each other
 TABLE = "development.csv"
 PLOTS = {  # kind of thing -> its plot
     "model": "development_metrics.png",
@@ -105,16 +104,8 @@ def draw_development(folder: Path, moments: Sequence[Moment], title: str) -> Non
         if not panels[kind]:
             (folder / file).unlink(missing_ok=True)
             continue
-        draw_curves(
-            folder / file,
-            [moment.step for moment in moments],
-            panels[kind],
-            titles[kind],
-            "joint step",
-            columns=2 if kind == "model" else SMALL_PANELS,
-            logarithmic=True,
-            shared=kind != "model",
-        )
+        small, places = kind != "model", [moment.step for moment in moments]
+        draw_curves(folder / file, places, panels[kind], titles[kind], by_step=True, small=small)
 
 
 def _series(moments: Sequence[Moment], kind: str, metric: str) -> dict[str, list[float | None]]:

@@ -66,7 +66,7 @@ def curves_svg(
         with rc_context(STYLE):
             figure = Figure(figsize=(3.4, 2.5), layout="constrained")
             axes = figure.add_subplot()
-            draw_panel(axes, panel, places, unit, logarithmic=by_step)
+            draw_panel(axes, panel, places, by_step=by_step)
             if axes.get_legend():
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=7)
             for label, values in panel.curves.items() if len(places) <= MAX_MARKS else ():

@@ -98,15 +98,13 @@ def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> 
 def read_history(path: Path) -> list[dict[str, float | None]]:
     """Read what ``write_history`` wrote: the metrics of each epoch."""
     with reading(path, "delete it, or train the model again"):
-        table = pd.read_csv(path, index_col="metric").T
-        return _records(table)
+        return _records(pd.read_csv(path, index_col="metric").T)
 
 
 def read_development(path: Path) -> tuple[list[int], list[dict[str, float | None]]]:
     """Read the model's rows of ``development.csv``: the steps, and the metrics at each."""
     with reading(path, "delete it, or train the model again"):
-        table = pd.read_csv(path)
-        of_model = table[table["kind"] == "model"]
+        of_model = pd.read_csv(path).query("kind == 'model'")
         by_step = of_model.pivot(index="step", columns="metric", values="value")
         return by_step.index.tolist(), _records(by_step)
 
@@ -126,9 +124,10 @@ class Panel:
     y_label: str
     curves: Mapping[str, Sequence[float | None]]  # by label; None is a gap
     notes: Sequence[str] = ()  # P texts above the first curve's marks, or none
-    is_count: bool = False  # whether all values are whole numbers
 
 
+COUNT = "number of clusters"  # label of an axis of whole numbers
+SMALL_PANELS = 4  # beside each other
 _SCORES = ("v_measure", "adjusted_mutual_info", "f_score", "purity_collocation_f1")
 # the panels of the learning curves: title, label of the y axis, metrics
 CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -137,7 +136,7 @@ CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("clusters per input", "mean number", ("clusters_per_image", "clusters_per_caption")),
     ("inputs without cluster", "share of inputs",
      ("images_without_cluster", "captions_without_cluster")),
-    ("clusters alive", "number of clusters", ("alive_image_clusters", "alive_caption_clusters")),
+    ("clusters alive", COUNT, ("alive_image_clusters", "alive_caption_clusters")),
     ("agreement of images and captions", "Cohen's kappa", ("agreement",)),
     ("word categories (known words)", "score",
      tuple(f"categorization.known_words.{score}" for score in _SCORES)),
@@ -146,7 +145,7 @@ CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("concreteness", "Pearson r",
      tuple(f"concreteness.pearson_by_min_count.{count}.r" for count in (0, 20, 100))),
     ("word association", "mean strength of pairs", ("word_association.mean_association_strength",)),
-    ("clusters active for words", "number of clusters", ("cluster_counts.active_clusters",)),
+    ("clusters active for words", COUNT, ("cluster_counts.active_clusters",)),
     ("classes of images", "F1",
      ("class_name_classification.f1", "cluster_classification_co_occurrence.f1",
       "cluster_classification_iou.f1")),
@@ -177,7 +176,7 @@ def metric_panels(history: Sequence[Mapping[str, float | None]]) -> list[Panel]:
             if any(row.get(name) is not None for row in history)
         }
         if curves:
-            panels.append(Panel(title, y_label, curves, is_count=y_label == "number of clusters"))
+            panels.append(Panel(title, y_label, curves))
     return panels
 
 
@@ -185,7 +184,7 @@ def draw_learning_curves(
     path: Path, history: Sequence[Mapping[str, float | None]], title: str
 ) -> None:
     """Draw the metrics of ``CURVES`` over epochs as a PNG."""
-    draw_curves(path, range(1, len(history) + 1), metric_panels(history), title, "epoch")
+    draw_curves(path, range(1, len(history) + 1), metric_panels(history), title)
 
 
 def draw_curves(
@@ -193,31 +192,27 @@ def draw_curves(
     places: Sequence[int],
     panels: Sequence[Panel],
     title: str,
-    x_label: str,
     *,
-    columns: int = 2,
-    logarithmic: bool = False,
-    shared: bool = False,
+    by_step: bool = False,
+    small: bool = False,
 ) -> None:
-    """Draw panels of curves over P places, ascending whole numbers from 1 on, as a PNG.
+    """Draw panels of curves over P epochs, or joint steps, ascending from 1 on, as a PNG.
 
-    ``shared`` panels have one scale of values.
+    Steps stand at their logarithms. ``small`` panels have one scale of values.
     """
-    columns = min(columns, len(panels))
+    columns = min(SMALL_PANELS if small else 2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(6, 3 + 3.5 * columns), 0.6 + 3 * rows), layout="constrained")
     figure.suptitle(title)
     for position, panel in enumerate(panels, start=1):
-        first = figure.axes[0] if shared and figure.axes else None
+        first = figure.axes[0] if small and figure.axes else None
         axes = figure.add_subplot(rows, columns, position, sharey=first)
         axes.set_title(panel.title, fontsize=10)
-        draw_panel(axes, panel, places, x_label, logarithmic=logarithmic)
+        draw_panel(axes, panel, places, by_step=by_step)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def draw_panel(
-    axes: Axes, panel: Panel, places: Sequence[int], x_label: str, *, logarithmic: bool = False
-) -> None:
+def draw_panel(axes: Axes, panel: Panel, places: Sequence[int], *, by_step: bool) -> None:
     """Draw the curves of one panel, see ``draw_curves``; its title alone needs no legend."""
     for label, values in panel.curves.items():
         drawn = [float("nan") if value is None else value for value in values]
@@ -225,9 +220,9 @@ def draw_panel(
     for x, y, note in zip(places, next(iter(panel.curves.values())), panel.notes, strict=False):
         if note and y is not None:
             axes.annotate(note, (x, y), (0, 4), textcoords="offset points", fontsize=7, ha="center")
-    axes.set_xlabel(x_label)
+    axes.set_xlabel("joint step" if by_step else "epoch")
     axes.set_ylabel(panel.y_label)
-    if logarithmic:  # ticks at 1, 10, ...; in short runs at 2 and 5, too
+    if by_step:  # ticks at 1, 10, ...; in short runs at 2 and 5, too
         axes.set_xscale("log")
         axes.set_xlim(places[0] / 1.25, places[-1] * 1.25)
         is_short = places[-1] < 100 * places[0]
@@ -237,7 +232,7 @@ def draw_panel(
     else:
         axes.set_xlim(places[0] - 0.5, places[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if panel.is_count:
+    if panel.y_label == COUNT:
         ticks = MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=(1, 2, 5, 10))
         axes.yaxis.set_major_locator(ticks)
     if not any(value for values in panel.curves.values() for value in values):

@@ -7,6 +7,7 @@ import matplotlib.figure
 import pytest
 
 from evaluation.reports import (
+    COUNT,
     CURVES,
     Panel,
     draw_curves,
@@ -108,7 +109,7 @@ def test_every_panel_has_both_axis_labels_and_whole_epochs(tmp_path, drawn):
         assert axes.get_xlabel() == "epoch"
         assert x_labels(axes) == ["1", "2", "3"]
     (panel,) = metric_panels([{"cluster_counts.active_clusters": 7, "text_loss": None}])
-    assert (panel.curves, panel.is_count) == ({"clusters active for words": [7]}, True)
+    assert (panel.curves, panel.y_label) == ({"clusters active for words": [7]}, COUNT)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_every_panel_has_both_axis_labels_and_whole_epochs(tmp_path, drawn):
 )
 def test_steps_stand_at_logarithms_with_plain_numbers(tmp_path, drawn, steps, labels):
     panel = Panel("p", "score", {"p": [0.5] * len(steps)})
-    draw_curves(tmp_path / "c.png", steps, [panel], "t", "joint step", logarithmic=True)
+    draw_curves(tmp_path / "c.png", steps, [panel], "t", by_step=True)
     (axes,) = drawn[0].axes
     assert axes.get_xscale() == "log"
     assert x_labels(axes) == labels
@@ -128,10 +129,10 @@ def test_steps_stand_at_logarithms_with_plain_numbers(tmp_path, drawn, steps, la
 
 def test_counts_have_whole_ticks_and_a_flat_zero_stands_at_the_bottom(tmp_path, drawn):
     panels = [
-        Panel("a", "clusters", {"a": [3, 4]}, is_count=True),
+        Panel("a", COUNT, {"a": [3, 4]}),
         Panel("b", "share", {"x": [0.0, 0.0], "y": [None, 0.0]}),
     ]
-    draw_curves(tmp_path / "c.png", [1, 2], panels, "t", "epoch")
+    draw_curves(tmp_path / "c.png", [1, 2], panels, "t")
     counts, shares = drawn[0].axes
     assert all(float(tick).is_integer() for tick in counts.get_yticks())
     assert shares.get_ylim() == (-0.05, 1)
