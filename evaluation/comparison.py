@@ -294,13 +294,12 @@ def read_word_answers(path: Path) -> dict[str, Answers]:
         table = pd.read_csv(
             path,
             keep_default_na=False,  # "null" is a word
-            na_values={column: [""] for column in numbers},
+            na_values="",
             dtype=dict.fromkeys(numbers, float) | {"word": str, "category": str},
-        )
-        table = table[(table["category"] != "") | table["concreteness_rating"].notna()]
+        ).dropna(subset=["category", "concreteness_rating"], how="all")
         count, cluster, concreteness, rating = (table[column].to_numpy() for column in numbers)
-        category = table["category"].factorize()[0]
-        placed = (table["category"] != "").to_numpy() & ~np.isnan(cluster)
+        category = table["category"].factorize()[0]  # -1 for none
+        placed = (category >= 0) & ~np.isnan(cluster)
         rated = ~np.isnan(concreteness + rating)
 
         def score(drawn: np.ndarray) -> dict[str, Any]:
@@ -318,7 +317,7 @@ def read_image_answers(results_dir: Path, model: ModelResults) -> dict[str, Answ
     Clusters keep the classes that all images gave them.
     """
     utility = next((name for name in BY_IMAGE if name in model.settings), BY_IMAGE[0])
-    path = results_file(results_dir, utility, model.name, "npz")
+    path = results_file(results_dir, utility, model.name).with_suffix(".npz")
     if not path.is_file():
         return {}
     with (

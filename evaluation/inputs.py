@@ -6,7 +6,9 @@ The data section of results holds fingerprints, by which results of other data a
 import argparse
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,10 @@ def choose_device(name: str) -> str:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and process_count() > 1:
         name = f"cuda:{local_rank()}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is not usable here; give cpu or auto")
-    return str(device)
+    with suppress(RuntimeError, AssertionError):
+        if torch.zeros(1, device=name).device.type in ("cpu", "cuda"):
+            return name
+    raise UserError(f"--device {name} is not usable here; give cpu or auto")
 
 
 # ---- data
@@ -92,8 +90,7 @@ def single_word_classes(split: Split) -> list[str]:
     """Return the names of a split's single-word classes; none without instances."""
     if split.instances is None:
         return []
-    names, single = split.instances.class_names, split.instances.is_single_word()
-    return [name for name, is_single in zip(names, single, strict=True) if is_single]
+    return list(compress(split.instances.class_names, split.instances.is_single_word()))
 
 
 def unmeasured_on_images(split: Split, datasets_dir: Path) -> dict[str, str]:
@@ -225,6 +222,5 @@ def chance_seed(options: argparse.Namespace, settings: Mapping[str, Any]) -> int
 
     So a model has one chance level in all tables, those during training included.
     """
-    of_training = settings.get("seed")  # of a published model there is none
-    seed: int = options.seed if "seed" in options.given or of_training is None else of_training
-    return seed
+    of_training: int | None = settings.get("seed")  # of a published model there is none
+    return options.seed if "seed" in options.given or of_training is None else of_training

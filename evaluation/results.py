@@ -26,12 +26,10 @@ logger = logging.getLogger(__name__)
 
 def data_identity(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return what tells the data of stored results from others, as far as it went into them."""
-    stored = {**results["settings"], **results["data"]}
-    # concreteness is over all rated words, with a word list and without
-    uses_word_list = not {"categorization", "word_association"}.isdisjoint(results["metrics"])
-    found = {key: stored[key] for key in IDENTITY if key in stored and key != "word_list_sha256"}
-    word_list = {"word_list_sha256": stored.get("word_list_sha256")}
-    return found | (word_list if uses_word_list else {})
+    stored = {"word_list_sha256": None, **results["settings"], **results["data"]}
+    if {"categorization", "word_association"}.isdisjoint(results["metrics"]):
+        del stored["word_list_sha256"]  # concreteness is over all rated words in any case
+    return {key: stored[key] for key in IDENTITY if key in stored}
 
 
 def identity_differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
@@ -40,9 +38,9 @@ def identity_differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list
     return [what for key, what in IDENTITY.items() if key in shared and one[key] != two[key]]
 
 
-def results_file(results_dir: Path, utility: str, model_name: str, ending: str = "json") -> Path:
-    """Return where a utility's results of a model stand; ``npz`` are those of each image."""
-    return results_dir / f"{utility}_{model_name}.{ending}"
+def results_file(results_dir: Path, utility: str, model_name: str) -> Path:
+    """Return where a utility's results of a model stand; ``.npz`` are those of each image."""
+    return results_dir / f"{utility}_{model_name}.json"
 
 
 def save_results(
@@ -67,14 +65,11 @@ def save_results(
     ``image_ids`` (N,) and under a metric's name (N, 3) true positives, false positives and false
     negatives; of matching, (M, 2) ``matching_image_ids`` and outcomes.
     """
-    place = options.results_dir, options.utility, options.model_name
+    path = results_file(options.results_dir, options.utility, options.model_name)
     if by_image is not None:
         # first: where a crash lets the two files be of different runs, the sums tell
         arrays: dict[str, Any] = dict(by_image)
-        write_atomically(
-            results_file(*place, "npz"), lambda file: np.savez_compressed(file, **arrays)
-        )
-    path = results_file(*place)
+        write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
     content = {
         "utility": options.utility,
         "model_name": options.model_name,

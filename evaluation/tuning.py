@@ -159,14 +159,11 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
         save_results(options, runs[0].metrics or {}, recorded, counts, not_measured)
         return
     runs = ranked(runs, rank_by)
-    rows = ranking_rows(runs, rank_by)
+    ranking = pd.DataFrame(ranking_rows(runs, rank_by), dtype=object)
     path = options.results_dir / options.model_name / "tuning.csv"
-    write_text(path, pd.DataFrame(rows, dtype=object).to_csv(index=False))
+    write_text(path, ranking.to_csv(index=False))
     headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
-    shown = [
-        {headings.get(name, name): value for name, value in row.items() if name != "failure"}
-        for row in rows
-    ]
+    shown = ranking.drop(columns="failure", errors="ignore").rename(columns=headings)
     stored = [
         {"rank": rank, "settings": run.settings.as_dict(), "metrics": run.metrics,
          "failure": run.failure}
@@ -180,7 +177,7 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
         common | {"grid": grid, **seeds},
         counts,
         not_measured,
-        table=format_rows(shown),
+        table=format_rows(shown.to_dict("records")),
     )
     logger.info("the same as a table: %s", path)
     if runs[0].value(rank_by) is None:

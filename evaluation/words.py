@@ -142,7 +142,6 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
     pairs = inputs.training_pairs(options)
     occurring = pairs.vocabulary.words
     model: Any = None
-    unknown = 0.0  # concreteness of words that the model does not know
     if MODEL_TYPES[chosen].trained:
         model = {TEXT_ONLY: TextOnlyModel, SUPERVISED: SupervisedConcreteness}[chosen].load(
             options.models_dir, name
@@ -153,7 +152,6 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
         clusters, certainty = model.clusters, model.concreteness
     elif chosen == SUPERVISED:
         clusters, certainty = np.full(len(words), NO_CLUSTER), model.cross_validated
-        unknown = np.nan
     else:
         words, clusters, source = _baseline_clusters(options, norms.evaluated_words(occurring))
         settings = {"baseline_cluster_num": options.baseline_cluster_num, **source}
@@ -162,7 +160,7 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
         occurring,
         pairs.vocabulary.counts,
         _for_words(occurring, words, clusters, NO_CLUSTER),
-        _for_words(occurring, words, certainty, unknown),
+        _for_words(occurring, words, certainty, np.nan if chosen == SUPERVISED else 0.0),
     )
     settings = {"model_type": chosen, **settings}
     return WordAnswers(norms, inputs.training_data(pairs, norms), settings, predictions, model)
