@@ -1,11 +1,11 @@
 """Metrics through training: their table, plots and event files, and that they change nothing."""
 
-import csv
-import json
 import sys
 from collections import Counter
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ from evaluation.reports import flatten
 from evaluation.tensorboard import event_files
 from main import main
 from models_src.development import Plan, is_measured
-from tests.conftest import TINY, dirs
+from tests.conftest import TINY, dirs, results_of
 from tests.test_cli import fails
 from tests.test_training import assert_same, run, watch_steps, weights
 
@@ -137,47 +137,38 @@ def call(demo_data, tmp_path, *extra):
 def test_command_writes_a_tidy_table_plots_and_event_files(demo_data, tmp_path):
     rows = ["--evaluate_every=4", "--words", "Dog", "a", "dog", "--evaluate_images=1000"]
     assert main(call(demo_data, tmp_path, "--tensorboard", *rows)) == 0
-    with (tmp_path / "d" / "development.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
-    assert list(table[0]) == ["step", "pairs", "tokens", "kind", "name", "metric", "value"]
-    keys = [(row["step"], row["kind"], row["name"], row["metric"]) for row in table]
-    assert len(set(keys)) == len(keys)
-    words = dict.fromkeys(row["name"] for row in table if row["kind"] == "word")
-    assert list(words) == ["dog", "a"]
-    assert {row["kind"] for row in table} == {"model", "category", "word"}
+    read = partial(pd.read_csv, keep_default_na=False, dtype=str)
+    table = read(tmp_path / "d" / "development.csv")
+    assert list(table) == ["step", "pairs", "tokens", "kind", "name", "metric", "value"]
+    assert not table.duplicated(["step", "kind", "name", "metric"]).any()
+    assert list(table[table["kind"] == "word"]["name"].unique()) == ["dog", "a"]
+    assert set(table["kind"]) == {"model", "category", "word"}
 
     # the last row is of the model that was written
-    last = {
-        (row["kind"], row["name"], row["metric"]): row["value"]
-        for row in table
-        if row["step"] == table[-1]["step"]
-    }
-    with (tmp_path / "d" / "evaluation_by_epoch.csv").open(newline="") as file:
-        _, *by_epoch = csv.reader(file)
-    by_epoch = {name: values for name, *values in by_epoch}
+    last = table[table["step"] == table["step"].iloc[-1]]
+    last = last.set_index(["kind", "name", "metric"])["value"]
+    by_epoch = read(tmp_path / "d" / "evaluation_by_epoch.csv", index_col="metric")
     for metric in ("categorization.known_words.f_score", "concreteness.mean_absolute_error"):
-        assert last["model", "", metric] == by_epoch[metric][-1] != ""
+        assert last["model", "", metric] == by_epoch.loc[metric].iloc[-1] != ""
     for utility in ("visual_evaluation", "word_clusters"):
         assert main([f"--utility={utility}", *call(demo_data, tmp_path)[len(TINY) :]]) == 0
-    of_images = flatten(json.loads((tmp_path / "visual_evaluation_d.json").read_text())["metrics"])
+    of_images = flatten(results_of(tmp_path, "visual_evaluation", "d")["metrics"])
     assert len(of_images) > 20
     for metric, value in of_images.items():
         measured = last["model", "", metric]
         assert (float(measured) if measured else None) == pytest.approx(value, abs=1e-6), metric
-    with (tmp_path / "word_clusters_d.csv").open(newline="") as file:
-        dog = next(row for row in csv.DictReader(file) if row["word"] == "dog")
+    dog = read(tmp_path / "word_clusters_d.csv", index_col="word").loc["dog"]
     assert last["word", "dog", "cluster"] == dog["cluster"]
-    assert float(last["word", "dog", "probability"]) == pytest.approx(
-        float(dog["probability"]), abs=1e-5
-    )
+    probability = pytest.approx(float(dog["probability"]), abs=1e-5)
+    assert float(last["word", "dog", "probability"]) == probability
     shown = scalars(tmp_path / "d" / "tensorboard")
-    for name, values in by_epoch.items():
+    for name, values in by_epoch.iterrows():
         found = [value for _, value in shown.get(f"epochs/{name}", [])]
         assert found == pytest.approx([float(value) for value in values if value], rel=1e-6)
+    of_dog = table[(table["name"] == "dog") & (table["metric"] == "probability")]
     assert shown["development/word.dog.probability"] == [
-        (int(row["step"]), pytest.approx(float(row["value"]), rel=1e-6))
-        for row in table
-        if (row["name"], row["metric"]) == ("dog", "probability")
+        (int(step), pytest.approx(float(value), rel=1e-6))
+        for step, value in zip(of_dog["step"], of_dog["value"], strict=True)
     ]
     assert "development/model.visual_loss" in shown
     assert shown["steps/pairs_per_second"][0][1] > 0

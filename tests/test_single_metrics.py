@@ -16,25 +16,24 @@ CLUSTER_UTILITIES = ("categorization_evaluation", "association_evaluation")
 WORD_UTILITIES = (*CLUSTER_UTILITIES, "concreteness_evaluation")
 
 
-def metrics_of(folder: Path, utility: str, name: str) -> dict:
+def scores_of(folder: Path, utility: str, name: str, *arguments: str) -> dict:
+    """Run a utility; return the metrics that it wrote into a folder under a model's name."""
+    assert main([f"--utility={utility}", *arguments]) == 0
     return results_of(folder, utility, name)["metrics"]
 
 
 def test_single_metrics_are_those_of_text_evaluation(places, tmp_path):
-    utilities = ("text_evaluation", *WORD_UTILITIES)
-    for utility in utilities:
-        assert main([f"--utility={utility}", "--model_name=lstm", *places]) == 0
-    whole, *single = (metrics_of(tmp_path, utility, "lstm") for utility in utilities)
+    whole, *single = (
+        scores_of(tmp_path, utility, "lstm", "--model_name=lstm", *places)
+        for utility in ("text_evaluation", *WORD_UTILITIES)
+    )
     joined = {key: value for metrics in single for key, value in metrics.items()}
     assert joined == {key: value for key, value in whole.items() if key != "cluster_counts"}
 
 
 def test_random_clusters_score_at_chance_and_follow_the_seed(places, tmp_path):
-    found = []
-    for seed in (1, 2, 1):
-        arguments = ["--utility=categorization_evaluation", "--model_type=random", f"--seed={seed}"]
-        assert main([*arguments, *places]) == 0
-        found.append(metrics_of(tmp_path, "categorization_evaluation", "random"))
+    call = tmp_path, "categorization_evaluation", "random", "--model_type=random", *places
+    found = [scores_of(*call, f"--seed={seed}") for seed in (1, 2, 1)]
     assert found[0] == found[2] != found[1]
     known = found[0]["categorization"]["known_words"]
     chance = found[0]["categorization_chance"]["known_words"]
@@ -52,12 +51,10 @@ def test_trained_baselines_are_evaluated_as_when_trained(places, tmp_path, capsy
             WORD_UTILITIES[-1:],
         ),
     ):
-        assert main(["--utility", *train, *own]) == 0
-        found = {}
+        when_trained, found = scores_of(tmp_path, train[0], kind, *train[1:], *own), {}
         for utility in utilities:
-            assert main([f"--utility={utility}", f"--model_type={kind}", *own]) == 0
-            found |= metrics_of(tmp_path, utility, kind)
-        assert found == metrics_of(tmp_path, train[0], kind)
+            found |= scores_of(tmp_path, utility, kind, f"--model_type={kind}", *own)
+        assert found == when_trained
     assert "other captions" not in capsys.readouterr().out
     call = ["--utility=categorization_evaluation", "--model_type=text_only", "--use_all_images"]
     assert main([*call, *own]) == 0
@@ -77,11 +74,10 @@ def test_w2v_clusters_the_words_it_has(demo_data, places, tmp_path):
     vectors = tmp_path / "vectors.txt"
     vectors.write_text(f"{len(words)} 8\n" + "\n".join(lines) + "\n")
     arguments = ["--model_type=w2v", f"--w2v_file={vectors}", *places]
-    assert main(["--utility=categorization_evaluation", *arguments]) == 0
-    scores = metrics_of(tmp_path, "categorization_evaluation", "w2v")["categorization"]
-    listed = (demo_data / CATEGORY_FILE).read_text()
-    assert scores["known_words"]["word_count"] == sum(f" {word}:" in listed for word in words) > 0
-    assert scores["known_words"]["purity"] == 1  # fewer words than clusters: each has its own
+    scores = scores_of(tmp_path, "categorization_evaluation", "w2v", *arguments)
+    known, listed = scores["categorization"]["known_words"], (demo_data / CATEGORY_FILE).read_text()
+    assert known["word_count"] == sum(f" {word}:" in listed for word in words) > 0
+    assert known["purity"] == 1  # fewer words than clusters: each has its own
 
 
 @pytest.mark.parametrize(
@@ -113,16 +109,14 @@ def test_a_metric_without_its_norms_or_boxes_is_refused(demo_data, tmp_path, cap
 
 
 def test_random_guesses_score_as_the_chance_level_of_visual_evaluation(places, tmp_path):
-    evaluate = ["--utility=visual_evaluation", "--model_name=lstm", "--seed=4", "--workers=0"]
-    assert main([*evaluate, *places]) == 0
-    stored = metrics_of(tmp_path, "visual_evaluation", "lstm")
+    seeded = ["--seed=4", "--workers=0", *places]
+    stored = scores_of(tmp_path, "visual_evaluation", "lstm", "--model_name=lstm", *seeded)
     for utility, metric in (
         ("random_bbox_prediction_evaluation", "bounding_box"),
         ("random_heatmap_evaluation", "heatmap"),
     ):
-        assert main([f"--utility={utility}", *places, "--seed=4"]) == 0
         chance = stored[f"{metric}_chance"]
-        assert metrics_of(tmp_path, utility, "random") == {metric: chance}
+        assert scores_of(tmp_path, utility, "random", *seeded) == {metric: chance}
         assert chance["true_positives"] + chance["false_negatives"] > 0
 
 
@@ -132,10 +126,10 @@ def test_chance_levels_of_a_model_are_the_same_in_all_tables(demo_data, tmp_path
     assert main([*training, *own]) == 0
     with (tmp_path / "g" / "evaluation_by_epoch.csv").open() as table:
         in_training = {row["metric"]: row["1"] for row in csv.DictReader(table)}
-    found = []
-    for seed in ([], ["--seed=3"], ["--seed=4"]):
-        assert main(["--utility=text_evaluation", *own, *seed]) == 0
-        found.append(metrics_of(tmp_path, "text_evaluation", "g")["categorization_chance"])
+    found = [
+        scores_of(tmp_path, "text_evaluation", "g", *own, *seed)["categorization_chance"]
+        for seed in ([], ["--seed=3"], ["--seed=4"])
+    ]
     assert found[0] == found[1] != found[2]
     for name, value in found[0]["known_words"].items():
         assert float(in_training[f"categorization_chance.known_words.{name}"]) == value
@@ -147,9 +141,9 @@ def test_a_model_answers_for_its_own_captions_without_them(demo_data, places, tm
     shutil.copytree(demo_data, norms, ignore=shutil.ignore_patterns("COCO", "tokens*"))
     found = []
     for extra in ([], ["--use_all_images"], [f"--datasets_dir={norms}"]):
-        for utility in ("text_evaluation", "word_clusters"):
-            assert main([f"--utility={utility}", "--model_name=lstm", *places, *extra]) == 0
+        own = ["--model_name=lstm", *places, *extra]
+        assert main(["--utility=word_clusters", *own]) == 0
         table = (tmp_path / "word_clusters_lstm.csv").read_text()
-        found.append((table, metrics_of(tmp_path, "text_evaluation", "lstm")))
+        found.append((table, scores_of(tmp_path, "text_evaluation", "lstm", *own)))
     assert found[0] == found[1] == found[2]
     assert "other captions" not in capsys.readouterr().out
