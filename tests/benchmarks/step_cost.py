@@ -8,13 +8,12 @@ clock. ``--quick`` is tiny and says nothing of either.
 """
 
 import argparse
-import json
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 
 IMAGES, CAPTIONS, EPOCHS = 82_783, 414_113, 2  # COCO's train2014, twice as published
 
@@ -92,26 +91,21 @@ def main() -> None:
     """Measure all variants, each in a process, and print what follows from them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it work?")
-    parser.add_argument("--variant", help=argparse.SUPPRESS)  # what the processes are given
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(Variant(**json.loads(options.variant)))))
-        return
-    small = QUICK if options.quick else {}
+    small = QUICK if parser.parse_args().quick else {}
     variants = {name: replace(variant, **small) for name, variant in VARIANTS.items()}
     costs = {}
     print("| ResNet-50, 224 x 224 | CPU s a step | CPU s an image | start MB | peak MB |")
     print("|---|---|---|---|---|")
-    for name, variant in variants.items():
-        command = [sys.executable, "-m", "tests.benchmarks.step_cost"]
-        command.append(f"--variant={json.dumps(asdict(variant))}")
-        ended = subprocess.run(command, check=True, capture_output=True, text=True)
-        cost = costs[name] = json.loads(ended.stdout)
-        print(
-            f"| {name} | {cost['seconds']:.2f} | {cost['seconds'] / variant.images:.3f} "
-            f"| {cost['start_mb']:.0f} | {cost['peak_mb']:.0f} |",
-            flush=True,
-        )
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as processes:
+        measured = processes.map(measure, variants.values())
+        for (name, variant), cost in zip(variants.items(), measured, strict=True):
+            costs[name] = cost
+            print(
+                f"| {name} | {cost['seconds']:.2f} | {cost['seconds'] / variant.images:.3f} "
+                f"| {cost['start_mb']:.0f} | {cost['peak_mb']:.0f} |",
+                flush=True,
+            )
     print()
     for name, encoded, of in (
         ("a batch of 16", CAPTIONS, "every pair"),
