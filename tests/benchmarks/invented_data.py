@@ -6,10 +6,12 @@ Nothing in it can be learned; only sizes and shapes are those of real data. Axes
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import cycle, islice, product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import yaml
 from PIL import Image
 
 from datasets_src.captions import TokenizedCaptions
@@ -34,7 +36,7 @@ def invented_words(count: int) -> list[str]:
     """Return ``count`` distinct words of three syllables, 857,375 at most."""
     syllables = [first + second for first, second in product("bcdfghjklmnprstvwxz", "aeiou")]
     words = ("".join(three) for three in product(syllables, repeat=3))
-    return [word for word, _ in zip(words, range(count), strict=False)]
+    return list(islice(words, count))
 
 
 def zipf_captions(words: int, captions: int, rng: np.random.Generator) -> TokenizedCaptions:
@@ -104,15 +106,12 @@ def write_norms(
     datasets_dir: Path, words: Sequence[str], associations: int, rng: np.random.Generator
 ) -> None:
     """Write a category file, a rating for each word, and pairs of associated words."""
-    members = iter(words)
-    lines = []
-    for category in range(WORD_CATEGORIES):
-        lines.append(f"category{category}:")
-        lines += [f"  {word}: 5.0" for word, _ in zip(members, range(CATEGORY_WORDS), strict=False)]
-    (datasets_dir / CATEGORY_FILE).write_text("\n".join(lines) + "\n")
-    ratings = (1 + 4 * rng.random(len(words))).round(2).tolist()
-    rows = [f"{word}\t0\t{rating}" for word, rating in zip(words, ratings, strict=True)]
-    (datasets_dir / CONCRETENESS_FILE).write_text("\n".join(["Word\tBigram\tConc.M", *rows]) + "\n")
-    pairs = rng.integers(len(words), size=(associations, 2)).tolist()
-    rows = [f"strength\t{words[first]}\t{words[second]}\t3" for first, second in pairs]
-    (datasets_dir / ASSOCIATION_FILE).write_text("\n".join(rows) + "\n")
+    members = np.array(words[: WORD_CATEGORIES * CATEGORY_WORDS]).reshape(WORD_CATEGORIES, -1)
+    categories = {f"category{k}": dict.fromkeys(row, 5.0) for k, row in enumerate(members.tolist())}
+    (datasets_dir / CATEGORY_FILE).write_text(yaml.safe_dump(categories))
+    ratings = (1 + 4 * rng.random(len(words))).round(2)
+    table = pd.DataFrame({"Word": words, "Bigram": 0, "Conc.M": ratings})
+    table.to_csv(datasets_dir / CONCRETENESS_FILE, sep="\t", index=False)
+    pairs = np.array(words)[rng.integers(len(words), size=(associations, 2))]
+    table = pd.DataFrame({"kind": "strength", "cue": pairs[:, 0], "said": pairs[:, 1], "count": 3})
+    table.to_csv(datasets_dir / ASSOCIATION_FILE, sep="\t", index=False, header=False)

@@ -11,11 +11,20 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
-from evaluation.comparison import as_markdown, mean_over_seeds, read_results, table_cells
+from evaluation.comparison import (
+    ModelResults,
+    as_markdown,
+    comparison_table,
+    mean_over_seeds,
+    read_results,
+    table_cells,
+)
 from evaluation.reports import read_history
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,26 +51,10 @@ VARIANTS = {
 }  # fmt: skip
 TEXT_ONLY = "text_only"  # words clustered by co-occurrence
 
-# column -> metric in the results, or of the last epoch of training
-COLUMNS = {
-    "AMI": "categorization.known_words.adjusted_mutual_info",
-    "F": "categorization.known_words.f_score",
-    "F chance": "categorization_chance.known_words.f_score",
-    "V": "categorization.known_words.v_measure",
-    "V chance": "categorization_chance.known_words.v_measure",
-    "r": "concreteness.pearson_by_min_count.0.r",
-    "r>20": "concreteness.pearson_by_min_count.20.r",
-    "frequency r>20": "concreteness.frequency_baseline_by_min_count.20.r",
-    "matching, half ties": "sentence_image_matching.accuracy_half_ties",
-    "matching": "sentence_image_matching.accuracy",
+# beside the program's METRICS: label -> figure in the results, or of the last epoch of training
+MORE_FIGURES = {
     "clusters/image": "activation.clusters_per_image",
     "clusters/caption": "activation.clusters_per_caption",
-    "name f1": "class_name_classification.f1",
-    "IoU f1": "cluster_classification_iou.f1",
-    "heatmap f1": "heatmap.f1",
-    "heatmap chance": "heatmap_equal_guess_chance.f1",
-    "box f1": "bounding_box.f1",
-    "box chance": "bounding_box_equal_guess_chance.f1",
     "alive image clusters": "alive_image_clusters",
     "alive caption clusters": "alive_caption_clusters",
     "images without": "images_without_cluster",
@@ -70,10 +63,8 @@ COLUMNS = {
 }
 
 
-def measure(
-    out: Path, datasets_dir: Path, kind: str, variant: str, seed: int
-) -> dict[str, float | None]:
-    """Train and evaluate one variant with one seed, as far as that is not done; return figures."""
+def measure(out: Path, datasets_dir: Path, kind: str, variant: str, seed: int) -> ModelResults:
+    """Train and evaluate one variant with one seed, as far as that is not done."""
     name = f"{kind}_{variant}_{seed}"
     results = out / "results"
 
@@ -98,14 +89,15 @@ def measure(
         utility = "train_text_only_baseline"
         options = ["--baseline_cluster_num=100", f"--seed={seed}", "--overwrite", *everything]
         call(results / f"{utility}_{name}.json", f"--utility={utility}", *options)
-        return dict(read_results(results, name).metrics)
+        return read_results(results, name)
     options = [*PROTOCOLS[kind], *VARIANTS[variant], f"--seed={seed}"]
     options += ["--workers=0", "--device=cpu", "--resume"]
     call(out / "models" / "text" / f"{name}.cfg", *options)
     for utility in ("text_evaluation", "visual_evaluation"):
         call(results / f"{utility}_{name}.json", f"--utility={utility}", *everything)
     last_epoch = read_history(results / name / "evaluation_by_epoch.csv")[-1]
-    return last_epoch | read_results(results, name).metrics
+    found = read_results(results, name)
+    return replace(found, metrics=last_epoch | found.metrics)
 
 
 def main() -> None:
@@ -119,14 +111,17 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     out, datasets_dir = options.out.resolve(), options.datasets_dir.resolve()
-    rows = []
-    for variant in options.variants:
-        for seed in options.seeds:
-            found = measure(out, datasets_dir, options.images, variant, seed)
-            rows += [(column, variant, found.get(metric)) for column, metric in COLUMNS.items()]
-    figures = pd.DataFrame(rows, columns=["metric", "setting", "value"])
-    measured = figures.groupby("metric")["value"].transform("count") > 0
-    print(as_markdown(table_cells(mean_over_seeds(figures[measured]))), end="")
+    models = [
+        measure(out, datasets_dir, options.images, variant, seed)
+        for variant, seed in product(options.variants, options.seeds)
+    ]
+    more = [
+        (label, model.setting, model.metrics.get(name))
+        for (label, name), model in product(MORE_FIGURES.items(), models)
+    ]
+    figures = pd.DataFrame(more, columns=["metric", "setting", "value"])
+    table = pd.concat([comparison_table(models), mean_over_seeds(figures)])
+    print(as_markdown(table_cells(table)), end="")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.long_run [--steps 10000] [--out results/long_run.json]
 
-A small model (the first block of a ResNet, an LSTM) learns invented pairs for many short epochs,
+A small model (two convolutions, an LSTM) learns invented pairs for many short epochs,
 each with new worker processes, a checkpoint before and after it is measured, the table of metrics
 and the curves: all that could leave something behind. Compared are the first and the last thousand
 steps (of fewer steps, tenths), without the first fifty, in which caches fill. Runs on Linux.
@@ -12,20 +12,18 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from datasets_src.norms import load_norms
-from datasets_src.pairs import load_training_pairs
-from evaluation.reports import draw_learning_curves, flatten, write_history
-from evaluation.word_evaluation import predict_words, word_metrics
+from main import main as run_program
 from models_src import training, visual_encoders
-from models_src.settings import TrainingSettings
-from models_src.training import RunOptions
 from tests.benchmarks.invented_data import (
     SplitSize,
     invented_pictures,
@@ -33,7 +31,7 @@ from tests.benchmarks.invented_data import (
     write_norms,
     write_split,
 )
-from tests.conftest import thin_network
+from tests.conftest import TINY, dirs, thin_network
 
 STEPS_PER_EPOCH, BATCH = 250, 8
 WARM_UP = 50  # steps
@@ -45,24 +43,28 @@ def measure(steps: int) -> dict[str, Any]:
     words = invented_words(600)
     seen: list[tuple[float, float, int]] = []  # per step: its start, MB in memory, open files
     page = os.sysconf("SC_PAGE_SIZE") / 1e6
-    plain_step, plain_network = training.joint_step, visual_encoders._torchvision_network
+    plain_step = training.joint_step
 
     def watched(*arguments: Any, **options: Any) -> Any:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
         seen.append((time.monotonic(), resident, len(os.listdir("/proc/self/fd"))))  # noqa: PTH208
         return plain_step(*arguments, **options)
 
-    training.joint_step, visual_encoders._torchvision_network = watched, thin_network
-    try:
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            pictures = invented_pictures(50, 40, 32, rng)
-            size = SplitSize(STEPS_PER_EPOCH * BATCH // 5, STEPS_PER_EPOCH * BATCH, 10)
-            write_split(folder / "data", "train2014", size, words, pictures, rng)
-            write_norms(folder / "data", words, 1000, rng)
-            _train(folder, epochs=-(-steps // STEPS_PER_EPOCH))
-    finally:
-        training.joint_step, visual_encoders._torchvision_network = plain_step, plain_network
+    with (
+        tempfile.TemporaryDirectory() as place,
+        mock.patch.object(training, "joint_step", watched),
+        mock.patch.object(visual_encoders, "_torchvision_network", thin_network),
+        redirect_stdout(sys.stderr),
+    ):
+        folder = Path(place)
+        pictures = invented_pictures(50, 40, 32, rng)
+        size = SplitSize(STEPS_PER_EPOCH * BATCH // 5, STEPS_PER_EPOCH * BATCH, 10)
+        write_split(folder / "data", "train2014", size, words, pictures, rng)
+        write_norms(folder / "data", words, 1000, rng)
+        options = [*TINY, f"--batch_size={BATCH}", "--workers=1", "--use_all_images"]
+        options.append(f"--epochs={-(-steps // STEPS_PER_EPOCH)}")
+        if run_program([*options, *dirs(folder / "data", folder)]):
+            raise RuntimeError("the training failed")
     part = min(1000, len(seen) // 10)
     warm = min(WARM_UP, part // 2)
     figures: dict[str, Any] = {"steps": len(seen), "compared": part}
@@ -75,27 +77,6 @@ def measure(steps: int) -> dict[str, Any]:
             "most_open_files": max(files),
         }
     return figures
-
-
-def _train(folder: Path, epochs: int) -> None:
-    """Train as ``train_joint_model`` does."""
-    pairs = load_training_pairs(folder / "data", use_all_images=True)
-    norms = load_norms(folder / "data", log_absent=False)
-    settings = TrainingSettings(
-        visual_encoder="resnet18", image_size=32, cluster_num=20, batch_size=BATCH, epochs=epochs,
-        embedding_dim=16, hidden_dim=16,
-    )  # fmt: skip
-
-    def evaluate(text: Any) -> dict[str, float | None]:
-        predictions = predict_words(text, pairs.vocabulary)
-        return flatten(word_metrics(predictions, norms, settings.text_threshold, 0))
-
-    def report(history: Any) -> None:
-        write_history(folder / "evaluation_by_epoch.csv", history)
-        draw_learning_curves(folder / "learning_curves.png", history, "long run")
-
-    options = RunOptions("long", folder / "models", workers=1)
-    training.train(settings, pairs, options, evaluate, report)
 
 
 def main(arguments: list[str] | None = None) -> None:
