@@ -116,11 +116,6 @@ def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> Any:
     """Return a network with random weights; ``pretrained`` if trained ones will replace them."""
     from torchvision import models
 
-    if name == "vgg16":
-        network = models.vgg16(weights=None)
-        network.avgpool = nn.AdaptiveAvgPool2d(1)
-        network.classifier = nn.Linear(512, cluster_num)
-        return network
     # torchvision's ImageNet weights of GoogLeNet, and of no other network here, are for pixels
     # in -1..1; a network that torchvision builds with them rescales its input first. Published
     # models that began with trained weights are taken to have been built in that way
@@ -130,7 +125,11 @@ def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> Any:
         weights=None,
         **(googlenet if name == "googlenet" else {}),
     )
-    network.fc = nn.Linear(network.fc.in_features, cluster_num)
+    if name == "vgg16":
+        network.avgpool = nn.AdaptiveAvgPool2d(1)
+        network.classifier = nn.Linear(512, cluster_num)
+    else:
+        network.fc = nn.Linear(network.fc.in_features, cluster_num)
     return network
 
 

@@ -45,7 +45,8 @@ def load_word_vectors(
         raise UserError(
             f"no file {path} of word vectors; put it there or name one with {option} ({SOURCES})"
         )
-    wanted = {word.encode("utf-8", "surrogatepass") for word in words}
+    wanted = [word.encode("utf-8", "surrogatepass") for word in words]
+    missing = set(wanted)
     vectors: dict[bytes, np.ndarray] = {}
     opened: Any = gzip.open if path.suffix == ".gz" else open
     with reading(path, "get the file again"), io.BufferedReader(opened(path, "rb")) as file:
@@ -65,16 +66,16 @@ def load_word_vectors(
             count,
         )
         for number, (word, values) in enumerate(records, start=1):
-            if word in wanted and word not in vectors:
+            if word in missing:
                 vector = _numbers(values) if is_text else np.frombuffer(values, "<f4")
                 if len(vector) != dim or not np.isfinite(vector).all():
                     raise ValueError(f"record {number} has no {dim} finite numbers")
                 vectors[word] = vector
-            if len(vectors) == len(wanted):
+                missing.remove(word)
+            if not missing:
                 break
-    found = [vectors.get(word.encode("utf-8", "surrogatepass")) for word in words]
-    known = np.array([vector is not None for vector in found], dtype=bool)  # (W,)
-    rows = [vector for vector in found if vector is not None]
+    known = np.array([word in vectors for word in wanted], dtype=bool)  # (W,)
+    rows = [vectors[word] for word in wanted if word in vectors]
     return known, np.array(rows, dtype=np.float32).reshape(-1, dim)  # (K, D)
 
 
