@@ -30,25 +30,25 @@ from models_src.baselines.text_only import (
     train_text_only,
 )
 from models_src.baselines.word_vectors import cluster_vectors, load_word_vectors
-from tests.conftest import dirs
+from tests.conftest import dirs, results_of
 from tests.test_cli import fails
 from tests.test_coco import refusal_of
 from tests.test_wordnet import write_wordnet
 
-TEXT_ONLY = "--utility=train_text_only_baseline"
-SUPERVISED = "--utility=train_concreteness_supervised_model"
+BY_WORDS = ("train_text_only_baseline", "text_only")  # utility, and the name of its model
+BY_RATINGS = ("train_concreteness_supervised_model", "supervised_concreteness")
+TEXT_ONLY, SUPERVISED = f"--utility={BY_WORDS[0]}", f"--utility={BY_RATINGS[0]}"
 
 
 @pytest.fixture
 def places(demo_data, tmp_path):
-    return dirs(demo_data, tmp_path / "models", tmp_path / "results")
+    return dirs(demo_data, tmp_path)
 
 
 def without(demo_data, tmp_path, *names):
-    """Copy the demo world's captions and norms but for some files."""
-    data = tmp_path / "data"
-    shutil.copytree(demo_data, data, ignore=shutil.ignore_patterns(*names))
-    return data
+    """Copy the demo world but for some files."""
+    ignored = shutil.ignore_patterns(*names)
+    return shutil.copytree(demo_data, tmp_path / "data", ignore=ignored)
 
 
 # ---- files of word vectors
@@ -237,14 +237,9 @@ def test_the_answers_are_those_of_the_definition(demo_data):
     )
 
 
-def results_of(tmp_path, utility):
-    (path,) = (tmp_path / "results").glob(utility.removeprefix("--utility=") + "_*.json")
-    return json.loads(path.read_text())
-
-
 def test_the_text_only_utility_writes_model_and_scores(places, tmp_path, capsys):
     assert main([TEXT_ONLY, "--baseline_cluster_num=9", *places]) == 0
-    results = results_of(tmp_path, TEXT_ONLY)
+    results = results_of(tmp_path, *BY_WORDS)
     metrics = results["metrics"]
     assert metrics["word_association"]["pairs_found"] > 0
     assert metrics["concreteness"]["pearson_by_min_count"]["0"]["r"] > 0
@@ -257,17 +252,17 @@ def test_the_text_only_utility_writes_model_and_scores(places, tmp_path, capsys)
     assert results["settings"]["cluster_num"] == 9
     assert results["not_measured"] == {}
     assert "v measure" in capsys.readouterr().out
-    model = TextOnlyModel.load(tmp_path / "models", "text_only")
-    assert "there are text_only" in refusal_of(TextOnlyModel.load, tmp_path / "models", "c")
+    model = TextOnlyModel.load(tmp_path, "text_only")
+    assert "there are text_only" in refusal_of(TextOnlyModel.load, tmp_path, "c")
     assert results["settings"] == model.settings | {"dataset": "coco"}
     assert len(set(model.clusters.tolist()) - {NO_CLUSTER}) == 9
     fails(capsys, TEXT_ONLY, "--baseline_cluster_num=9", *places, mentions="--overwrite")
     assert main([TEXT_ONLY, "--baseline_cluster_num=9", "--overwrite", *places]) == 0
-    assert json.dumps(results_of(tmp_path, TEXT_ONLY)) == json.dumps(results)
+    assert json.dumps(results_of(tmp_path, *BY_WORDS)) == json.dumps(results)
     (tmp_path / "words.txt").write_text("dog\ncar\n")
     arguments = [f"--word_list={tmp_path / 'words.txt'}", "--model_name=few"]
     assert main([TEXT_ONLY, *arguments, *places]) == 0  # more clusters than words
-    model = TextOnlyModel.load(tmp_path / "models", "few")
+    model = TextOnlyModel.load(tmp_path, "few")
     assert sorted(model.clusters.tolist())[-2:] == [0, 1]
     assert model.settings["clustered_words"] == 2
 
@@ -282,7 +277,7 @@ def test_what_lacks_its_norms_is_left_out(demo_data, places, tmp_path, caplog):
 
     def trained_model():
         assert main(call) == 0
-        return results_of(tmp_path, TEXT_ONLY), TextOnlyModel.load(tmp_path / "models", "text_only")
+        return results_of(tmp_path, *BY_WORDS), TextOnlyModel.load(tmp_path, "text_only")
 
     results, model = trained_model()
     assert "no words are clustered" in caplog.text
@@ -339,10 +334,7 @@ def world(number=200, seed=0):
     feature = rng.random((number, 2))
     is_abstract = rng.random(number) < 0.5
     stems = ["".join(rng.choice(list("bdfgklmpqrvz"), 5)) for _ in range(number)]
-    words = [
-        stem + ("ness" if abstract else "oo")
-        for stem, abstract in zip(stems, is_abstract, strict=True)
-    ]
+    words = np.char.add(stems, np.where(is_abstract, "ness", "oo")).tolist()
     return words, feature, 2 + 2 * feature[:, 0] + np.where(is_abstract, -1.0, 1.0)
 
 
@@ -395,15 +387,11 @@ def test_features_that_do_not_vary_predict_a_constant():
 
 def test_the_supervised_utility_writes_model_and_scores(demo_data, places, tmp_path, capsys):
     (tmp_path / "v.vec").write_text("2 2\ndog 0.5 1\nzebra 1 1\n")
-    arguments = [
-        "--conc_use_pos",
-        "--conc_use_suffix",
-        "--conc_use_embeddings",
-        f"--wordnet_dir={write_wordnet(tmp_path)}",
-        f"--embeddings_file={tmp_path / 'v.vec'}",
-    ]
+    arguments = ["--conc_use_pos", "--conc_use_suffix", "--conc_use_embeddings"]
+    arguments += [f"--wordnet_dir={write_wordnet(tmp_path)}"]
+    arguments += [f"--embeddings_file={tmp_path / 'v.vec'}"]
     assert main([SUPERVISED, *arguments, *places]) == 0
-    results = results_of(tmp_path, SUPERVISED)
+    results = results_of(tmp_path, *BY_RATINGS)
     metrics, recorded = results["metrics"], results["settings"]
     assert set(metrics) == {"concreteness", "concreteness_on_training_words"}
     seen, unseen = (
@@ -411,7 +399,7 @@ def test_the_supervised_utility_writes_model_and_scores(demo_data, places, tmp_p
         for name in ("concreteness_on_training_words", "concreteness")
     )
     assert seen > unseen
-    model = SupervisedConcreteness.load(tmp_path / "models", "supervised_concreteness")
+    model = SupervisedConcreteness.load(tmp_path, "supervised_concreteness")
     assert metrics["concreteness"]["word_count"] == len(model.words)
     assert recorded == model.settings | {"dataset": "coco"}
     assert recorded["words_with_vector"] == len({"dog", "zebra"} & set(model.words)) > 0
@@ -420,12 +408,11 @@ def test_the_supervised_utility_writes_model_and_scores(demo_data, places, tmp_p
     assert "concreteness on training words" in capsys.readouterr().out
 
     fails(capsys, SUPERVISED, *arguments, *places, mentions="--overwrite")
-    data = tmp_path / "data"
-    shutil.copytree(demo_data, data)
+    data = without(demo_data, tmp_path)
     (data / "wiki-news-300d-1M.vec").write_text("1 2\ndog 0.5 1\n")
     more = ["--overwrite", "--conc_use_embeddings", *places, f"--datasets_dir={data}"]
     assert main([SUPERVISED, *more]) == 0  # the file of vectors is the default one
-    assert results_of(tmp_path, SUPERVISED)["settings"]["words_with_vector"] == 1
+    assert results_of(tmp_path, *BY_RATINGS)["settings"]["words_with_vector"] == 1
 
 
 def test_too_few_norms_are_one_line(demo_data, places, tmp_path, capsys):
