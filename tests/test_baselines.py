@@ -182,14 +182,10 @@ def test_fewer_distinct_rows_than_clusters(form):
 # ---- the text-only model
 
 
-def packed(captions):
-    offsets = np.cumsum([0, *(len(caption) for caption in captions)])
-    return TokenizedCaptions(np.array([t for c in captions for t in c], dtype=np.int32), offsets)
-
-
 def test_co_occurrence_by_hand():
     # "a a b", "b c", nothing, a caption with a word outside the vocabulary
-    matrix = co_occurrence(packed([[0, 0, 1], [1, 2], [], [UNKNOWN, 2]]), 4)
+    tokens = np.array([0, 0, 1, 1, 2, UNKNOWN, 2], dtype=np.int32)
+    matrix = co_occurrence(TokenizedCaptions(tokens, np.array([0, 3, 5, 5, 7])), 4)
     assert matrix.dtype == np.int64
     assert matrix.toarray().tolist() == [[4, 2, 0, 0], [2, 2, 1, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
 

@@ -1,9 +1,5 @@
-"""Models of the published program: files as it writes them, damaged ones, and hostile ones.
+"""Models of the published program: files as it writes them, damaged ones, and hostile ones."""
 
-The published classes exist here only while such a file is written.
-"""
-
-import contextlib
 import itertools
 import os
 import pickle
@@ -53,22 +49,15 @@ WORD_COUNTS = {
 }
 
 
-@contextlib.contextmanager
-def published_class(full_name: str):
-    """Yield a class of that full name, which can be pickled while the context lasts."""
+def write_object(path: Path, full_name: str, attributes: dict, zipped: bool) -> None:
+    """Write an object of a published class, which exists only meanwhile, as torch saves it."""
     module, _, name = full_name.rpartition(".")
     made = type(name, (), {"__module__": module})
+    thing = made()
+    vars(thing).update(attributes)
+    path.parent.mkdir(parents=True, exist_ok=True)
     modules = {module.rpartition(".")[0]: None, module: types.SimpleNamespace(**{name: made})}
     with mock.patch.dict(sys.modules, modules):
-        yield made
-
-
-def write_object(path: Path, full_name: str, attributes: dict, zipped: bool) -> None:
-    """Write an object of a published class as torch saves it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with published_class(full_name) as made:
-        thing = made()
-        vars(thing).update(attributes)
         torch.save(thing, path, _use_new_zipfile_serialization=zipped)
 
 
