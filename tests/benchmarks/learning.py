@@ -120,7 +120,8 @@ def main() -> None:
         for (label, name), model in product(MORE_FIGURES.items(), models)
     ]
     figures = pd.DataFrame(more, columns=["metric", "setting", "value"])
-    table = pd.concat([comparison_table(models), mean_over_seeds(figures)])
+    measured = figures.groupby("metric")["value"].transform("count") > 0
+    table = pd.concat([comparison_table(models), mean_over_seeds(figures[measured])])
     print(as_markdown(table_cells(table)), end="")
 
 
