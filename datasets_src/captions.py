@@ -62,13 +62,10 @@ def tokenize(texts: Iterable[str]) -> Iterator[list[str]]:
     import spacy
     from spacy.attrs import ORTH
 
-    language = spacy.blank("en")
-    # its parts are compiled, and their types unknown
-    tokenizer: Any = language.tokenizer
-    vocabulary: Any = language.vocab
+    language: Any = spacy.blank("en")  # its parts are compiled, and their types unknown
+    tokenizer, strings = language.tokenizer, language.vocab.strings
     # a new word's shape, likeness to a number and so on take longer than splitting a text
-    vocabulary.lex_attr_getters = {}
-    strings = vocabulary.strings
+    language.vocab.lex_attr_getters = {}
     tokenizer.max_cache_size = TOKENIZER_CACHE
     for text in with_bar(texts, "splitting captions", "caption"):
         words = [

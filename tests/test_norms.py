@@ -86,17 +86,14 @@ def test_repeated_categories_and_words_lose_nothing_and_are_counted(written, cap
     assert "stand twice: 3, the first a" in caplog.text
 
 
-def test_concreteness_columns_are_found_by_their_name(written):
-    path = written("x\tConc.M\tWord\tBigram\nq\t4.5\tdog\t0\nq\t1.25\tidea\t0\n")
-    assert load_concreteness(path) == {"dog": 4.5, "idea": 1.25}
-
-
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_concreteness_leaves_out_bigrams_and_takes_the_first_of_a_repeated_word(written, end):
     rows = ["Dog\t0\t4.9", "dog\t0\t1.0", "zip file\t1\t4.1", "cat\t1\t3.0", "cat\t0\t4.0"]
     rows += [" tree \t0\t5", "", "   ", "No\t0\t2.5"]
     path = written(end.join(["Word\tBigram\tConc.M", *rows]))
     assert load_concreteness(path) == {"dog": 4.9, "cat": 4.0, "tree": 5.0, "no": 2.5}
+    path = written(end.join(["x\tConc.M\tWord\tBigram", "q\t4.5\tdog\t0", "q\t1.25\tidea\t0"]))
+    assert load_concreteness(path) == {"dog": 4.5, "idea": 1.25}  # columns are found by name
 
 
 def test_association_counts_of_both_orders_and_all_relations_are_added_up(written):
