@@ -123,6 +123,8 @@ def test_unknown_data_set_is_refused_with_those_there_are(tmp_path, capsys):
 def test_errors_about_empty_data_name_its_files(world, trained, tmp_path, capsys, arguments, file):
     shutil.copytree(world / "world", tmp_path / "world", ignore=lambda *_: [FILTER_FILE])
     path = tmp_path / "world" / "annotations" / file
-    path.write_text(json.dumps({"images": [], "annotations": []}))
     places = dirs(tmp_path, trained / "models", tmp_path / "results")
-    fails(capsys, *arguments, *places, "--dataset=world", mentions=str(path))
+    without_images = json.loads(path.read_text()) | {"images": []}
+    for content in (without_images, {"images": [], "annotations": []}):
+        path.write_text(json.dumps(content))
+        fails(capsys, *arguments, *places, "--dataset=world", mentions=str(path))
