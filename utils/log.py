@@ -1,5 +1,6 @@
 """Logging to the console and, where asked for, to a file."""
 
+import io
 import logging
 import sys
 from logging.handlers import RotatingFileHandler
@@ -27,25 +28,25 @@ class _Console(logging.StreamHandler[TextIO]):
         super().handleError(record)
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the message; what no UTF-8 can write, as in names of files, is escaped."""
-        return super().format(record).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def start_logging(log_file: Path | None) -> None:
-    """Send messages to standard output and, with times, to ``log_file`` (appended)."""
+    """Send messages to standard output and, with times, to ``log_file`` (appended).
+
+    Both are UTF-8; what that cannot write, as in names of files, is escaped.
+    """
     stop_logging()
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    console = _Console(sys.stdout)
-    console.setFormatter(_Formatter("%(message)s"))
-    root.addHandler(console)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook has a stream of another kind
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    root.addHandler(_Console(sys.stdout))
     if log_file is not None:
         with writing(log_file):
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            to_file = _LogFile(log_file, maxBytes=LARGEST_LOG, backupCount=1, encoding="utf-8")
-        to_file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+            to_file = _LogFile(
+                log_file, maxBytes=LARGEST_LOG, backupCount=1, encoding="utf-8",
+                errors="backslashreplace",
+            )  # fmt: skip
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(to_file)
 
 
