@@ -7,26 +7,23 @@ Axes: N images, C clusters, K classes. Bits (N, C) bool say which clusters an im
 import numpy as np
 
 
-def detection_scores(
-    true_positives: int, false_positives: int, false_negatives: int
-) -> dict[str, float | int | None]:
-    """Return the three counts with precision, recall and f1, each in 0..1.
+def summed_scores(counts: np.ndarray) -> dict[str, float | int | None]:
+    """Sum counts (N, 3) of true positives, false positives and false negatives, and score them.
+
+    Returns the three sums, and in 0..1:
 
     - ``precision`` = tp / (tp + fp); None when nothing was predicted.
     - ``recall`` = tp / (tp + fn); None when there was nothing to find.
     - ``f1`` = 2 tp / (2 tp + fp + fn); None only when both hold.
     """
-
-    def ratio(part: int, whole: int) -> float | None:
-        return part / whole if whole else None
-
+    tp, fp, fn = counts.sum(axis=0).tolist()
     return {
-        "true_positives": true_positives,
-        "false_positives": false_positives,
-        "false_negatives": false_negatives,
-        "precision": ratio(true_positives, true_positives + false_positives),
-        "recall": ratio(true_positives, true_positives + false_negatives),
-        "f1": ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
+        "true_positives": tp,
+        "false_positives": fp,
+        "false_negatives": fn,
+        "precision": tp / (tp + fp) if tp + fp else None,
+        "recall": tp / (tp + fn) if tp + fn else None,
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
     }
 
 
@@ -44,7 +41,7 @@ def classification_scores(counts: np.ndarray, class_count: int) -> dict[str, flo
     """Score counts (N, 3) over all pairs of an image and one of K classes (micro average).
 
     Returns:
-        The keys of ``detection_scores`` and ``true_negatives``; the four counts add up to N K.
+        The keys of ``summed_scores`` and ``true_negatives``; the four counts add up to N K.
 
     Source: Berger et al. 2022.
     """
@@ -52,11 +49,6 @@ def classification_scores(counts: np.ndarray, class_count: int) -> dict[str, flo
         **summed_scores(counts),
         "true_negatives": len(counts) * class_count - int(counts.sum()),
     }
-
-
-def summed_scores(counts: np.ndarray) -> dict[str, float | int | None]:
-    """Return the ``detection_scores`` of the sums of counts (N, 3) by image, in their order."""
-    return detection_scores(*counts.sum(axis=0).tolist())
 
 
 def predicted_classes(bits: np.ndarray, cluster_of_class: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets_src.captions import encode_captions
 from datasets_src.images import ImageFiles, normalise
 from datasets_src.loading import load_images, require_readable
 from datasets_src.splits import Split
@@ -142,21 +143,12 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
     own = own_span(-(-count // size))  # whole batches, as one process has them
     images = np.arange(own.start * size, min(own.stop * size, count))
     left_out: list[int] = []
-    no_row, nothing = np.zeros((0, model.encoder.cluster_num)), np.zeros((0, 4), dtype=np.int64)
-    parts = [
-        ImagePredictions(
-            no_row.astype(np.float32), no_row.astype(bool), nothing[:, 0], nothing[:, 0],
-            nothing, nothing[:, :2],
-        )
-    ]  # fmt: skip
+    no_logits = np.zeros((0, model.encoder.cluster_num), dtype=np.float32)
+    nothing = np.zeros((0, 4), dtype=np.int64)
+    parts = [(no_logits, nothing[:, 0], nothing[:, 0], nothing, nothing[:, :2])]
     seen = 0
     for logits, image, cluster, maps in activated_maps(model, split, images, left_out, count):
-        parts.append(
-            ImagePredictions(
-                logits, logits >= model.threshold, image + seen, cluster,
-                *boxes_and_peaks(maps, MAP_SIZE),
-            )
-        )  # fmt: skip
+        parts.append((logits, image + seen, cluster, *boxes_and_peaks(maps, MAP_SIZE)))
         seen += len(logits)
     if seen and maps.shape[1:] == (1, 1) and split.instances is not None:
         logger.warning(
@@ -168,19 +160,19 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
     for image in lost[~np.isin(lost, left_out)]:  # of other processes, which write no log
         logger.warning("left out: image %s is missing or damaged", split.path(image))
         require_readable(len(lost), count, str(split.path(image)))
-    before = sum(row_counts(seen)[: rank()])  # images of the processes before this one
-    arrays = {name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
-    arrays["image"] += before
-    return ImagePredictions(
-        **{name: gather_rows(torch.from_numpy(rows)).numpy() for name, rows in arrays.items()}
-    ), split.without(lost.tolist())
+    arrays = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    arrays[1] += sum(row_counts(seen)[: rank()])  # images of the processes before this one
+    all_logits, *others = (gather_rows(torch.from_numpy(rows)).numpy() for rows in arrays)
+    predictions = ImagePredictions(all_logits, all_logits >= model.threshold, *others)
+    return predictions, split.without(lost.tolist())
 
 
 @torch.inference_mode()
 def caption_bits(
-    text: TextEncoder, tokens: np.ndarray, text_threshold: float, device: str
+    text: TextEncoder, captions: Sequence[str], text_threshold: float, device: str
 ) -> np.ndarray:
-    """Return which clusters captions (N, L) of token ids activate, (N, C) bool."""
+    """Return which clusters N captions activate, (N, C) bool."""
+    tokens = encode_captions(captions, text.words).padded(np.arange(len(captions)))  # (N, L)
     bits = np.zeros((len(tokens), text.cluster_num), dtype=bool)
     for start in range(0, len(tokens), CAPTION_BATCH):
         chunk = torch.from_numpy(tokens[start : start + CAPTION_BATCH]).to(device)
@@ -218,11 +210,8 @@ def image_metrics(
     metrics = {name: classification_scores(rows, class_count) for name, rows in counts.items()}
     golds = split_gold_boxes(split)
     bounds = np.searchsorted(predictions.image, np.arange(1, len(golds)))
-    for name, guesses, fit in (
-        ("bounding_box", predictions.boxes, boxes_match),
-        ("heatmap", predictions.peaks, points_in_boxes),
-    ):
-        counts[name] = localization_counts(map(fit, np.split(guesses, bounds), golds))
+    for name, guesses in (("bounding_box", predictions.boxes), ("heatmap", predictions.peaks)):
+        counts[name] = localization_counts(map(FITS[name], np.split(guesses, bounds), golds))
         guess_counts = counts[name][:, :2].sum(axis=1)  # (N,)
         metrics |= {
             name: summed_scores(counts[name]),
@@ -237,21 +226,18 @@ def boxes_match(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     return box_iou(predicted, gold) >= MATCH_IOU
 
 
+# which guesses (P, 4) or (P, 2) may be matched with which gold boxes (G, 4), by metric
+FITS = {"bounding_box": boxes_match, "heatmap": points_in_boxes}
+
+
 def random_scores(
     metric: str, golds: Sequence[np.ndarray], guesses: Sequence[int] | np.ndarray, seed: int
 ) -> dict[str, Any]:
     """Score random boxes (``bounding_box``) or points (``heatmap``), ``guesses`` (N,) an image."""
     rng = np.random.default_rng(seed)
-    draw, fit = {
-        "bounding_box": (random_boxes, boxes_match),
-        "heatmap": (random_points, points_in_boxes),
-    }[metric]
-    return summed_scores(
-        localization_counts(
-            fit(draw(count, MAP_SIZE, rng), gold)
-            for count, gold in zip(guesses, golds, strict=True)
-        )
-    )
+    draw = {"bounding_box": random_boxes, "heatmap": random_points}[metric]
+    drawn = (draw(count, MAP_SIZE, rng) for count in guesses)
+    return summed_scores(localization_counts(map(FITS[metric], drawn, golds)))
 
 
 def split_gold_boxes(split: Split) -> list[np.ndarray]:

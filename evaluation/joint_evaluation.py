@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from datasets_src.captions import encode_captions
 from datasets_src.norms import load_norms
 from datasets_src.splits import Split
 from evaluation import inputs
@@ -77,8 +76,7 @@ def evaluate_images(model: inputs.Model, split: Split, seed: int) -> ImageEvalua
     first = split.first_captions()
     captioned = np.flatnonzero(first >= 0)
     texts = [split.captions[caption] for caption in first[captioned]]
-    tokens = encode_captions(texts, model.text.words).padded(np.arange(len(texts)))
-    bits = caption_bits(model.text, tokens, model.text_threshold, model.visual.device)
+    bits = caption_bits(model.text, texts, model.text_threshold, model.visual.device)
     outcomes = matching_outcomes(predictions.bits[captioned], bits)
     metrics["sentence_image_matching"] = matching_scores(outcomes)
     metrics["activation"] = {

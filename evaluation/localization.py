@@ -81,8 +81,8 @@ def component_boxes(maps: np.ndarray) -> np.ndarray:
 def boxes_and_peaks(maps: Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
     """Return where in the image each class activation map (A, h, w) sees its object.
 
-    (A, 4) boxes and (A, 2) points, see ``component_boxes`` and ``peak_points``, of the upsampled
-    maps.
+    That is in the upsampled maps: (A, 4) boxes, see ``component_boxes``, and the (A, 2) points
+    (x, y) of the maxima, ties first in reading order.
     """
     boxes = np.zeros((len(maps), 4), dtype=np.int64)
     peaks = np.zeros((len(maps), 2), dtype=np.int64)
@@ -90,15 +90,10 @@ def boxes_and_peaks(maps: Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarr
     for start in range(0, len(maps), UPSAMPLED_AT_ONCE):
         part = slice(start, start + UPSAMPLED_AT_ONCE)
         upsampled = upsampled_maps(maps[part], size).cpu().numpy()
-        boxes[part], peaks[part] = component_boxes(upsampled), peak_points(upsampled)
+        boxes[part] = component_boxes(upsampled)
+        row, column = np.divmod(upsampled.reshape(-1, size * size).argmax(axis=1), size)
+        peaks[part] = np.stack([column, row], axis=1)
     return boxes, peaks
-
-
-def peak_points(maps: np.ndarray) -> np.ndarray:
-    """Return the point (x, y) of the maximum of each map (A, S, S), ties first in reading order."""
-    count, height, width = maps.shape
-    row, column = np.divmod(maps.reshape(count, height * width).argmax(axis=1), width)
-    return np.stack([column, row], axis=1)
 
 
 def gold_boxes(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets_src.captions import LONGEST_CAPTION, encode_captions, tokenize
+from datasets_src.captions import LONGEST_CAPTION, tokenize
 from datasets_src.images import ImageFiles
 from evaluation import inputs
 from evaluation.cluster_tables import (
@@ -47,12 +47,15 @@ def describe_clusters(options: argparse.Namespace) -> None:
         image_count=options.num_items,
     )
     alive = living_clusters(rows)
-    logger.info("%s", format_cluster_rows(alive))
+    with_words = [row for row in alive if row["word_count"]]
+    if with_words:
+        logger.info("%s", format_cluster_rows(with_words))
+    logger.info("%d of %d clusters have no words", len(rows) - len(with_words), len(rows))
     save_results(
         options,
         {
             "clusters": len(rows),
-            "clusters_with_words": sum(row["word_count"] > 0 for row in rows),
+            "clusters_with_words": len(with_words),
             "clusters_with_test_images": sum(row["test_image_count"] > 0 for row in rows),
             "clusters_with_either": len(alive),
         },
@@ -84,7 +87,7 @@ def predict(options: argparse.Namespace) -> None:
     if captions is not None:
         answers += _caption_answers(options)
     for answer in answers:
-        logger.info("%s", json.dumps(answer))  # in ASCII: any terminal and pipe can take it
+        logger.info("%s", json.dumps(answer, ensure_ascii=False))
 
 
 def _caption_answers(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -96,10 +99,8 @@ def _caption_answers(options: argparse.Namespace) -> list[dict[str, Any]]:
             f"a caption has {longest} characters; give captions of at most {LONGEST_CAPTION}"
         )
     text, settings = inputs.load_text_half(options)
-    tokens = encode_captions(captions, text.words).padded(np.arange(len(captions)))
-    bits = caption_bits(
-        text, tokens, settings["text_threshold"], inputs.choose_device(options.device)
-    )  # (B, C)
+    device = inputs.choose_device(options.device)
+    bits = caption_bits(text, captions, settings["text_threshold"], device)  # (B, C)
     tokenized = list(tokenize(captions))
     spoken = list(dict.fromkeys(word for words in tokenized for word in words))
     clusters, _ = words_to_clusters(text, spoken)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from datasets_src.datasets import load_split
 from datasets_src.demo_world import make_demo_world
 from datasets_src.filtering import filter_images
 from datasets_src.pairs import TrainingPairs, load_training_pairs
+from datasets_src.splits import Split
 from main import main
 from models_src import visual_encoders
 
@@ -81,6 +83,11 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pairs(demo_data: Path) -> TrainingPairs:
     return load_training_pairs(demo_data, use_all_images=False)
+
+
+@pytest.fixture(scope="session")
+def test_split(demo_data: Path) -> Split:
+    return load_split(demo_data, "val2014", with_instances=True)
 
 
 @pytest.fixture(scope="session")

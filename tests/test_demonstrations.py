@@ -9,7 +9,6 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import evaluation.demonstrations as demonstrations
-from datasets_src.datasets import load_split
 from evaluation.demonstrations import (
     GOLD_COLOURS,
     MAX_CLUSTERS,
@@ -23,11 +22,6 @@ from main import main
 from tests.test_cli import fails
 
 GOLD = GoldObjects(np.array([[12, 22, 100, 110], [150, 9, 200, 60]]), ("cat", "dog $x$"))
-
-
-@pytest.fixture(scope="module")
-def test_split(demo_data):
-    return load_split(demo_data, "val2014", with_instances=True)
 
 
 @pytest.fixture

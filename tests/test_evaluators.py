@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from datasets_src.captions import Vocabulary
-from datasets_src.datasets import load_split
 from datasets_src.norms import Categories, Norms
 from evaluation.image_evaluation import (
     ImagePredictions,
@@ -96,11 +95,6 @@ def test_concreteness_is_over_rated_words_of_the_captions():
     assert found["mean_absolute_error"] == pytest.approx((4.1 + 3.3 + 1.1) / 3)
 
 
-@pytest.fixture(scope="module")
-def test_split(demo_data):
-    return load_split(demo_data, "val2014", with_instances=True)
-
-
 def test_a_perfect_model_scores_one_everywhere(test_split):
     """One cluster per class, one predicted box and peak per instance, right on the gold box."""
     # setup's filter and a single class an image, so that what co-occurs is what is shown
@@ -158,5 +152,5 @@ def test_caption_bits_are_scores_above_the_threshold():
     encoder = CountTextEncoder("generative", ("a", "b"), 3)
     tokens = torch.tensor([[0], [1]])
     encoder.update(tokens, encoder.score(tokens), torch.eye(3, dtype=torch.bool)[:2])
-    bits = caption_bits(encoder, np.array([[0, 1], [1, -2], [-2, -2]]), 0.5, "cpu")
+    bits = caption_bits(encoder, ["a b", "B", ""], 0.5, "cpu")
     assert bits.tolist() == [[True, True, False], [False, True, False], [False, False, False]]

@@ -14,7 +14,6 @@ from evaluation.classification import (
     classification_counts,
     classification_scores,
     co_occurrence_classes,
-    detection_scores,
     iou_classes,
     predicted_classes,
     summed_scores,
@@ -77,7 +76,7 @@ def test_classification_equals_the_definition(seed):
     ],
 )
 def test_undefined_ratios_are_none(counts, ratios):
-    assert list(detection_scores(*counts).values()) == [*counts, *ratios]
+    assert list(summed_scores(np.array([counts])).values()) == [*counts, *ratios]
     nothing = np.zeros((0, 4), bool)
     empty = classification_scores(classification_counts(nothing, nothing), 4)
     assert set(empty.values()) == {0, None}

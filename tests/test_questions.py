@@ -4,7 +4,10 @@ import contextlib
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,8 @@ from evaluation.word_evaluation import (
 )
 from main import main
 from models_src.model_files import load_visual_model
-from tests.test_cli import fails
+from tests.conftest import results_of
+from tests.test_cli import ROOT, fails
 from tests.test_evaluators import norms
 
 # the tables, on hand-made answers
@@ -167,6 +171,31 @@ def test_predictions_equal_the_evaluation_and_do_not_depend_on_company(
     assert empty["clusters"] == []
     assert unknown["unknown_words"] == ["zyx", "qqq"]
     assert any(answer["clusters"] for answer in together[3:])
+
+
+def test_predictions_are_printed_in_utf8(trained, tmp_path):
+    image, caption = tmp_path / "Zürich.jpg", "ein Café 猫"
+    Image.new("RGB", (20, 20)).save(image)
+    call = [sys.executable, "main.py", "--utility=predict", "--model_name=lstm", "--workers=0"]
+    call += [f"--models_dir={trained / 'models'}", f"--images={image}", f"--captions={caption}"]
+    ascii_terminal = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(call, cwd=ROOT, env=ascii_terminal, capture_output=True, check=True)
+    of_image, of_caption = done.stdout.decode("utf-8").splitlines()
+    assert f'"image": "{image}"' in of_image
+    assert f'"caption": "{caption}"' in of_caption
+    assert json.loads(of_caption)["unknown_words"] == ["ein", "café", "猫"]
+
+
+def test_clusters_without_words_are_counted_in_one_line(places, tmp_path, capsys):
+    # every image activates every cluster: none is left out for want of images
+    call = ["--utility=describe_clusters", "--model_name=lstm", "--workers=0", *places]
+    assert main([*call, "--visual_threshold=-1000"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    clusters = results_of(tmp_path, "describe_clusters", "lstm")["clusters"]
+    with_words = {str(row["cluster"]) for row in clusters if row["word_count"]}
+    assert 0 < len(with_words) < len(clusters) == 20
+    assert printed[len(with_words) + 1] == f"{20 - len(with_words)} of 20 clusters have no words"
+    assert {line.split()[0] for line in printed[1 : len(with_words) + 1]} == with_words
 
 
 def test_only_the_needed_half_is_read(trained, demo_data, tmp_path, capsys):
