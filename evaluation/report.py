@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
-from scipy.stats import rankdata
 from sklearn.metrics import cohen_kappa_score
 
 from datasets_src.captions import encode_captions
@@ -51,6 +50,7 @@ CLUSTER_SIDE, LOCALIZED_SIDE = 112, 240  # pixels of an image's longer side
 FALSE_ALARMS = 4  # boxes drawn in one image, the strongest
 SHADES = 4  # of cells: shares up to a quarter, a half, three quarters, and all
 DIFFERS_BELOW = 0.2  # kappa up to which agreement is "slight" (Landis and Koch 1977)
+BY_EPOCH = "evaluation_by_epoch.csv"
 BUILT_ALIKE = ("visual_encoder", "text_encoder", "cluster_num", "image_size")
 
 # questions of the tables at the end -> sections of the results; the rest stands under "More"
@@ -250,12 +250,10 @@ def _curves(subject: _Subject) -> dict[str, Any]:
         folder = options.results_dir / name
         if (folder / TABLE).is_file():
             return {"curves": curves_svg(*read_development(folder / TABLE), by_step=True)}
-        path = folder / "evaluation_by_epoch.csv"
-        if path.is_file():
-            history = read_history(path)
-            places = list(range(1, len(history) + 1))
-            return {"curves": curves_svg(places, history, by_step=False)}
-    absent = options.results_dir / options.model_name / "evaluation_by_epoch.csv"
+        if (folder / BY_EPOCH).is_file():
+            history = read_history(folder / BY_EPOCH)
+            return {"curves": curves_svg(range(1, len(history) + 1), history, by_step=False)}
+    absent = options.results_dir / options.model_name / BY_EPOCH
     return {"curves": _Absent(f"there is no {absent}; training writes it")}
 
 
@@ -290,9 +288,9 @@ def _clusters(subject: _Subject) -> dict[str, Any]:
     cards = []
     for row in rows:
         cluster = row["cluster"]
-        image_count, mentioned = row["test_image_count"], int(mentions[:, cluster].sum())
-        kappa = None
         seen, said = bits[captioned, cluster], mentions[captioned, cluster]
+        image_count, mentioned = row["test_image_count"], int(said.sum())
+        kappa = None
         if image_count and mentioned and len(np.unique([seen, said])) > 1:  # else undefined
             kappa = float(cohen_kappa_score(seen, said))
         is_judged = min(image_count, mentioned) >= CLUSTER_IMAGES  # fewer agree by accident
@@ -380,14 +378,13 @@ def heat_map(
     counts = counts.loc[sizes.index]
     largest = counts.to_numpy().argmax(axis=0)  # of each cluster
     columns = counts.columns[np.lexsort([counts.columns, -counts.max(), largest])].tolist()
-    rows = []
-    for category, size in sizes.items():
-        cells: list[dict[str, Any] | None] = []
-        for cluster in columns:
-            inside = words_of.get((category, cluster), [])
-            shade = -(-len(inside) * SHADES // size) - 1
-            cells.append({"words": inside, "shade": shade} if inside else None)
-        rows.append((names[category], cells))
+
+    def cell(category: int, cluster: int) -> dict[str, Any] | None:
+        inside = words_of.get((category, cluster), [])
+        shade = -(-len(inside) * SHADES // sizes[category]) - 1
+        return {"words": inside, "shade": shade} if inside else None
+
+    rows = [(names[row], [cell(row, column) for column in columns]) for row in sizes.index]
     return {"columns": columns, "rows": rows}
 
 
@@ -399,26 +396,22 @@ def _concreteness(subject: _Subject) -> dict[str, Any]:
     words, ratings = subject.words, subject.norms.concreteness
     if ratings is None:
         return {"scatter": _Absent(subject.norms.absent["concreteness"])}
-    rated = [
-        at
-        for at, word in enumerate(words.words)
-        if word in ratings and words.counts[at] >= cluster_tables.MIN_WORD_COUNT
-    ]
-    if not rated:
+    table = pd.DataFrame({"word": list(words.words), "predicted": words.probabilities})
+    table["human"] = table["word"].map(ratings)
+    is_frequent = words.counts >= cluster_tables.MIN_WORD_COUNT
+    table = table[is_frequent & table["human"].notna()]  # words stand by falling count
+    if table.empty:
         return {"scatter": _Absent("no frequent training word has a rating")}
-    names = [words.words[at] for at in rated]
-    human, predicted = np.array([ratings[word] for word in names]), words.probabilities[rated]
-    higher = rankdata(predicted) - rankdata(human)  # (W,) ranks above people's
-    order = np.argsort(higher, kind="stable")
-    nearest = np.argsort(np.abs(higher), kind="stable")
-    extreme = min(EXTREME_WORDS, len(rated) // 3)
-    shown = slice(SHOWN_WORDS)  # words stand by falling count
+    higher = table["predicted"].rank() - table["human"].rank()  # ranks above people's
+    by_difference = table["word"][higher.sort_values(kind="stable").index].tolist()
+    nearest = table["word"][higher.abs().sort_values(kind="stable").index].tolist()
+    extreme = min(EXTREME_WORDS, len(table) // 3)
     return {
-        "scatter": scatter_svg(names[shown], human[shown], predicted[shown]),
+        "scatter": scatter_svg(*(table[:SHOWN_WORDS][c] for c in ("word", "human", "predicted"))),
         "least_count": cluster_tables.MIN_WORD_COUNT,
-        "too_concrete": [names[at] for at in order[::-1][:extreme]],
-        "too_abstract": [names[at] for at in order[:extreme]],
-        "ranked_alike": [names[int(at)] for at in nearest[:extreme]],
+        "too_concrete": by_difference[::-1][:extreme],
+        "too_abstract": by_difference[:extreme],
+        "ranked_alike": nearest[:extreme],
     }
 
 
