@@ -298,7 +298,7 @@ def _clusters(subject: _Subject) -> dict[str, Any]:
             "words": words[cluster],
             "mentioned": mentioned,
             "kappa": kappa,
-            "differs": kappa is not None and kappa < DIFFERS_BELOW,
+            "differs": kappa is not None and round(kappa, 2) < DIFFERS_BELOW,  # as shown
             "pictures": [pictures[at] for at in wanted if at[1] == cluster and at in pictures],
             "rank": (not is_judged, 2.0 if kappa is None else -kappa),
         }

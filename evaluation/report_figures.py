@@ -84,7 +84,7 @@ def scatter_svg(words: Sequence[str], ratings: np.ndarray, predicted: np.ndarray
         for word, rating, value in zip(words, ratings, predicted, strict=True)
     ]
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(4.8, 3.2), layout="constrained")
         axes = figure.add_subplot()
         axes.scatter(ratings, predicted, s=14, alpha=0.55, c="#1f77b4", urls=texts)
         axes.set_xlabel("human rating, 1 (abstract) to 5 (concrete)")

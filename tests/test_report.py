@@ -231,6 +231,7 @@ def test_baselines_and_the_control_of_the_same_data_stand_beside_the_model(place
     (tmp_path / "text_evaluation_broken.json").write_text("{")
     shown = Page(write_report(places)).sections
     assert "Control: all_random" in shown["figures"]
+    assert "baseline random" in shown["figures"]
     assert "best baseline" in shown["tables"] and "(random)" in shown["tables"]
 
     for stored in (baseline, control):  # of other data
@@ -294,6 +295,8 @@ addEventListener("load", () => {
     if (box.getBoundingClientRect().right > width + 1)
       errors.push(element.tagName + " ends at " + box.getBoundingClientRect().right);
   }
+  for (const how of document.querySelectorAll("td.how"))
+    if (how.getBoundingClientRect().right > width) errors.push("how to read it is cut off");
   for (const image of document.images)
     if (!image.complete || !image.naturalWidth) errors.push("an image is not shown");
   const rgba = (colour) => colour.match(/[0-9.]+/g).map(Number);
