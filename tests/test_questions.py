@@ -190,12 +190,13 @@ def test_clusters_without_words_are_counted_in_one_line(places, tmp_path, capsys
     # every image activates every cluster: none is left out for want of images
     call = ["--utility=describe_clusters", "--model_name=lstm", "--workers=0", *places]
     assert main([*call, "--visual_threshold=-1000"]) == 0
-    printed = capsys.readouterr().out.splitlines()
+    _, printed = capsys.readouterr().out.split("cluster words tokens images")
+    _, *printed = printed.splitlines()
     clusters = results_of(tmp_path, "describe_clusters", "lstm")["clusters"]
     with_words = {str(row["cluster"]) for row in clusters if row["word_count"]}
     assert 0 < len(with_words) < len(clusters) == 20
-    assert printed[len(with_words) + 1] == f"{20 - len(with_words)} of 20 clusters have no words"
-    assert {line.split()[0] for line in printed[1 : len(with_words) + 1]} == with_words
+    assert printed[len(with_words)] == f"{20 - len(with_words)} of 20 clusters have no words"
+    assert {line.split()[0] for line in printed[: len(with_words)]} == with_words
 
 
 def test_only_the_needed_half_is_read(trained, demo_data, tmp_path, capsys):
