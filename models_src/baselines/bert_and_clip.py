@@ -68,23 +68,24 @@ def _load(model: PretrainedModel, folder: Path, device: str, **arguments: Any) -
     transformers.utils.logging.disable_progress_bar()
     network_class = getattr(transformers, f"{model.kind}Model")
     tokenizer_class = getattr(transformers, f"{model.kind}Tokenizer")
-    network, report = network_class.from_pretrained(
-        folder,
-        local_files_only=True,
-        weights_only=True,  # a .bin file is a pickle: only tensors are built from it
-        dtype=torch.float32,
-        attn_implementation="sdpa",  # a configuration could name code on the network instead
-        output_loading_info=True,
-        **arguments,
-    )
-    # without weights or vocabulary transformers would go on with random ones, or none
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{len(missing)} weights are missing, the first {missing[0]}")
-    if not any((folder / name).is_file() for name in VOCABULARIES):
-        raise ValueError(f"there is none of {', '.join(VOCABULARIES)}")
-    tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
-    return network.to(device).eval(), tokenizer
+    with reading(folder, model.advice):
+        network, report = network_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            weights_only=True,  # a .bin file is a pickle: only tensors are built from it
+            dtype=torch.float32,
+            attn_implementation="sdpa",  # a configuration could name code on the network instead
+            output_loading_info=True,
+            **arguments,
+        )
+        # without weights or vocabulary transformers would go on with random ones, or none
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ValueError(f"{len(missing)} weights are missing, the first {missing[0]}")
+        if not any((folder / name).is_file() for name in VOCABULARIES):
+            raise ValueError(f"there is none of {', '.join(VOCABULARIES)}")
+        tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
+        return network.to(device).eval(), tokenizer
 
 
 def _vectors(batches: Iterable[Any], dim: int, encode: Callable[[Any], Tensor]) -> np.ndarray:
@@ -113,6 +114,8 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
 
     It is the mean of the last hidden layer over the word's own pieces.
     """
+    # the pooling layer is for sentences; not all models have one
+    network, tokenizer = _load(BERT, folder, device, add_pooling_layer=False)
 
     def encode(inputs: Any) -> Tensor:
         # the word is the sentence's end: its pieces are those that reach into it
@@ -120,10 +123,8 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
         hidden = network(**inputs).last_hidden_state  # (B, L, D)
         return torch.einsum("bl,bld->bd", own / own.sum(dim=1, keepdim=True), hidden)
 
+    texts, longest = [CONTEXT + word for word in words], network.config.max_position_embeddings
     with reading(folder, BERT.advice):
-        # the pooling layer is for sentences; not all models have one
-        network, tokenizer = _load(BERT, folder, device, add_pooling_layer=False)
-        texts, longest = [CONTEXT + word for word in words], network.config.max_position_embeddings
         batches = _tokenized(tokenizer, texts, longest, device, return_offsets_mapping=True)
         return _vectors(batches, network.config.hidden_size, encode)
 
@@ -131,14 +132,17 @@ def bert_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.nda
 def clip_word_vectors(folder: Path, words: Sequence[str], device: str) -> np.ndarray:
     """Return CLIP's projected text vector of "a photo of a WORD" for each word, (W, D) float32."""
     with reading(folder, CLIP.advice):
-        network, tokenizer = _load(CLIP, folder, device)
-        texts = [PROMPT.format(word) for word in words]
-        longest = network.config.text_config.max_position_embeddings
-        return _vectors(
-            _tokenized(tokenizer, texts, longest, device),
-            network.config.projection_dim,
-            lambda inputs: network.get_text_features(**inputs).pooler_output,
-        )
+        return _clip_text_vectors(*_load(CLIP, folder, device), words)
+
+
+def _clip_text_vectors(network: Any, tokenizer: Any, words: Sequence[str]) -> np.ndarray:
+    texts = [PROMPT.format(word) for word in words]
+    longest = network.config.text_config.max_position_embeddings
+    return _vectors(
+        _tokenized(tokenizer, texts, longest, network.device),
+        network.config.projection_dim,
+        lambda inputs: network.get_text_features(**inputs).pooler_output,
+    )
 
 
 def _prepared(processor: Any, image: Image.Image) -> np.ndarray:
@@ -159,11 +163,10 @@ def clip_similarities(
 
     ``batch_size`` changes the result by rounding only.
     """
-    text = clip_word_vectors(folder, words, device)  # (W, D)
+    network, tokenizer = _load(CLIP, folder, device)
     import transformers
 
     with reading(folder, CLIP.advice):
-        network, _ = _load(CLIP, folder, device)
         # Pillow resizes as the authors of CLIP do; torchvision differs in the last digits
         processor = transformers.CLIPImageProcessorPil.from_pretrained(
             folder, local_files_only=True
@@ -177,6 +180,7 @@ def clip_similarities(
             network.config.projection_dim,
             lambda pixels: network.get_image_features(pixels.to(device)).pooler_output,
         )
+        text = _clip_text_vectors(network, tokenizer, words)  # (W, D)
     lengths = np.linalg.norm(image, axis=1)[:, None] * np.linalg.norm(text, axis=1)  # (N, W)
     cosines: np.ndarray = image @ text.T / np.where(lengths == 0, 1, lengths)
     return cosines
