@@ -136,9 +136,10 @@ class TrainingSettings:
         "random and anew in each epoch, against overfitting; 1 takes whole images",
         minimum=0.1, maximum=1)
     precision: str = _setting("fp32", "training",
-        "in which both encoders compute while they learn; losses, probabilities, counts and "
-        "weights stay as they are. bf16 halves the memory of a batch and is faster on GPUs and "
-        "CPUs made for it; fp16, for older GPUs, scales the loss so that small gradients survive",
+        "in which the encoders compute while they learn, on a CPU the CNN alone; losses, "
+        "probabilities, counts and weights stay as they are. bf16 halves the memory of a batch and "
+        "is faster on GPUs and CPUs made for it; fp16, for older GPUs, scales the loss so that "
+        "small gradients survive",
         choices=("fp32", "bf16", "fp16"))
     accumulate: int = _setting(1, "training",
         "parts, of two images at least, in which a batch goes through the CNN, so that the memory "

@@ -312,6 +312,16 @@ def test_random_start_gives_each_word_a_fixed_cluster():
         assert row == [float(cluster in voted) for cluster in range(C)]
 
 
+def test_on_a_cpu_the_lstm_computes_in_32_bits():
+    weights = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        encoder = build_text_encoder(settings(precision=precision), WORDS, "cpu")
+        train_steps(encoder, 1, 2)
+        weights.append(encoder.network.state_dict()["recurrent.weight_hh_l0"])
+    assert torch.equal(*weights)
+
+
 @pytest.mark.parametrize("kind", list(TEXT_ENCODERS))
 def test_state_and_training_state_continue_exactly(kind, tmp_path):
     def fresh(seed):

@@ -90,6 +90,8 @@ class RecurrentTextEncoder:
         self.device = device
         self.network = _TokenClassifier(settings, len(words)).to(device)
         self.optimizer = adam(self.network, settings.text_learning_rate)
+        # not all CPUs have what an LSTM of 16 bits takes
+        self.precision = "fp32" if torch.device(device).type == "cpu" else settings.precision
         self.scaler = gradient_scaler(settings.precision, device)
         size = (len(words), self.cluster_num)
         self.memory = torch.zeros(size, device=device)  # (V, C) shares of images' clusters
@@ -131,7 +133,7 @@ class RecurrentTextEncoder:
         words = to_device(tokens[captions, positions], self.device)
         captions, lengths = to_device(captions, self.device), to_device(lengths, self.device)
         shares = targets.float() / targets.sum(dim=1, keepdim=True).clamp(min=1)  # (B, C)
-        with autocast(self.settings.precision, self.device):
+        with autocast(self.precision, self.device):
             logits = self.network(tokens, self.word_logits(words))
         log_posteriors = torch.log_softmax(logits.float(), dim=1)  # (T, C)
         token_losses = -(shares[captions] * log_posteriors).sum(dim=1)  # (T,)
