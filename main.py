@@ -52,8 +52,8 @@ def _number(kind: type, least: float) -> Callable[[str], Any]:
 
 def _hint(typed: str, known: Collection[str]) -> str:
     """Ask what a mistyped name may have been."""
-    # "filter_coco" has all its words in the name that is meant
-    whole = [name for name in known if set(typed.split("_")) <= set(name.split("_"))]
+    # "filter_coco" has all its parts in the name that is meant
+    whole = [name for name in known if all(part in name for part in typed.split("_"))]
     near = whole[:3] or difflib.get_close_matches(typed, list(known), n=2, cutoff=0.7)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 

@@ -177,6 +177,7 @@ def test_other_options_without_effect_cost_one_line(places, tmp_path, capsys):
     [
         (["--utility=text_evalation"], "'text_evalation' (did you mean text_evaluation"),
         (["--utility=filter_coco"], "(did you mean filter_unwanted_coco_images?)"),
+        (["--epoch=3"], "--epoch=3 (did you mean --epochs?)"),
         (["--utility=dance"], "there is no utility 'dance'; see python main.py --help"),
         (["--modle_name=x"], "--modle_name=x (did you mean --model_name"),
         (["--dance"], "--dance; see"),
