@@ -160,10 +160,12 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
     for image in lost[~np.isin(lost, left_out)]:  # of other processes, which write no log
         logger.warning("left out: image %s is missing or damaged", split.path(image))
         require_readable(len(lost), count, str(split.path(image)))
-    arrays = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-    arrays[1] += sum(row_counts(seen)[: rank()])  # images of the processes before this one
-    all_logits, *others = (gather_rows(torch.from_numpy(rows)).numpy() for rows in arrays)
-    predictions = ImagePredictions(all_logits, all_logits >= model.threshold, *others)
+    logits, image, *others = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+    image += sum(row_counts(seen)[: rank()])  # images of the processes before this one
+    logits, *others = (
+        gather_rows(torch.from_numpy(rows)).numpy() for rows in (logits, image, *others)
+    )
+    predictions = ImagePredictions(logits, logits >= model.threshold, *others)
     return predictions, split.without(lost.tolist())
 
 
@@ -236,8 +238,11 @@ def random_scores(
     """Score random boxes (``bounding_box``) or points (``heatmap``), ``guesses`` (N,) an image."""
     rng = np.random.default_rng(seed)
     draw = {"bounding_box": random_boxes, "heatmap": random_points}[metric]
-    drawn = (draw(count, MAP_SIZE, rng) for count in guesses)
-    return summed_scores(localization_counts(map(FITS[metric], drawn, golds)))
+    fits = (
+        FITS[metric](draw(count, MAP_SIZE, rng), gold)
+        for count, gold in zip(guesses, golds, strict=True)
+    )
+    return summed_scores(localization_counts(fits))
 
 
 def split_gold_boxes(split: Split) -> list[np.ndarray]:

@@ -81,8 +81,8 @@ def component_boxes(maps: np.ndarray) -> np.ndarray:
 def boxes_and_peaks(maps: Tensor, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
     """Return where in the image each class activation map (A, h, w) sees its object.
 
-    That is in the upsampled maps: (A, 4) boxes, see ``component_boxes``, and the (A, 2) points
-    (x, y) of the maxima, ties first in reading order.
+    Returns (A, 4) boxes of the upsampled maps, see ``component_boxes``, and the (A, 2) points
+    (x, y) of their maxima, of equal ones the first in reading order.
     """
     boxes = np.zeros((len(maps), 4), dtype=np.int64)
     peaks = np.zeros((len(maps), 2), dtype=np.int64)
