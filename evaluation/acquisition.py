@@ -104,8 +104,14 @@ def draw_development(folder: Path, moments: Sequence[Moment], title: str) -> Non
         if not panels[kind]:
             (folder / file).unlink(missing_ok=True)
             continue
-        small, places = kind != "model", [moment.step for moment in moments]
-        draw_curves(folder / file, places, panels[kind], titles[kind], by_step=True, small=small)
+        draw_curves(
+            folder / file,
+            [moment.step for moment in moments],
+            panels[kind],
+            titles[kind],
+            by_step=True,
+            small=kind != "model",
+        )
 
 
 def _series(moments: Sequence[Moment], kind: str, metric: str) -> dict[str, list[float | None]]:

@@ -73,7 +73,8 @@ def word_rows(
 def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of words as CSV: twelve significant digits, empty cells for None.
 
-    ``compare_models`` scores the words anew, also of models whose probabilities hardly differ.
+    ``compare_models`` scores words by this table. With eight digits a model whose probabilities
+    hardly differ had other scores by it.
     """
     table = pd.DataFrame(rows, columns=WORD_COLUMNS, dtype=object).convert_dtypes()
     return str(table.to_csv(index=False, float_format="%.12g"))

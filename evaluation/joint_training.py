@@ -26,7 +26,7 @@ from evaluation.inputs import (
     word_list_settings,
 )
 from evaluation.joint_evaluation import evaluate_images
-from evaluation.reports import draw_learning_curves, flatten, format_value, write_history
+from evaluation.reports import HISTORY, draw_learning_curves, flatten, format_value, write_history
 from evaluation.tensorboard import event_files
 from evaluation.word_evaluation import predict_words, word_metrics
 from models_src.development import Moment, Plan
@@ -128,7 +128,7 @@ def _train_one(options: argparse.Namespace) -> bool:
         write_development(folder / TABLE, moments)
 
     def report(history: Sequence[Mapping[str, float | None]]) -> None:
-        write_history(folder / "evaluation_by_epoch.csv", history)
+        write_history(folder / HISTORY, history)
         draw_learning_curves(folder / "learning_curves.png", history, options.model_name)
         draw_development(folder, moments, options.model_name)
         if not moments:  # what stands there is of an earlier training of this name

@@ -29,7 +29,7 @@ from evaluation.image_evaluation import MAP_SIZE, MATCH_IOU, activations_by_imag
 from evaluation.localization import boxes_and_peaks, match_boxes
 from evaluation.metrics_table import METRICS, chance_level
 from evaluation.report_figures import curves_svg, data_uri, scatter_svg, with_map
-from evaluation.reports import flatten, format_word, read_development, read_history
+from evaluation.reports import HISTORY, flatten, format_word, read_development, read_history
 from evaluation.results import data_identity, identity_differences
 from evaluation.word_evaluation import (
     WordPredictions,
@@ -50,7 +50,6 @@ CLUSTER_SIDE, LOCALIZED_SIDE = 112, 240  # pixels of an image's longer side
 FALSE_ALARMS = 4  # boxes drawn in one image, the strongest
 SHADES = 4  # of cells: shares up to a quarter, a half, three quarters, and all
 DIFFERS_BELOW = 0.2  # kappa up to which agreement is "slight" (Landis and Koch 1977)
-BY_EPOCH = "evaluation_by_epoch.csv"
 BUILT_ALIKE = ("visual_encoder", "text_encoder", "cluster_num", "image_size")
 
 # questions of the tables at the end -> sections of the results; the rest stands under "More"
@@ -250,10 +249,10 @@ def _curves(subject: _Subject) -> dict[str, Any]:
         folder = options.results_dir / name
         if (folder / TABLE).is_file():
             return {"curves": curves_svg(*read_development(folder / TABLE), by_step=True)}
-        if (folder / BY_EPOCH).is_file():
-            history = read_history(folder / BY_EPOCH)
+        if (folder / HISTORY).is_file():
+            history = read_history(folder / HISTORY)
             return {"curves": curves_svg(range(1, len(history) + 1), history, by_step=False)}
-    absent = options.results_dir / options.model_name / BY_EPOCH
+    absent = options.results_dir / options.model_name / HISTORY
     return {"curves": _Absent(f"there is no {absent}; training writes it")}
 
 
@@ -406,8 +405,9 @@ def _concreteness(subject: _Subject) -> dict[str, Any]:
     by_difference = table["word"][higher.sort_values(kind="stable").index].tolist()
     nearest = table["word"][higher.abs().sort_values(kind="stable").index].tolist()
     extreme = min(EXTREME_WORDS, len(table) // 3)
+    shown = table[:SHOWN_WORDS]
     return {
-        "scatter": scatter_svg(*(table[:SHOWN_WORDS][c] for c in ("word", "human", "predicted"))),
+        "scatter": scatter_svg(shown["word"], shown["human"], shown["predicted"]),
         "least_count": cluster_tables.MIN_WORD_COUNT,
         "too_concrete": by_difference[::-1][:extreme],
         "too_abstract": by_difference[:extreme],

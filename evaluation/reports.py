@@ -90,7 +90,7 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | N
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float | None]]) -> None:
-    """Write ``evaluation_by_epoch.csv``: a row per metric, a column per epoch, empty for None."""
+    """Write the table ``HISTORY``: a row per metric, a column per epoch, empty for None."""
     table = pd.DataFrame(history, index=range(1, len(history) + 1), dtype=object)
     write_text(path, table.T.to_csv(index_label="metric"))
 
@@ -127,6 +127,7 @@ class Panel:
 
 
 COUNT = "number of clusters"  # label of an axis of whole numbers
+HISTORY = "evaluation_by_epoch.csv"
 SMALL_PANELS = 4  # beside each other
 _SCORES = ("v_measure", "adjusted_mutual_info", "f_score", "purity_collocation_f1")
 # the panels of the learning curves: title, label of the y axis, metrics

@@ -142,6 +142,7 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
     pairs = inputs.training_pairs(options)
     occurring = pairs.vocabulary.words
     model: Any = None
+    unknown = np.nan if chosen == SUPERVISED else 0.0  # concreteness of words it does not know
     if MODEL_TYPES[chosen].trained:
         model = {TEXT_ONLY: TextOnlyModel, SUPERVISED: SupervisedConcreteness}[chosen].load(
             options.models_dir, name
@@ -160,7 +161,7 @@ def _ask(options: argparse.Namespace, question: str, norm: str | None = None) ->
         occurring,
         pairs.vocabulary.counts,
         _for_words(occurring, words, clusters, NO_CLUSTER),
-        _for_words(occurring, words, certainty, np.nan if chosen == SUPERVISED else 0.0),
+        _for_words(occurring, words, certainty, unknown),
     )
     settings = {"model_type": chosen, **settings}
     return WordAnswers(norms, inputs.training_data(pairs, norms), settings, predictions, model)

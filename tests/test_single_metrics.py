@@ -51,7 +51,8 @@ def test_trained_baselines_are_evaluated_as_when_trained(places, tmp_path, capsy
             WORD_UTILITIES[-1:],
         ),
     ):
-        when_trained, found = scores_of(tmp_path, train[0], kind, *train[1:], *own), {}
+        when_trained = scores_of(tmp_path, train[0], kind, *train[1:], *own)
+        found = {}
         for utility in utilities:
             found |= scores_of(tmp_path, utility, kind, f"--model_type={kind}", *own)
         assert found == when_trained
@@ -75,7 +76,8 @@ def test_w2v_clusters_the_words_it_has(demo_data, places, tmp_path):
     vectors.write_text(f"{len(words)} 8\n" + "\n".join(lines) + "\n")
     arguments = ["--model_type=w2v", f"--w2v_file={vectors}", *places]
     scores = scores_of(tmp_path, "categorization_evaluation", "w2v", *arguments)
-    known, listed = scores["categorization"]["known_words"], (demo_data / CATEGORY_FILE).read_text()
+    known = scores["categorization"]["known_words"]
+    listed = (demo_data / CATEGORY_FILE).read_text()
     assert known["word_count"] == sum(f" {word}:" in listed for word in words) > 0
     assert known["purity"] == 1  # fewer words than clusters: each has its own
 
