@@ -61,7 +61,7 @@ def load(folder: Path, split: str, *, with_instances: bool) -> Split:
     name = names[SPLITS.index(split)]
     path = captions_file(name)
     if not path.is_file():
-        pairs = ", or ".join(" and ".join(captions_file(x).name for x in pair) for pair in NAMINGS)
+        pairs = ", or ".join(" and ".join(f"captions_{x}.json" for x in pair) for pair in NAMINGS)
         raise UserError(
             f"no {path.name} in {path.parent}; put the annotations of both splits there ({pairs}), "
             "or name another --datasets_dir or --dataset"

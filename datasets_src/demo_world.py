@@ -33,7 +33,11 @@ CAPTIONS_PER_IMAGE = 5
 JPEG_QUALITY = 90
 
 GROUPS = list(dict.fromkeys(thing["group"] for thing in OBJECTS.values()))
-CLASSES = sorted(OBJECTS, key=lambda name: GROUPS.index(OBJECTS[name]["group"]))  # by group
+TWO_WORDS = [name for name in OBJECTS if " " in name]
+ONE_WORD = sorted(
+    (name for name in OBJECTS if " " not in name),
+    key=lambda name: GROUPS.index(OBJECTS[name]["group"]),
+)
 TEMPLATES: dict[str, list[str]] = WORLD["templates"]
 # a side of the mean length below the first or above the second share of the picture's side
 SMALL, BIG = 0.26, 0.37
@@ -157,11 +161,10 @@ def _choose_names(rng: Rng, index: int) -> list[str]:
         return []
     names = []
     if index % TWO_WORD_EVERY == TWO_WORD_FIRST:
-        two_word = [name for name in OBJECTS if " " in name]
-        names.append(two_word[index // TWO_WORD_EVERY % len(two_word)])
+        names.append(TWO_WORDS[index // TWO_WORD_EVERY % len(TWO_WORDS)])
     count = 1 + int(rng.choice(len(OBJECT_COUNT_SHARES), p=OBJECT_COUNT_SHARES))
     while len(names) < count:
-        others = [name for name in CLASSES if " " not in name and name not in names]
+        others = [name for name in ONE_WORD if name not in names]
         if names and rng.random() < SAME_GROUP_SHARE and " " not in names[0]:
             group = OBJECTS[names[0]]["group"]
             others = [name for name in others if OBJECTS[name]["group"] == group] or others

@@ -45,7 +45,7 @@ def load_batches(
     if images.cache is not None:
         cache, rows = images.cache
         cache.require_space(rows[np.concatenate([np.zeros(0, np.int64), *batches])], images.size)
-    unlike: set[int] = set()  # images of another size
+    unlike: set[int] = set()  # images of another size than their data set says
     done = 0
     try:
         # no variable holds the iterator: one that an error's traceback kept alive would keep the
