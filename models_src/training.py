@@ -516,9 +516,10 @@ def learn_batch(
     batch = batch.only(~is_bad)
     if len(batch.images) < 2:  # batch normalisation needs two
         return torch.zeros_like(run.totals)
-    pixels = None if loaded.pixels is None else torch.from_numpy(loaded.pixels)
-    if pixels is None:  # this rank has none
+    if loaded.pixels is None:  # this rank has none
         pixels = torch.zeros(0, 3, *[settings.image_size] * 2, dtype=torch.uint8)
+    else:
+        pixels = torch.from_numpy(loaded.pixels)
     # what is drawn follows from the place in the run
     rng = np.random.default_rng([settings.seed, run.epoch, run.batch])
     draws = torch.from_numpy(rng.random((4, len(own)), dtype=np.float32))

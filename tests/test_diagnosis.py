@@ -82,7 +82,12 @@ def test_agreement_of_one_cluster_is_cohens_kappa_and_keeps_its_bounds():
     [
         (0.6, 0.0, (90, 90), "60% of the images activate no cluster; try a lower --visual"),
         (0.6, 0.7, (90, 90), "70% of the captions activate no cluster; try a higher --voting"),
-        (0.5, 0.5, (4, 90), "only 4 of 100 clusters tell images apart"),
+        (
+            0.5,
+            0.5,
+            (4, 90),
+            "only 4 of 100 clusters tell images apart; try a longer --random_start",
+        ),
         (0.0, 0.0, (90, 1), "only 1 of 100 clusters tell captions apart"),
         (0.5, 0.5, (5, 5), None),
     ],

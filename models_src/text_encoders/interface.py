@@ -1,4 +1,4 @@
-"""What every text encoder offers, and the voting rule that all of them share.
+"""What every text encoder offers, how one is built, and the voting rule that all of them share.
 
 Axes: B captions of a batch, L token positions, T tokens of the batch without padding, C clusters,
 V words of the vocabulary. Token ids run from 0 to V-1; ``UNKNOWN`` marks words outside the
@@ -34,7 +34,8 @@ class TextEncoder(Protocol):
     def votes(self, tokens: Tensor) -> Tensor:
         """Return what the visual encoder learns of the captions, (B, C) in 0..1.
 
-        Its bits are taken as those of ``score``, which may leave out words that are not certain.
+        It learns the bits votes >= text_threshold. An evaluation asks ``score``, where words may
+        count that do not vote, and words that vote may count less.
         """
 
     def update(self, tokens: Tensor, votes: Tensor, targets: Tensor) -> Tensor:

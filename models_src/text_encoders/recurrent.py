@@ -90,7 +90,7 @@ class RecurrentTextEncoder:
         self.device = device
         self.network = _TokenClassifier(settings, len(words)).to(device)
         self.optimizer = adam(self.network, settings.text_learning_rate)
-        # not all CPUs have what an LSTM of 16 bits takes
+        # on CPUs without AVX-512 torch has no LSTM of 16 bits
         self.precision = "fp32" if torch.device(device).type == "cpu" else settings.precision
         self.scaler = gradient_scaler(settings.precision, device)
         size = (len(words), self.cluster_num)
