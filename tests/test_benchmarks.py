@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models_src import training
-from models_src.joint import joint_step
-from tests.benchmarks import long_run, step_cost
+from tests.benchmarks import step_cost
 from tests.benchmarks.speed import main
 
 README = (Path(__file__).parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
@@ -36,13 +34,3 @@ def test_cost_of_a_joint_step_at_a_tiny_size(name):
     cost = step_cost.measure(replace(step_cost.VARIANTS[name], **step_cost.QUICK))
     assert cost["seconds"] > 0
     assert cost["peak_mb"] >= cost["start_mb"] > 0
-
-
-def test_long_run_benchmark_at_a_tiny_size(tmp_path, capsys):
-    out = tmp_path / "long_run.json"
-    long_run.main(["--steps=10", f"--out={out}"])  # an epoch is the least
-    figures = json.loads(out.read_text())
-    assert figures["steps"] == long_run.STEPS_PER_EPOCH
-    for part in ("first", "last"):
-        assert all(math.isfinite(value) and value > 0 for value in figures[part].values())
-    assert training.joint_step is joint_step  # what watched it is gone
