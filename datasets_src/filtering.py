@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ def load_filtered_split(
     with_instances: bool = False,
     dataset: str = COCO,
     cache_dir: Path | None = None,
-) -> tuple[Split, bool]:
-    """Load a split without the images that setup filtered out, and say whether it was filtered.
+) -> Split:
+    """Load a split without the images that setup filtered out.
 
     Without a filter result, or with ``use_all_images``, the split comes whole. A result of other
     captions, or of other instances where they are read, is refused.
@@ -113,7 +114,7 @@ def load_filtered_split(
         if not any(file.exists() for file in split.instance_files):
             reason = "without instances there is nothing to filter by"
         logger.info("%s: all %d images are used (%s)", name, count, reason)
-        return split, False
+        return split
     stored = _read_result(path, name)
     source = _source_identity(split, with_instances=with_instances)
     if source.items() - stored["source"].items():
@@ -123,10 +124,10 @@ def load_filtered_split(
             "filter_unwanted_coco_images) or give --use_all_images"
         )
     dropped = [image_id for ids in stored["dropped"].values() for image_id in ids]
-    filtered = split.keep(~np.isin(split.image_ids, dropped))
-    kept = f"{len(filtered.image_ids)} of {count} images are used"
+    split = replace(split.keep(~np.isin(split.image_ids, dropped)), filtered=True)
+    kept = f"{len(split.image_ids)} of {count} images are used"
     logger.info("%s: %s, as setup filtered them (%s)", name, kept, path)
-    return filtered, True
+    return split
 
 
 def _dropped(split: Split) -> dict[str, list[int]]:

@@ -28,7 +28,6 @@ class TrainingPairs:
     split: Split
     vocabulary: Vocabulary
     captions: TokenizedCaptions  # M captions
-    filtered: bool  # whether setup's filter was applied
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -44,7 +43,7 @@ def load_training_pairs(
     datasets_dir: Path, *, use_all_images: bool, dataset: str = COCO, cache_dir: Path | None = None
 ) -> TrainingPairs:
     """Load and tokenize the captions of a data set that are kept for training."""
-    split, filtered = load_filtered_split(
+    split = load_filtered_split(
         datasets_dir, SPLITS[0], use_all_images=use_all_images, dataset=dataset, cache_dir=cache_dir
     )
     if len(split.captions) < 2:
@@ -62,7 +61,7 @@ def load_training_pairs(
     for what, count in odd.items():
         if count:
             logger.warning("training captions %s: %d of %d", what, count, len(captions))
-    return TrainingPairs(split, vocabulary, captions, filtered)
+    return TrainingPairs(split, vocabulary, captions)
 
 
 def held_out_images(image_count: int, seed: int) -> np.ndarray:
@@ -73,7 +72,7 @@ def held_out_images(image_count: int, seed: int) -> np.ndarray:
     return is_held_out
 
 
-def divide_training_data(split: Split, filtered: bool, seed: int) -> tuple[TrainingPairs, Split]:
+def divide_training_data(split: Split, seed: int) -> tuple[TrainingPairs, Split]:
     """Hold out a random fifth of a training split's images, each with all of its captions.
 
     Images are drawn, not pairs: the captions of one image say much the same, so an image with
@@ -87,7 +86,7 @@ def divide_training_data(split: Split, filtered: bool, seed: int) -> tuple[Train
             f"{len(rest.captions)} training captions of {split.name} are left when a fifth of the "
             "images is held out, and two are the least; check the data and the filter"
         )
-    pairs = TrainingPairs(rest, *build_vocabulary(rest.captions), filtered)
+    pairs = TrainingPairs(rest, *build_vocabulary(rest.captions))
     return pairs, split.keep(is_held_out)
 
 

@@ -64,6 +64,7 @@ class Split:
     # (N,) int64 index before images were left out, None where none were: the row in the cache
     first_index: np.ndarray | None = None
     cache: ImageCache | None = None  # where resized images are kept
+    filtered: bool = False  # whether setup's filter was applied
 
     def path(self, image: int) -> Path:
         """Return the file of the image with this index."""

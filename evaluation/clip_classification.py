@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 def find_clip_positive_threshold(options: argparse.Namespace) -> None:
     """Find the similarity of best f1 over all pairs of a training image and a class name."""
-    split, filtered = training_split(options)
+    split = training_split(options)
     gold, similarities = _gold_and_similarities(options, split)  # (N, K), (N, K)
     best = best_f1_threshold(similarities, gold)
     data = {
         "train_images": len(split.image_ids),
         "train_images_fingerprint": split.fingerprint(),
-        "filtered": filtered,
+        "filtered": split.filtered,
     }
     metrics = {"clip_positive_threshold": best | {"pair_count": gold.size}}
     save_results(options, metrics, _settings(options), data)
@@ -49,13 +49,13 @@ def find_clip_positive_threshold(options: argparse.Namespace) -> None:
 
 def clip_classification_evaluation(options: argparse.Namespace) -> None:
     """Predict each test image to show the classes whose names CLIP finds similar enough to it."""
-    split, filtered = test_split(options)
+    split = test_split(options)
     settings = _settings(options)
     path = results_file(options.results_dir, "find_clip_positive_threshold", options.model_name)
     if options.clip_threshold is not None:
         threshold, source = options.clip_threshold, "--clip_threshold"
     elif path.is_file():
-        threshold, source = _stored_threshold(path, settings, filtered), path.name
+        threshold, source = _stored_threshold(path, settings, split.filtered), path.name
     else:
         threshold, source = PUBLISHED_THRESHOLD, "published, of CLIP RN50 on COCO"
         logger.info(
@@ -72,7 +72,7 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
         options,
         {"class_name_classification": classification_scores(counts, gold.shape[1])},
         {**settings, "clip_threshold": threshold, "threshold_source": source},
-        image_data(split, split, filtered),
+        image_data(split, split),
         by_image={"image_ids": split.image_ids, "class_name_classification": counts},
     )
 

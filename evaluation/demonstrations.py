@@ -80,7 +80,7 @@ def _demonstrate(options: argparse.Namespace, kind: str) -> None:
     model = load_both_halves(options)
     split = None
     if options.images is None or dataset_folder(options.datasets_dir, options.dataset).is_dir():
-        split, _ = test_split(options)
+        split = test_split(options)
     else:
         logger.info("the clusters are shown without class names: no data set is there")
     labels = _cluster_labels(

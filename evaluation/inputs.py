@@ -63,21 +63,21 @@ def training_pairs(options: argparse.Namespace) -> TrainingPairs:
     return replace(pairs, split=_with_cache(pairs.split, options))
 
 
-def training_split(options: argparse.Namespace, name: str = SPLITS[0]) -> tuple[Split, bool]:
-    """Load a split, with its instances if any, and say whether it was filtered."""
-    split, filtered = load_filtered_split(part=name, with_instances=True, **_source(options))
-    return _with_cache(split, options), filtered
+def training_split(options: argparse.Namespace, name: str = SPLITS[0]) -> Split:
+    """Load a split, with its instances if any."""
+    split = load_filtered_split(part=name, with_instances=True, **_source(options))
+    return _with_cache(split, options)
 
 
-def test_split(options: argparse.Namespace) -> tuple[Split, bool]:
-    """Load the test split, with its instances if any, and say whether it was filtered."""
-    split, filtered = training_split(options, SPLITS[1])
+def test_split(options: argparse.Namespace) -> Split:
+    """Load the test split, with its instances if any."""
+    split = training_split(options, SPLITS[1])
     if not len(split.image_ids):
         raise UserError(
             f"no test image of {split.name}; check {' and '.join(map(str, split.caption_files))} "
             "and the filter"
         )
-    return split, filtered
+    return split
 
 
 def _with_cache(split: Split, options: argparse.Namespace) -> Split:
@@ -111,7 +111,7 @@ def training_data(pairs: TrainingPairs, norms: Norms | None = None) -> dict[str,
     return {
         "train_images": len(pairs.split.image_ids),
         "train_captions": len(pairs),
-        "filtered": pairs.filtered,
+        "filtered": pairs.split.filtered,
         **words_data(pairs.fingerprint(), norms),
     }
 
@@ -122,12 +122,12 @@ def words_data(captions: str | None, norms: Norms | None) -> dict[str, Any]:
     return {"train_fingerprint": captions, **norms_data}
 
 
-def image_data(asked: Split, used: Split, filtered: bool) -> dict[str, Any]:
+def image_data(asked: Split, used: Split) -> dict[str, Any]:
     """Return the data section of test images: those asked for, and those that could be used."""
     data = {
         "test_images": len(used.image_ids),
         "test_fingerprint": asked.fingerprint(),
-        "filtered": filtered,
+        "filtered": asked.filtered,
     }
     lost = sorted(set(asked.file_names.tolist()) - set(used.file_names.tolist()))
     return data | ({"unreadable_images": lost} if lost else {})

@@ -35,7 +35,7 @@ def visual_evaluation(options: argparse.Namespace) -> None:
     """
     with joined_ranks(inputs.choose_device(options.device)):
         model = inputs.load_both_halves(options)
-        split, filtered = inputs.test_split(options)
+        split = inputs.test_split(options)
         absent = inputs.unmeasured_on_images(split, options.datasets_dir)
         seed = inputs.chance_seed(options, model.recorded_settings)
         found = evaluate_images(model, split, seed)
@@ -44,7 +44,7 @@ def visual_evaluation(options: argparse.Namespace) -> None:
                 options,
                 found.metrics,
                 model.recorded_settings | {"evaluation_seed": seed},
-                inputs.image_data(split, found.split, filtered),
+                inputs.image_data(split, found.split),
                 absent,
                 by_image=found.by_image,
             )

@@ -146,7 +146,7 @@ def _train_one(options: argparse.Namespace) -> bool:
             report_moments,
         )
         if options.evaluate_images is not None:
-            split, _ = test_split(options)
+            split = test_split(options)
             split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
             unmeasured_on_images(split, options.datasets_dir)
             identity["test images"] = split.fingerprint()

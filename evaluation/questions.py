@@ -29,7 +29,7 @@ def describe_clusters(options: argparse.Namespace) -> None:
     """Describe every cluster by its words, class names and example images, as a table and JSON."""
     model = inputs.load_both_halves(options)
     vocabulary, data = inputs.training_vocabulary(options, model.recorded_settings)
-    split, filtered = inputs.test_split(options)
+    split = inputs.test_split(options)
     not_measured = {}
     if split.instances is None:
         not_measured["class_names"] = f"no instances of {split.name}"
@@ -60,7 +60,7 @@ def describe_clusters(options: argparse.Namespace) -> None:
             "clusters_with_either": len(alive),
         },
         model.recorded_settings,
-        data | inputs.image_data(split, used, filtered),
+        data | inputs.image_data(split, used),
         not_measured,
         extra={"clusters": rows},
     )

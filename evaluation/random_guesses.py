@@ -19,7 +19,7 @@ def random_heatmap_evaluation(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace, metric: str) -> None:
-    split, filtered = test_split(options)
+    split = test_split(options)
     if split.instances is None:
         raise UserError(
             f"there are no boxes of {split.name} in {options.datasets_dir}; add its instances"
@@ -29,6 +29,6 @@ def _score(options: argparse.Namespace, metric: str) -> None:
         options,
         {metric: random_scores(metric, golds, [len(gold) for gold in golds], options.seed)},
         {"evaluation_seed": options.seed},
-        image_data(split, split, filtered),
+        image_data(split, split),
         {},
     )

@@ -93,13 +93,13 @@ def report(options: argparse.Namespace) -> None:
     model, pairs = inputs.load_both_halves(options), inputs.training_pairs(options)
     settings = model.recorded_settings
     inputs.warn_of_other_captions(options, settings["origin"]["data_fingerprint"], pairs)
-    asked, filtered = inputs.test_split(options)
+    asked = inputs.test_split(options)
     norms = load_norms(options.datasets_dir, options.word_list)
     words = predict_words(model.text, pairs.vocabulary)
     seed = inputs.chance_seed(options, settings)
     images = joint_evaluation.evaluate_images(model, asked, seed)
     metrics = word_metrics(words, norms, model.text_threshold, seed) | images.metrics
-    data = inputs.training_data(pairs, norms) | inputs.image_data(asked, images.split, filtered)
+    data = inputs.training_data(pairs, norms) | inputs.image_data(asked, images.split)
     data |= {"dataset": options.dataset, "evaluation_seed": seed}
     names = cluster_tables.class_names_by_cluster(model.text, inputs.single_word_classes(asked))
     subject = _Subject(options, model, norms, words, images, names, metrics, data)

@@ -101,7 +101,7 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     for place in (models, results):
         require_writable_folder(place)
     seed = base.get("seed", options.seed)
-    pairs, held_out = divide_training_data(*inputs.training_split(options), seed)
+    pairs, held_out = divide_training_data(inputs.training_split(options), seed)
     norms = load_norms(options.datasets_dir, options.word_list)
     counts = {
         **inputs.training_data(pairs, norms),

@@ -28,7 +28,7 @@ def places(data, trained, tmp_path):
 
 def image_files(data, split="val2014"):
     """Return the files that a split is read from."""
-    found, _ = load_filtered_split(data, split, use_all_images=False)
+    found = load_filtered_split(data, split, use_all_images=False)
     return [found.path(image) for image in range(len(found.image_ids))]
 
 

@@ -81,7 +81,7 @@ def test_data_sets_do_not_share_filter_results(tmp_path):
     assert list(filter_images(tmp_path, dataset="mine")) == ["train", "val"]
     assert not (tmp_path / FILTER_FILE).exists()
     filtered = {
-        name: load_filtered_split(tmp_path, SPLITS[1], use_all_images=False, dataset=name)[1]
+        name: load_filtered_split(tmp_path, SPLITS[1], use_all_images=False, dataset=name).filtered
         for name in ("coco", "mine")
     }
     assert filtered == {"coco": False, "mine": True}
@@ -90,7 +90,7 @@ def test_data_sets_do_not_share_filter_results(tmp_path):
 def test_folder_name_of_coco_means_coco(demo_data):
     usual = load_training_pairs(demo_data, use_all_images=False)
     named = load_training_pairs(demo_data, use_all_images=False, dataset="COCO")
-    assert named.filtered is usual.filtered is True
+    assert named.split.filtered is usual.split.filtered is True
     assert named.fingerprint() == usual.fingerprint()
 
 

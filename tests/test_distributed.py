@@ -254,7 +254,7 @@ def test_other_utilities_are_refused_under_torchrun(monkeypatch, tmp_path, capsy
 def test_processes_share_the_images_of_an_evaluation(demo_data, trained, tmp_path):
     data = tmp_path / "datasets"
     shutil.copytree(demo_data, data)
-    split, _ = load_filtered_split(data, "val2014", use_all_images=True)
+    split = load_filtered_split(data, "val2014", use_all_images=True)
     last = len(split.image_ids) - 1
     lost = [split.path(0), split.path(last)]
     for path in lost:

@@ -90,15 +90,15 @@ def test_filtered_splits_hold_the_kept_images_with_their_captions_and_instances(
     filter_images(coco)
     for name, images in SPLITS.items():
         with caplog.at_level(logging.INFO):
-            split, filtered = load(coco, name, with_instances=True)
+            split = load(coco, name, with_instances=True)
         kept = kept_ids(images)
-        assert filtered is True
+        assert split.filtered is True
         assert split.image_ids.tolist() == kept
         assert split.captions == tuple(f"caption of {i}" for i in [*images, *images] if i in kept)
         shown = split.image_ids[split.instances.image].tolist()
         assert shown == [i for i, (_, classes, _) in images.items() for _ in classes if i in kept]
         assert f"{name}: {len(kept)} of {len(images)} images" in caplog.text
-        bare, _ = load(coco, name)
+        bare = load(coco, name)
         assert bare.instances is None
         assert bare.image_ids.tolist() == kept
 
@@ -130,8 +130,8 @@ def test_all_images_are_used_without_setup_and_when_asked_for(coco, caplog, why)
     if why == "captions alone need no setup":
         (coco / "COCO" / "annotations" / "instances_train2014.json").unlink()
     with caplog.at_level(logging.INFO):
-        split, is_filtered = load(coco, use_all_images=is_asked_for, with_instances=True)
-    assert is_filtered is False
+        split = load(coco, use_all_images=is_asked_for, with_instances=True)
+    assert split.filtered is False
     assert (split.instances is None) == (why == "captions alone need no setup")
     assert split.image_ids.tolist() == sorted(TRAIN)
     assert f"all {len(TRAIN)} images" in caplog.text
@@ -157,11 +157,11 @@ def test_result_of_other_files_is_noticed_as_stale(coco, kind, edit):
     assert str(coco / FILTER_FILE) in message
     assert "run setup again" in message
     assert "--use_all_images" in message
-    assert load(coco, use_all_images=True)[1] is False
-    assert load(coco, "val2014")[1]  # not concerned
+    assert load(coco, use_all_images=True).filtered is False
+    assert load(coco, "val2014").filtered  # not concerned
     if edit:
         filter_images(coco)
-        assert load(coco)[1]
+        assert load(coco).filtered
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -183,7 +183,7 @@ def test_a_missing_or_unreadable_image_is_dropped_and_named(coco, caplog, is_the
     assert str(path) in caplog.text
     assert results["train2014"]["dropped"] == expected_dropped(TRAIN) | {"unreadable": [50]}
     assert results["val2014"]["dropped"] == expected_dropped(VAL)
-    split, _ = load(coco)
+    split = load(coco)
     assert split.image_ids.tolist() == [kept for kept in kept_ids(TRAIN) if kept != 50]
 
 
@@ -243,11 +243,10 @@ def test_a_result_goes_where_it_can_be_written_and_both_say_where(
     kept = str(path.relative_to(tmp_path))
     assert f"kept in {kept}" in capsys.readouterr().out
     with caplog.at_level(logging.INFO):
-        _, filtered = load(coco)
-    assert filtered
+        assert load(coco).filtered
     assert f"as setup filtered them ({kept})" in caplog.text
     place = tmp_path / "mine"
-    assert load(coco, cache_dir=place)[1] is False
+    assert load(coco, cache_dir=place).filtered is False
     assert f"setup has not filtered them in {place}" in caplog.text
     assert main(["--utility=filter_unwanted_coco_images", *options, f"--cache_dir={place}"]) == 0
-    assert load(coco, cache_dir=place)[1] is True
+    assert load(coco, cache_dir=place).filtered is True

@@ -250,8 +250,8 @@ def test_filter_drops_grayscale_images_and_those_without_box(flickr):
         "test": {"no_instances": [], "grayscale": [], "multi_word_category": []},
     }
     assert (flickr / FILTER_FILE).is_file()
-    split, filtered = load_filtered(flickr)
-    assert filtered is True
+    split = load_filtered(flickr)
+    assert split.filtered is True
     assert split.image_ids.tolist() == [36, 900]
 
 
@@ -276,7 +276,7 @@ def test_filter_ties_to_names_and_sizes_of_entities_files_and_reads_none(flickr,
     )
     path = flickr / "Sentences" / "900.txt"
     path.write_text(path.read_text().replace("/scene", "/other"))  # of the same size
-    assert load_filtered(flickr)[1] is True
+    assert load_filtered(flickr).filtered is True
     assert hashed == [CAPTION_FILE, "train.txt"]
 
 

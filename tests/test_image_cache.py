@@ -77,7 +77,7 @@ def test_images_are_the_same_with_and_without_the_cache(demo_data, tmp_path, wor
 
 def test_a_filtered_split_shares_its_images_with_the_whole_one(demo_data, tmp_path, decoded):
     cache = ImageCache(tmp_path, "coco_train2014")
-    filtered, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
+    filtered = load_filtered_split(demo_data, "train2014", use_all_images=False)
     filtered = replace(filtered, cache=cache)
     whole = cached_split(demo_data, tmp_path)
     kept = np.isin(whole.image_ids, filtered.image_ids)

@@ -67,15 +67,15 @@ def test_a_batch_without_some_images_keeps_the_other_pairs():
 
 
 def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data):
-    split, _ = load_filtered_split(demo_data, "train2014", use_all_images=False)
+    split = load_filtered_split(demo_data, "train2014", use_all_images=False)
     pairs = load_training_pairs(demo_data, use_all_images=False)
-    assert pairs.filtered is True
+    assert pairs.split.filtered is True
     assert pairs.split.captions == split.captions
     vocabulary, captions = build_vocabulary(split.captions)
     assert pairs.vocabulary.words == vocabulary.words
     np.testing.assert_array_equal(pairs.captions.tokens, captions.tokens)
     whole = load_training_pairs(demo_data, use_all_images=True)
-    assert whole.filtered is False
+    assert whole.split.filtered is False
     assert len(whole) > len(pairs)
     assert whole.fingerprint() != pairs.fingerprint()
 

@@ -145,7 +145,7 @@ def predicted(capsys, trained: Path, *arguments: str) -> list[dict]:
 def test_predictions_equal_the_evaluation_and_do_not_depend_on_company(
     trained, demo_data, capsys, name
 ):
-    split, _ = load_filtered_split(demo_data, "val2014", use_all_images=False)
+    split = load_filtered_split(demo_data, "val2014", use_all_images=False)
     images = [str(split.path(image)) for image in (3, 0, 5)]
     model = f"--model_name={name}"
     thresholds = ["--text_threshold=0.05", "--visual_threshold=-0.2"]

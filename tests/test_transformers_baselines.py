@@ -306,7 +306,7 @@ def places(demo_data, clip_folder, tmp_path):
 
 def reference(demo_data: Path, clip_folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Return similarities and gold of a part's kept images."""
-    split, _ = load_filtered_split(demo_data, part, use_all_images=False, with_instances=True)
+    split = load_filtered_split(demo_data, part, use_all_images=False, with_instances=True)
     shown = split.instances.counts(len(split.image_ids)) > 0
     single = [k for k, name in enumerate(split.instances.class_names) if " " not in name]
     paths = [split.path(image) for image in range(len(split.image_ids))]

@@ -46,7 +46,7 @@ def test_a_fifth_of_the_images_is_held_out(images, held_out):
 
 def test_an_image_goes_to_one_side_with_all_its_captions_and_objects(demo_data):
     split = load_split(demo_data, "train2014", with_instances=True)
-    pairs, held_out = divide_training_data(split, True, 1)
+    pairs, held_out = divide_training_data(split, 1)
     sides = [set(part.image_ids) for part in (pairs.split, held_out)]
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == set(split.image_ids)
@@ -61,7 +61,7 @@ def test_an_image_goes_to_one_side_with_all_its_captions_and_objects(demo_data):
 
     two = split.keep(np.arange(len(split.image_ids)) < 2)
     two = replace(two, captions=("a", "b"), caption_image=np.arange(2))
-    assert "1 training captions of train2014" in refusal_of(divide_training_data, two, False, 0)
+    assert "1 training captions of train2014" in refusal_of(divide_training_data, two, 0)
 
 
 def test_a_grid_is_read_with_numbers_that_yaml_takes_for_text_and_checked_as_a_whole(tmp_path):
