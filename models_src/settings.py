@@ -116,7 +116,7 @@ class TrainingSettings:
     voting_share: float = _setting(0.5, "text encoder",
         "share of all tokens that vote with lstm and gru: those of words that say most of images",
         minimum=0, maximum=1)
-    vote_distance: float = _setting(0.4, "text encoder",
+    vote_distance: float = _setting(0.5, "text encoder",
         "cosine distance between profiles up to which words of lstm and gru share a cluster; "
         "larger for fewer and broader clusters", minimum=0, maximum=2)
     cluster_num: int = _setting(100, "training",

@@ -69,6 +69,7 @@ LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
 FEWEST_STEPS = 50  # of which it can be said that training starves or has collapsed
 TEACH_TEXT_FROM = 0.67  # of the random start: before it, image bits mean nothing yet
+NEVER = -100.0  # logit of a cluster that no image activates
 LOWEST_RATE = 0.03  # at the end of --cosine_decay, of the CNN's learning rate
 BEST_BY = {"agreement": "agreement", "f_score": "categorization.all_words.f_score"}
 
@@ -332,7 +333,8 @@ def train(
             origin = Origin(*source, commit=commit, training_seconds=seconds)
             # the larger first: where one fails, it is this
             halves: Halves = {"visual": (settings, run.visual), "text": (settings, run.text)}
-            save_halves(folder, name, origin, halves, pairs.vocabulary.counts)
+            with _only_clusters_with_words(run):
+                save_halves(folder, name, origin, halves, pairs.vocabulary.counts)
 
         if checkpoint is not None:
             random_start = run.random_start
@@ -464,7 +466,8 @@ def train_one_epoch(
             run.step += 1
             if run.development is not None and run.development.is_due(run.step):
                 run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
-                run.development.measure(run.step, run.visual, run.text)
+                with _only_clusters_with_words(run):
+                    run.development.measure(run.step, run.visual, run.text)
                 if rank() == 0:
                     row = run.development.moments[-1].flat()
                     options.watch("development", run.step, row)
@@ -579,6 +582,27 @@ def take_step(
     )
     average_statistics(run.visual)
     return sum_over_ranks(step_sums(result))
+
+
+@contextmanager
+def _only_clusters_with_words(run: TrainingRun) -> Iterator[None]:
+    """Let images activate only clusters that some word stands for, as long as the block lasts.
+
+    With lstm and gru words vote while they teach that are too unsure of their cluster to activate
+    it (``text_threshold``), and the CNN learns clusters of which captions never speak.
+    """
+    bias = run.visual.head.bias  # (C,)
+    learned = bias.detach().clone()
+    if TEXT_ENCODERS[run.settings.text_encoder].by_gradient:
+        probabilities, clusters = run.text.word_posteriors().max(dim=1)  # (V,), (V,)
+        with_words = clusters[probabilities >= run.settings.text_threshold]
+        silent = torch.ones(len(bias), dtype=torch.bool)
+        silent[with_words] = False
+        bias.data.masked_fill_(silent.to(bias.device), NEVER)
+    try:
+        yield
+    finally:
+        bias.data.copy_(learned)
 
 
 def _finite_statistics(sums: Tensor, step: int) -> BatchStatistics:

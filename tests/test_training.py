@@ -102,6 +102,23 @@ def test_same_seed_same_model_and_another_seed_another(pairs, tmp_path, thin):
     assert not torch.equal(first, other)
 
 
+def test_images_activate_only_clusters_that_a_word_stands_for(pairs, tmp_path):
+    run(pairs, tmp_path, settings={"epochs": 4})
+    probabilities, clusters = load_text_model(tmp_path, "m")[0].word_posteriors().max(dim=1)
+    bias = weights(tmp_path)[0]["fc.bias"]
+    silent = set(range(len(bias))) - set(clusters[probabilities >= 0.25].tolist())
+    assert 0 < len(silent) < len(bias)
+    is_off = bias < -50
+    assert is_off.nonzero().flatten().tolist() == sorted(silent)
+    # training on begins with what was learned
+    checkpoint = torch.load(tmp_path / "m.checkpoint", weights_only=True)
+    learned = checkpoint["run"]["visual"]["network.fc.bias"]
+    assert torch.equal(learned[~is_off], bias[~is_off])
+    assert (learned > -50).all()
+    run(pairs, tmp_path, settings={"text_encoder": "generative"}, name="published")
+    assert (weights(tmp_path, "published")[0]["fc.bias"] > -50).all()
+
+
 def stopped(pairs, folder, step, error=None, **others):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         watch_steps(patch, step, error)
