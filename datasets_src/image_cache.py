@@ -12,12 +12,16 @@ Axes: R rows of the cache (one an image), S the image size in pixels.
 
 import contextlib
 import logging
+import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import __version__ as pillow_version
+
+from utils.errors import UserError
+from utils.files import reading, require_writable_folder
 
 FORMAT_VERSION = 2
 CHECKSUM_BYTES = 4
@@ -50,6 +54,27 @@ class ImageCache:
             origin = f"{path.name} {status.st_size} {status.st_mtime_ns} {declared}"
         return zlib.crc32(f"{FORMAT_VERSION} {pillow_version} {origin}".encode())
 
+    def require_space(self, rows: np.ndarray, size: int) -> None:
+        """See that what is not stored yet of some rows can be, before it is read."""
+        pixels, checksum_file = self.files(size)
+        rows = np.unique(rows)
+        there = 0
+        if checksum_file.exists():
+            with reading(checksum_file, "check the path of --image_cache"):
+                checksums = np.fromfile(checksum_file, np.uint32)
+            there = int(np.count_nonzero(checksums[rows[rows < len(checksums)]]))
+        if there == len(rows):
+            return
+        require_writable_folder(self.folder)
+        needed, free = (len(rows) - there) * 3 * size * size, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise UserError(
+                f"--image_cache {self.folder}: the images left take {needed / 1e9:.2f} GB, and "
+                f"{free / 1e9:.2f} GB are free; make room, name another folder, or leave it out"
+            )
+        counts = f"{there} of {len(rows)} images are stored; the others are as they are read"
+        logger.info("%s: %s, %.2f GB (%.1f GB are free)", pixels, counts, needed / 1e9, free / 1e9)
+
     def read(self, row: int, size: int, origin: int) -> np.ndarray | None:
         """Return the pixels (3, S, S) of an image, None unless they are there."""
         pixels, checksums = self.files(size)
@@ -71,7 +96,6 @@ class ImageCache:
         pixel_file, checksum_file = self.files(pixels.shape[1])
         checksum = np.uint32(zlib.crc32(pixels.data, origin))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             # not through a map: on a full disk that would kill the process
             _write_at(pixel_file, pixels.nbytes * row, pixels.tobytes())
             _write_at(checksum_file, CHECKSUM_BYTES * row, checksum.tobytes())

@@ -42,6 +42,9 @@ def load_batches(
     loading with an error, after one more batch, which is read here: a training that was asked to
     stop by the same signal takes its last step and saves.
     """
+    if images.cache is not None:
+        cache, rows = images.cache
+        cache.require_space(rows[np.concatenate([np.zeros(0, np.int64), *batches])], images.size)
     unlike: set[int] = set()  # images of another size than their data set says
     done = 0
     try:

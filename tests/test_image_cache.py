@@ -1,7 +1,9 @@
 """The cache of resized images: the same tensors as without it, whatever happens to its files."""
 
 import json
+import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from datasets_src.images import ImageSet, open_rgb, resized
 from datasets_src.loading import load_batches, load_images
 from main import main
 from tests.conftest import TINY, dirs
-from tests.test_coco import file_name, write_split
+from tests.test_coco import file_name, refusal_of, write_split
 from tests.test_images import random_picture
 from tests.test_training import assert_same, weights
 
@@ -144,14 +146,40 @@ def test_whatever_happens_to_the_files_no_wrong_pixel_is_read(small, tmp_path, k
             np.testing.assert_array_equal(all_images(split), expected)
 
 
-def test_interrupted_writing_goes_on_where_it_stopped(small, tmp_path, decoded):
+def test_interrupted_writing_goes_on_where_it_stopped(small, tmp_path, decoded, caplog):
     split = cached_split(small, tmp_path / "cache")
+    caplog.set_level(logging.INFO)
     images = load_images(split.images(SIZE), [np.array([3]), np.array([0, 5])], 0)
     next(images)
+    assert "0 of 3 images are stored" in caplog.text
     images.close()  # the second batch is not read
     decoded.clear()
+    caplog.clear()
     np.testing.assert_array_equal(all_images(split), from_files(split))
     assert decoded == [split.path(i) for i in (0, 1, 2, 4, 5)]
+    assert "1 of 6 images are stored; the others are as they are read, 0.00 GB" in caplog.text
+    caplog.clear()
+    all_images(split)
+    assert caplog.text == ""
+
+
+def test_too_little_space_is_told_before_anything_is_written(small, tmp_path, monkeypatch):
+    split = cached_split(small, tmp_path / "cache")
+    room = shutil.disk_usage(tmp_path)._replace(free=6 * 3 * SIZE**2 - 1)
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _folder: room)
+    message = refusal_of(all_images, split)
+    assert str(tmp_path / "cache") in message
+    assert "images left take" in message
+    assert list((tmp_path / "cache").iterdir()) == []
+    # one image less has room
+    assert len(next(load_images(split.images(SIZE), [np.arange(5)], 0))) == 5
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(small, tmp_path, decoded):
+    (tmp_path / "cache").touch()
+    split = cached_split(small, tmp_path / "cache")
+    assert str(tmp_path / "cache") in refusal_of(all_images, split)
+    assert decoded == []
 
 
 def test_a_disk_that_fills_up_costs_the_cache_and_not_the_training(
@@ -173,15 +201,6 @@ def test_a_disk_that_fills_up_costs_the_cache_and_not_the_training(
     assert caplog.text.count("no more images are stored in ") == 1
     monkeypatch.undo()
     np.testing.assert_array_equal(all_images(split), from_files(split))
-
-
-def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_training(
-    small, tmp_path, caplog
-):
-    (tmp_path / "cache").touch()
-    split = cached_split(small, tmp_path / "cache")
-    np.testing.assert_array_equal(all_images(split), from_files(split))
-    assert caplog.text.count(f"no more images are stored in {tmp_path / 'cache'}") == 1
 
 
 def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_data, tmp_path, thin):

@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+import os
 import pickle
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -52,9 +54,21 @@ def test_a_file_is_replaced_whole_or_stays_when_the_writer_fails(tmp_path, old):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, fail)
     assert [file.read_bytes() for file in path.parent.iterdir()] == ([] if old is None else [old])
-    path.with_name("file.tmp").write_bytes(b"of a killed process")
     write_atomically(path, lambda file: file.write(b"new"))
     assert [file.read_bytes() for file in path.parent.iterdir()] == [b"new"]
+
+
+def test_left_overs_of_killed_runs_are_removed_and_those_of_others_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path = tmp_path / "a[1].txt"
+    left = tmp_path / f"{path.name}.{platform.node()}-{dead.pid}.tmp"
+    running = tmp_path / f"{path.name}.{platform.node()}-{os.getppid()}.tmp"
+    elsewhere = tmp_path / f"{path.name}.another-{dead.pid}.tmp"
+    for file in (left, running, elsewhere):
+        file.touch()
+    write_text(path, "x")
+    assert sorted(tmp_path.iterdir()) == sorted([path, running, elsewhere])
 
 
 def test_folders_and_full_disks_are_the_users_mistakes(tmp_path):

@@ -1,10 +1,12 @@
 """Files: written whole or not at all, read with one boundary for what parsers raise."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,11 +56,16 @@ def writing(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write ``path`` through ``write(file)``; whatever stood there stays until all is on disk.
 
-    The bytes go to a neighbour named ``<name>.tmp``, which then takes the name.
+    The bytes go to a neighbour named ``<name>.<machine>-<process>.tmp``, which then takes the name.
+    What a killed process of this machine left behind is removed.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    machine = platform.node()
+    temporary = path.with_name(f"{path.name}.{machine}-{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f"{glob.escape(f'{path.name}.{machine}')}-*.tmp"):
+            if not _is_running(other.stem.rpartition("-")[2]):
+                other.unlink(missing_ok=True)
         try:
             with temporary.open("wb") as file:
                 write(file)
@@ -68,6 +75,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)  # sends nothing
+    except PermissionError:
+        return True
+    except (OSError, OverflowError, ValueError):
+        return False
+    return True
 
 
 def require_writable_folder(path: Path) -> None:
