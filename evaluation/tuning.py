@@ -5,19 +5,20 @@ The result of each combination is stored, so that the same command continues a s
 """
 
 import argparse
-import contextlib
 import difflib
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from sklearn.model_selection import ParameterGrid
+import yaml
 
 from datasets_src.norms import Norms, load_norms
 from datasets_src.pairs import TrainingPairs, divide_training_data
@@ -28,7 +29,7 @@ from evaluation.metrics_table import BY_PATH
 from evaluation.reports import flatten, format_rows
 from evaluation.results import save_results
 from evaluation.word_evaluation import predict_words, word_metrics
-from models_src.model_files import model_exists, remove_model
+from models_src.model_files import model_exists
 from models_src.settings import SETTINGS, TrainingSettings, file_value, read_by_setting, read_config
 from models_src.training import LossNotFiniteError, RunOptions, train
 from utils.errors import UserError
@@ -81,8 +82,7 @@ class _Task:
     held_out: Split
     norms: Norms
     seed: int  # of the draw of held-out images, and of the evaluation's random choices
-    models: Path  # folder of checkpoints, and of models until they are evaluated
-    results: Path  # folder of stored results
+    folder: Path  # of stored results, and of each model in a folder until it is evaluated
 
 
 def tune_joint_model_parameters(options: argparse.Namespace) -> None:
@@ -96,10 +96,8 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
         raise UserError(f"{', '.join(twice)} is given here and in {options.grid}; leave one out")
     combinations = grid_combinations(grid, base, options.grid)
     inputs.choose_device(options.device)
-    results = options.results_dir / options.model_name / "tuning"
-    models = options.models_dir / "tuning" / options.model_name
-    for place in (models, results):
-        require_writable_folder(place)
+    folder = options.results_dir / options.model_name / "tuning"
+    require_writable_folder(folder)
     seed = base.get("seed", options.seed)
     pairs, held_out = divide_training_data(inputs.training_split(options), seed)
     norms = load_norms(options.datasets_dir, options.word_list)
@@ -116,21 +114,14 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     )
     not_measured = norms.absent | inputs.unmeasured_on_images(held_out, options.datasets_dir)
     rank_by = ranking_metric(options.rank_by, not_measured)
-    task = _Task(options, pairs, held_out, norms, seed, models, results)
-    data_identity = {
-        "captions": counts["train_fingerprint"],
-        "test": counts["held_out_fingerprint"],
-        "norms": counts["norms_fingerprint"],
-        "word_list": inputs.word_list_settings(options).get("word_list_sha256"),
-        "held_out_seed": seed,
-    }
-    identities = [data_identity | _settings_identity(run.settings) for run in combinations]
-    lock = models.parent / f"{options.model_name}.lock"
-    with only_process(lock, f"the tuning of '{options.model_name}'"):
+    task = _Task(options, pairs, held_out, norms, seed, folder)
+    word_list = inputs.word_list_settings(options).get("word_list_sha256")
+    of_all = counts | {"word_list": word_list, "held_out_seed": seed}
+    identities = [of_all | _settings_identity(run.settings) for run in combinations]
+    with only_process(folder.with_suffix(".lock"), f"the tuning of '{options.model_name}'"):
         if options.overwrite:
-            for folder in (results, models, models / "text", models / "visual"):
-                for stale in folder.glob("[0-9a-f]" * 16 + ".*"):
-                    stale.unlink()
+            for stale in folder.glob(f"{'[0-9a-f]' * 16}*"):
+                shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         runs: list[TunedRun] = []
         for run, identity in zip(combinations, identities, strict=True):
             logger.info("combination %d of %d:", len(runs) + 1, len(combinations))
@@ -150,17 +141,14 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
                     f"--rank_by {rank_by} is no metric; did you mean {', '.join(near)}? The same "
                     "command with another --rank_by trains nothing again"
                 )
-    for folder in (models / "text", models / "visual", models, models.parent):
-        with contextlib.suppress(OSError):  # other trainings are left there
-            folder.rmdir()
     seeds = {"held_out_seed": seed, "evaluation_seed": seed}
     if options.grid is None:
         recorded = runs[0].settings.as_dict() | seeds
         save_results(options, runs[0].metrics or {}, recorded, counts, not_measured)
         return
     runs = ranked(runs, rank_by)
-    ranking = pd.DataFrame(ranking_rows(runs, rank_by), dtype=object)
-    path = options.results_dir / options.model_name / "tuning.csv"
+    ranking = ranking_table(runs, rank_by)
+    path, best = folder.with_suffix(".csv"), folder.with_name("best.yaml")
     write_text(path, ranking.to_csv(index=False))
     headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
     shown = ranking.drop(columns="failure", errors="ignore").rename(columns=headings)
@@ -181,9 +169,11 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     )
     logger.info("the same as a table: %s", path)
     if runs[0].value(rank_by) is None:
+        best.unlink(missing_ok=True)
         logger.info("there is no best: %s is undefined for every combination", rank_by)
     else:
-        logger.info("to train the best on all images: %s", _best_command(options, runs[0]))
+        write_text(best, yaml.safe_dump(runs[0].settings.as_dict(), sort_keys=False))
+        logger.info("to train the best on all images: %s", _training_command(options, best))
 
 
 def read_grid(path: Path) -> dict[str, list[Any]]:
@@ -211,8 +201,8 @@ def grid_combinations(
     ``base`` are the values of other settings, ``source`` is the grid's file.
     """
     combinations = []
-    for point in ParameterGrid(dict(grid)):
-        chosen = {name: point[name] for name in grid}  # in the file's order
+    for values in product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
         try:
             combinations.append(TunedRun(chosen, TrainingSettings(**{**base, **chosen})))
         except UserError as error:
@@ -256,7 +246,7 @@ def _stored_or_trained(task: _Task, run: TunedRun, identity: Mapping[str, Any]) 
     That a grid's settings fail is an outcome, too; but a lack of memory may pass.
     """
     key = digest(identity)[:16]
-    path = task.results / f"{key}.json"
+    path = task.folder / f"{key}.json"
     shown = described(run.chosen or run.settings.as_dict())
     logger.info("%s%s", shown, " (stored)" if path.exists() else "")
     if path.exists():
@@ -275,9 +265,7 @@ def _stored_or_trained(task: _Task, run: TunedRun, identity: Mapping[str, Any]) 
             may_pass = isinstance(error, torch.OutOfMemoryError)
         if not may_pass:
             write_json(path, {"identity": identity, **outcome})
-    for name in (key, f"{key}_best"):
-        remove_model(task.models, name)
-    RunOptions(key, task.models).checkpoint_file.unlink(missing_ok=True)
+    shutil.rmtree(task.folder / key, ignore_errors=True)
     return replace(run, **outcome)
 
 
@@ -286,7 +274,7 @@ def _train_and_evaluate(task: _Task, run: TunedRun, key: str) -> dict[str, Any]:
     options = task.options
     run_options = RunOptions(
         name=key,
-        models_dir=task.models,
+        models_dir=task.folder / key,
         device=inputs.choose_device(options.device),
         workers=options.workers,
         resume=True,
@@ -298,7 +286,7 @@ def _train_and_evaluate(task: _Task, run: TunedRun, key: str) -> dict[str, Any]:
         raise KeyboardInterrupt
     # thresholds and the like are those of the training
     given = {"workers": options.workers} if "workers" in options.given else {}
-    found = {"models_dir": task.models, "model_name": key, "given": given}
+    found = {"models_dir": task.folder / key, "model_name": key, "given": given}
     model = inputs.load_both_halves(argparse.Namespace(**(vars(options) | found)))
     words = predict_words(model.text, task.pairs.vocabulary)
     return {
@@ -312,42 +300,33 @@ def ranked(runs: Sequence[TunedRun], name: str) -> list[TunedRun]:
     return sorted(runs, key=lambda run: (run.value(name) is None, -(run.value(name) or 0)))
 
 
-def ranking_rows(runs: Sequence[TunedRun], rank_by: str) -> list[dict[str, Any]]:
-    """Return a row for each ranked run: rank, the grid's settings, the main metrics, failures."""
-    measured = {name for run in runs for name in flatten(run.metrics or {})}
-    names = [rank_by, *(name for name in MAIN_METRICS if name in measured and name != rank_by)]
-    has_failures = any(run.failure is not None for run in runs)
-    return [
+def ranking_table(runs: Sequence[TunedRun], rank_by: str) -> pd.DataFrame:
+    """Return a row for each ranked run: rank, the grid's settings, the main metrics, its failure.
+
+    Columns without any value are left out.
+    """
+    rows = [
         {"rank": rank}
         | {name: _written(value) for name, value in run.chosen.items()}
-        | {name: run.value(name) for name in names}
-        | ({"failure": run.failure} if has_failures else {})
+        | {name: run.value(name) for name in (rank_by, *MAIN_METRICS)}
+        | {"failure": run.failure}
         for rank, run in enumerate(runs, start=1)
     ]
+    return pd.DataFrame(rows, dtype=object).dropna(axis="columns", how="all")
 
 
-def _best_command(options: argparse.Namespace, best: TunedRun) -> str:
-    """Return the command that trains the best combination on all images."""
+def _training_command(options: argparse.Namespace, config: Path) -> str:
+    """Return the command that trains the settings of a file on all images."""
     name = options.model_name
     if model_exists(options.models_dir, name):
         name += "_tuned"
-    places = ("datasets_dir", "dataset", "models_dir", "results_dir", "word_list",
-              "device", "workers", "image_cache")  # fmt: skip
-    words = ["python", "main.py", f"--model_name={name}"]
-    words += [f"--{place}={options.given[place]}" for place in places if place in options.given]
+    kept = ("datasets_dir", "dataset", "cache_dir", "models_dir", "results_dir", "word_list",
+            "device", "workers", "image_cache")  # fmt: skip
+    given = {"config": config, "model_name": name}
+    given |= {option: options.given[option] for option in kept if option in options.given}
+    words = [f"--{option}={value}" for option, value in given.items()]
     words += ["--use_all_images"] if options.use_all_images else []
-    return shlex.join(words + command_line(best.settings))
-
-
-def command_line(settings: TrainingSettings) -> list[str]:
-    """Return the options that give these settings without any file."""
-    words = []
-    for name, value in settings.as_dict().items():
-        if value != SETTINGS[name].default:
-            flag = f"--{name}" if value else f"--no-{name}"
-            # with '=', since a value may begin with '-'
-            words.append(flag if isinstance(value, bool) else f"--{name}={value}")
-    return words
+    return shlex.join(["python", "main.py", *words])
 
 
 def described(chosen: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from datasets_src.datasets import load_split
 from datasets_src.pairs import divide_training_data, held_out_images
 from evaluation import tuning
 from evaluation.reports import flatten
-from evaluation.tuning import TunedRun, grid_combinations, ranked, ranking_rows, read_grid
-from main import main, parse_options
+from evaluation.tuning import TunedRun, grid_combinations, ranked, ranking_table, read_grid
+from main import main
 from models_src import training
-from models_src.settings import TrainingSettings
+from models_src.settings import TrainingSettings, settings_from_sources
 from models_src.training import train
 from tests.conftest import TINY, dirs
 from tests.test_cli import fails
@@ -109,23 +108,9 @@ def test_ranking():
     runs = [run_of("lstm", None), run_of("gru", 0.25), failed, run_of("lstm", 0.25, 1 / 3)]
     order = ranked([*runs, run_of("generative", 0.5)], f1)
     assert order == [run_of("generative", 0.5), runs[1], runs[3], runs[0], failed]
-    assert ranking_rows(order, f1)[2] == {
-        "rank": 3, "text_encoder": "lstm", f1: 0.25, matching: 1 / 3
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"visual_threshold": -1e-05, "freeze_visual": True, "visual_learning_rate": 1e-07},
-        {"pretrained_visual": "my weights.pt", "random_start_steps": 0, "seed": 9},
-    ],
-)
-def test_the_best_settings_as_a_command_line_are_those_settings(settings):
-    expected = TrainingSettings(**settings)
-    options = vars(parse_options(shlex.split(shlex.join(tuning.command_line(expected)))))
-    assert TrainingSettings(**{name: options[name] for name in expected.as_dict()}) == expected
+    table = ranking_table(order, f1)
+    assert list(table) == ["rank", "text_encoder", f1, matching]  # of what there is
+    assert table.to_numpy().tolist()[2:4] == [[3, "lstm", 0.25, 1 / 3], [4, "lstm", None, None]]
 
 
 def test_the_metric_that_ranks():
@@ -176,7 +161,8 @@ def test_one_training_is_scored_and_stored(demo_data, tmp_path, steps, capsys):
     assert results["data"]["train_images"] == 28
     assert results["settings"]["held_out_seed"] == results["settings"]["seed"] == 3
     assert {"categorization", "heatmap", "activation"} <= set(results["metrics"])
-    assert not list((tmp_path / "models").rglob("*"))  # neither models nor empty folders stay
+    (stored,) = (tmp_path / "results" / "model1" / "tuning").iterdir()  # no model stays
+    assert stored.suffix == ".json"
     taken = len(steps)
     assert main(arguments) == 0  # the same again comes from the store
     assert "(stored)" in capsys.readouterr().out
@@ -191,6 +177,10 @@ def test_a_search_is_ranked_and_goes_on_where_it_was_interrupted(
     assert search(demo_data, whole) == 0
     table, results = table_of(whole), results_of(whole)
     runs = results["metrics"]["runs"]
+    best = whole / "results" / "model1" / "best.yaml"
+    assert settings_from_sources(best, {}) == TrainingSettings(**runs[0]["settings"])
+    command = f"python main.py --config={best} --model_name=model1 --datasets_dir={demo_data} "
+    assert command in capsys.readouterr().out
     assert results["metrics"]["rank_by"] == "class_name_classification.f1"
     scores = [run["metrics"]["class_name_classification"]["f1"] for run in runs]
     assert scores == sorted(scores, reverse=True)
@@ -208,7 +198,9 @@ def test_a_search_is_ranked_and_goes_on_where_it_was_interrupted(
     assert search(demo_data, stopped) == 0
     assert "batch_size 47, text_threshold 0.05 (stored)" in capsys.readouterr().out
     assert table_of(stopped) == table
-    assert not list((stopped / "models").rglob("*"))
+    assert {path.suffix for path in (stopped / "results" / "model1" / "tuning").iterdir()} == {
+        ".json"
+    }
 
 
 def test_overwrite_starts_anew_and_a_wrong_metric_costs_no_training(
