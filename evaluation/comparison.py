@@ -216,7 +216,7 @@ def comparison_table(models: Sequence[ModelResults]) -> pd.DataFrame:
         if suffix and value is not None:
             value = chance_level(model.metrics, metric.path)
         rows.append((metric.label + suffix, model.setting, value))
-    figures = pd.DataFrame(rows, columns=["metric", "setting", "value"]).astype({"value": float})
+    figures = pd.DataFrame(rows, columns=["metric", "setting", "value"])
     return mean_over_seeds(figures[figures.groupby("metric")["value"].transform("count") > 0])
 
 
@@ -234,26 +234,21 @@ def mean_over_seeds(figures: pd.DataFrame) -> pd.DataFrame:
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as text with a column for each setting; p-values follow their metric."""
-    settings = list(dict.fromkeys(table["setting"]))
-    lines: list[list[str]] = []
-    for metric, rows in table.groupby("metric", sort=False):
-        cells = rows.set_index("setting")
-        lines.append([str(metric)])
-        for mean, deviation in cells.loc[settings, ["mean", "standard_deviation"]].to_numpy():
-            spread = "" if np.isnan(deviation) else f" ± {deviation:.3f}"
-            lines[-1].append("-" if np.isnan(mean) else f"{mean:.3f}{spread}")
-        p_values = cells.get("p_value", pd.Series(dtype=float)).dropna()
-        if len(p_values):
-            shown = [f"{p_values[s]:.3f}" if s in p_values else "-" for s in settings]
-            lines.append([f"  p against {settings[0]}", *shown])
-    return pd.DataFrame([line[1:] for line in lines], [line[0] for line in lines], settings)
+    lines = []
+    for metric, rows in table.set_index("setting").groupby("metric", sort=False):
+        spread = rows["standard_deviation"].map(" ± {:.3f}".format).replace(" ± nan", "")
+        figures = rows["mean"].map("{:.3f}".format) + spread
+        lines.append(figures.replace("nan", "-").rename(metric))
+        if "p_value" in rows and rows["p_value"].notna().any():
+            p_values = rows["p_value"].map("{:.3f}".format).replace("nan", "-")
+            lines.append(p_values.rename(f"  p against {rows.index[0]}"))
+    return pd.DataFrame(lines).rename_axis(columns=None)
 
 
 def as_markdown(cells: pd.DataFrame) -> str:
     """Return cells as a Markdown table."""
     align = ("left", *("right" for _ in cells.columns))
-    table: str = cells.to_markdown(colalign=align, disable_numparse=True)
-    return table + "\n"
+    return f"{cells.to_markdown(colalign=align, disable_numparse=True)}\n"
 
 
 def as_latex(cells: pd.DataFrame) -> str:
