@@ -86,20 +86,16 @@ def _best_f1(overlap: np.ndarray) -> np.ndarray:
 
 
 def chance_categorization_scores(
-    categories: np.ndarray,
-    clusters: np.ndarray,
-    seed: int,
-    draws: int = 20,
-    kept: np.ndarray | None = None,
+    categories: np.ndarray, clusters: np.ndarray, seed: int, draws: int = 20
 ) -> dict[str, float | int | None]:
     """Return what random clusters score: the level to read ``categorization_scores`` against.
 
     Each draw puts every word into one of as many clusters as ``clusters`` (W,) has, uniformly and
-    independently; each score is the mean over the draws. Words in ``kept`` (W,) stay where they
-    are, and their clusters are not among those drawn: so words that a model cannot place, which
-    share one cluster, do so in the chance level, too.
+    independently; each score is the mean over the draws. Words in negative clusters stay there, and
+    these are not among those drawn: so words that a model cannot place, which share one cluster, do
+    so in the chance level, too.
     """
-    moved = np.ones(len(clusters), dtype=bool) if kept is None else ~kept  # (W,)
+    moved = clusters >= 0  # (W,)
     places = np.unique(clusters[moved])
     if not len(places):
         return categorization_scores(categories, clusters)

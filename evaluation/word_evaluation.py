@@ -102,8 +102,7 @@ def categorization_metrics(predictions: WordPredictions, norms: Norms, seed: int
     return {
         "categorization": {name: categorization_scores(*pair) for name, pair in labels.items()},
         "categorization_chance": {
-            name: chance_categorization_scores(*pair, seed=seed, kept=pair[1] == NO_CLUSTER)
-            for name, pair in labels.items()
+            name: chance_categorization_scores(*pair, seed) for name, pair in labels.items()
         },
     }
 
