@@ -11,7 +11,7 @@ import logging
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,8 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     rank_by = ranking_metric(options.rank_by, not_measured)
     task = _Task(options, pairs, held_out, norms, seed, folder)
     word_list = inputs.word_list_settings(options).get("word_list_sha256")
-    of_all = counts | {"word_list": word_list, "held_out_seed": seed}
-    identities = [of_all | _settings_identity(run.settings) for run in combinations]
+    data = counts | {"word_list": word_list, "held_out_seed": seed}
+    identities = [data | _settings_identity(run.settings) for run in combinations]
     with only_process(folder.with_suffix(".lock"), f"the tuning of '{options.model_name}'"):
         if options.overwrite:
             for stale in folder.glob(f"{'[0-9a-f]' * 16}*"):
@@ -152,11 +152,7 @@ def tune_joint_model_parameters(options: argparse.Namespace) -> None:
     write_text(path, ranking.to_csv(index=False))
     headings = {name: text for name, text in MAIN_METRICS.items() if name != rank_by}
     shown = ranking.drop(columns="failure", errors="ignore").rename(columns=headings)
-    stored = [
-        {"rank": rank, "settings": run.settings.as_dict(), "metrics": run.metrics,
-         "failure": run.failure}
-        for rank, run in enumerate(runs, start=1)
-    ]  # fmt: skip
+    stored = [{"rank": rank} | asdict(run) for rank, run in enumerate(runs, start=1)]
     common = {k: v for k, v in runs[0].settings.as_dict().items() if k not in grid}
     logger.info("%d combinations by falling %s:", len(runs), rank_by)
     save_results(
