@@ -1,6 +1,7 @@
 """A model while it learns: its metrics by step, as a table for R or pandas and as plots."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -84,34 +85,30 @@ def draw_development(folder: Path, moments: Sequence[Moment], title: str) -> Non
     A plot without anything to show is not there afterwards, whatever stood there.
     """
     clusters = _series(moments, "word", "cluster")
-    panels = {
-        "model": metric_panels([moment.values["model"][""] for moment in moments]),
-        "category": [
-            Panel(name, "F1", {name: values})
-            for name, values in _series(moments, "category", "f1").items()
-        ],
-        "word": [
-            Panel(word, "probability", {word: values}, _changes(clusters[word]))
-            for word, values in _series(moments, "word", "probability").items()
-        ],
+    plots: dict[str, tuple[str, list[Panel]]] = {
+        "model": (title, metric_panels([moment.values["model"][""] for moment in moments])),
+        "category": (
+            f"{title}: F1 of each category and the cluster that fits it best",
+            [
+                Panel(name, "F1", {name: values})
+                for name, values in _series(moments, "category", "f1").items()
+            ],
+        ),
+        "word": (
+            f"{title}: probability of a word's best cluster, and its number where it changes",
+            [
+                Panel(word, "probability", {word: values}, _changes(clusters[word]))
+                for word, values in _series(moments, "word", "probability").items()
+            ],
+        ),
     }
-    titles = {
-        "model": title,
-        "category": f"{title}: F1 of each category and the cluster that fits it best",
-        "word": f"{title}: probability of a word's best cluster, and its number where it changes",
-    }
-    for kind, file in PLOTS.items():
-        if not panels[kind]:
-            (folder / file).unlink(missing_ok=True)
-            continue
-        draw_curves(
-            folder / file,
-            [moment.step for moment in moments],
-            panels[kind],
-            titles[kind],
-            by_step=True,
-            small=kind != "model",
-        )
+    steps = [moment.step for moment in moments]
+    for kind, (heading, panels) in plots.items():
+        path = folder / PLOTS[kind]
+        if panels:
+            draw_curves(path, steps, panels, heading, by_step=True, small=kind != "model")
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _series(moments: Sequence[Moment], kind: str, metric: str) -> dict[str, list[float | None]]:
@@ -125,8 +122,7 @@ def _series(moments: Sequence[Moment], kind: str, metric: str) -> dict[str, list
 
 def _changes(values: Sequence[float | None]) -> list[str]:
     """Return each value as text where it is another one than before, else ""."""
-    before = [None, *values[:-1]]
     return [
-        "" if value is None or value == earlier else f"{value:g}"
-        for earlier, value in zip(before, values, strict=True)
+        "" if value is None or value == before else f"{value:g}"
+        for before, value in pairwise([None, *values])
     ]
