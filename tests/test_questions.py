@@ -27,13 +27,10 @@ from evaluation.cluster_tables import (
     word_rows_as_csv,
 )
 from evaluation.image_evaluation import VisualModel, predict_images
-from evaluation.word_evaluation import (
-    NO_CLUSTER,
-    WordPredictions,
-)
+from evaluation.word_evaluation import NO_CLUSTER, WordPredictions
 from main import main
 from models_src.model_files import load_visual_model
-from tests.conftest import results_of
+from tests.conftest import dirs, results_of
 from tests.test_cli import ROOT, fails
 from tests.test_evaluators import norms
 
@@ -122,7 +119,7 @@ def test_word_clusters_without_norms_and_with_one_half(trained, demo_data, tmp_p
     shutil.copytree(trained / "models" / "text", models / "text")
     (data / CATEGORY_FILE).unlink()
     (data / CONCRETENESS_FILE).unlink()
-    places = [f"--datasets_dir={data}", f"--models_dir={models}", f"--results_dir={tmp_path}"]
+    places = dirs(data, models, tmp_path)
     assert main(["--utility=word_clusters", "--model_name=lstm", *places]) == 0
     rows = pd.read_csv(tmp_path / "word_clusters_lstm.csv")
     assert len(rows) > 50

@@ -12,7 +12,6 @@ from evaluation.reports import (
     Panel,
     draw_curves,
     draw_learning_curves,
-    flatten,
     format_metrics,
     metric_panels,
     read_history,
@@ -52,13 +51,6 @@ def test_the_figures_that_matter_come_first_with_their_chance():
     assert key == [["0.5000", "0.2500"], ["0.7500", "0.5000"]]
     assert empty == []
     assert ["precision", "0.4000", "0.2000"] in lines
-
-
-def test_flatten_keeps_undefined_values():
-    flat = flatten(METRICS)
-    assert flat["heatmap.recall"] is None
-    assert flat["concreteness.pearson_by_min_count.10.word_count"] == 1
-    assert flat["word_association"] is None
 
 
 def test_history_has_a_row_per_metric_and_empty_cells_for_undefined(tmp_path):
