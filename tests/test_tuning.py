@@ -1,7 +1,6 @@
 """Tuning: the held-out images, the grid and its ranking, and searches that survive interruption."""
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from main import main
 from models_src import training
 from models_src.settings import TrainingSettings, settings_from_sources
 from models_src.training import train
-from tests.conftest import TINY, dirs
+from tests.conftest import TINY, dirs, results_of
 from tests.test_cli import fails
 from tests.test_coco import refusal_of
 from tests.test_training import watch_steps
@@ -122,28 +121,23 @@ def test_the_metric_that_ranks():
     assert "no instances" in refusal_of(tuning.ranking_metric, wanted, absent)
 
 
-def places(data, folder) -> list[str]:
-    return dirs(data, folder / "models", folder / "results")
-
-
 def command(data, folder, *extra, grid=GRID) -> list[str]:
     """Return a search over a grid that is written to a file of the folder."""
     folder.mkdir(exist_ok=True)
     (folder / "grid.yaml").write_text(grid)
-    return [*SMALL, f"--grid={folder / 'grid.yaml'}", *places(data, folder), *extra]
+    return [*SMALL, f"--grid={folder / 'grid.yaml'}", *dirs(data, folder), *extra]
 
 
 def search(*arguments, **options) -> int:
     return main(command(*arguments, **options))
 
 
-def results_of(folder) -> dict:
-    path = folder / "results" / "tune_joint_model_parameters_model1.json"
-    return json.loads(path.read_text())
+def stored_of(folder) -> dict:
+    return results_of(folder, "tune_joint_model_parameters", "model1")
 
 
 def table_of(folder) -> str:
-    return (folder / "results" / "model1" / "tuning.csv").read_text()
+    return (folder / "model1" / "tuning.csv").read_text()
 
 
 @pytest.fixture
@@ -153,21 +147,21 @@ def steps(monkeypatch) -> list:
 
 
 def test_one_training_is_scored_and_stored(demo_data, tmp_path, steps, capsys):
-    arguments = [*SMALL, "--seed=3", "--batch_size=47", *places(demo_data, tmp_path)]
+    arguments = [*SMALL, "--seed=3", "--batch_size=47", *dirs(demo_data, tmp_path)]
     assert main(arguments) == 0
     assert "class name classification" in capsys.readouterr().out
-    results = results_of(tmp_path)
+    results = stored_of(tmp_path)
     assert results["data"]["held_out_images"] == 7
     assert results["data"]["train_images"] == 28
     assert results["settings"]["held_out_seed"] == results["settings"]["seed"] == 3
     assert {"categorization", "heatmap", "activation"} <= set(results["metrics"])
-    (stored,) = (tmp_path / "results" / "model1" / "tuning").iterdir()  # no model stays
+    (stored,) = (tmp_path / "model1" / "tuning").iterdir()  # no model stays
     assert stored.suffix == ".json"
     taken = len(steps)
     assert main(arguments) == 0  # the same again comes from the store
     assert "(stored)" in capsys.readouterr().out
     assert len(steps) == taken
-    assert results_of(tmp_path)["metrics"] == results["metrics"]
+    assert stored_of(tmp_path)["metrics"] == results["metrics"]
 
 
 def test_a_search_is_ranked_and_goes_on_where_it_was_interrupted(
@@ -175,9 +169,9 @@ def test_a_search_is_ranked_and_goes_on_where_it_was_interrupted(
 ):  # fmt: skip
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert search(demo_data, whole) == 0
-    table, results = table_of(whole), results_of(whole)
+    table, results = table_of(whole), stored_of(whole)
     runs = results["metrics"]["runs"]
-    best = whole / "results" / "model1" / "best.yaml"
+    best = whole / "model1" / "best.yaml"
     assert settings_from_sources(best, {}) == TrainingSettings(**runs[0]["settings"])
     command = f"python main.py --config={best} --model_name=model1 --datasets_dir={demo_data} "
     assert command in capsys.readouterr().out
@@ -198,9 +192,7 @@ def test_a_search_is_ranked_and_goes_on_where_it_was_interrupted(
     assert search(demo_data, stopped) == 0
     assert "batch_size 47, text_threshold 0.05 (stored)" in capsys.readouterr().out
     assert table_of(stopped) == table
-    assert {path.suffix for path in (stopped / "results" / "model1" / "tuning").iterdir()} == {
-        ".json"
-    }
+    assert {path.suffix for path in (stopped / "model1" / "tuning").iterdir()} == {".json"}
 
 
 def test_overwrite_starts_anew_and_a_wrong_metric_costs_no_training(
@@ -211,7 +203,7 @@ def test_overwrite_starts_anew_and_a_wrong_metric_costs_no_training(
     assert len(steps) == 3
     assert search(demo_data, tmp_path) == 0
     assert len(steps) == 5
-    notes = tmp_path / "results" / "model1" / "tuning" / "notes.txt"
+    notes = tmp_path / "model1" / "tuning" / "notes.txt"
     notes.write_text("mine")
     assert search(demo_data, tmp_path, "--overwrite", grid="batch_size: 70") == 0
     assert len(steps) == 7
@@ -237,10 +229,10 @@ def test_failures_rank_last_and_only_a_lack_of_memory_is_tried_again(
     failures = [str(training.LossNotFiniteError(3)), "no memory for 70 images"]
     table = table_of(tmp_path)
     assert table.splitlines()[2].startswith("2,47,,") and table.endswith(failures[1] + "\n")
-    assert [run["failure"] for run in results_of(tmp_path)["metrics"]["runs"]] == [None, *failures]
+    assert [run["failure"] for run in stored_of(tmp_path)["metrics"]["runs"]] == [None, *failures]
     taken = len(steps)
     assert search(demo_data, tmp_path, grid=grid) == 0
-    runs = results_of(tmp_path)["metrics"]["runs"]
+    runs = stored_of(tmp_path)["metrics"]["runs"]
     assert sorted(run["failure"] or "" for run in runs) == ["", "", failures[0]]
     assert len(steps) == taken + 2
 
