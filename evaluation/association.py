@@ -22,11 +22,10 @@ def association_scores(
 
     Source: Berger et al. 2022.
     """
-    pairs = np.asarray(pair_words, dtype=np.int64).reshape(-1, 2)  # of no pairs, too
-    found = clusters[pairs[:, 0]] == clusters[pairs[:, 1]]  # (P,)
+    found = clusters[pair_words[:, 0]] == clusters[pair_words[:, 1]]  # (P,)
     sizes = np.unique(clusters, return_counts=True)[1]  # words per cluster
     sharing_count = int((sizes * (sizes - 1) // 2).sum())
-    strengths = np.asarray(pair_strengths)[found]
+    strengths = pair_strengths[found]
     return {
         "mean_association_strength": float(strengths.mean()) if found.any() else None,
         "pairs_found": len(strengths),
