@@ -24,8 +24,8 @@ from models_src.distributed import joined_ranks, rank, world_size
 from tests.conftest import TINY, dirs, thin_network
 from tests.test_cli import fails
 from tests.test_training import assert_same, damaged_copy, run, without_norm
+from utils.provenance import ROOT
 
-ROOT = Path(__file__).parent.parent
 RANKS = 2
 SECONDS = 300  # after which processes that wait for each other are ended
 GROUPED = {"group_captions": True, "batch_size": 8, "flip_images": True, "precision": "bf16"}
