@@ -66,9 +66,8 @@ def test_a_batch_without_some_images_keeps_the_other_pairs():
     assert batch.only(np.zeros(3, dtype=bool)).captions.tolist() == []
 
 
-def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data):
+def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data, pairs):
     split = load_filtered_split(demo_data, "train2014", use_all_images=False)
-    pairs = load_training_pairs(demo_data, use_all_images=False)
     assert pairs.split.filtered is True
     assert pairs.split.captions == split.captions
     vocabulary, captions = build_vocabulary(split.captions)
