@@ -13,30 +13,17 @@ from tests.conftest import TINY, dirs, results_of
 from tests.test_cli import fails
 from tests.test_coco import write_layout
 
-NAMES_2017 = {"train2014": "train2017", "val2014": "val2017"}
-
 
 @pytest.fixture(scope="module")
 def world(demo_data, tmp_path_factory):
-    """The demo data as the data set "world" with the names of COCO 2017, and nothing else."""
-    datasets_dir = tmp_path_factory.mktemp("world")
-    folder = datasets_dir / "world"
-    for old, new in NAMES_2017.items():
-        (folder / new).mkdir(parents=True)
-        for path in (demo_data / "COCO" / old).iterdir():
-            shutil.copy(path, folder / new / path.name.removeprefix(f"COCO_{old}_"))
-    (folder / "annotations").mkdir()
-    for path in (demo_data / "COCO" / "annotations").iterdir():
-        kind, old = path.stem.split("_")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for image in content["images"]:
-            del image["file_name"]
-        target = folder / "annotations" / f"{kind}_{NAMES_2017[old]}.json"
-        target.write_text(json.dumps(content), encoding="utf-8")
-    for path in demo_data.iterdir():
-        if path.is_file() and path.name != FILTER_FILE:
-            shutil.copy(path, datasets_dir)
-    return datasets_dir
+    """The demo data as the data set "world", whose splits are train and val; not filtered."""
+    folder = tmp_path_factory.mktemp("world")
+    ignored = shutil.ignore_patterns(FILTER_FILE)
+    shutil.copytree(demo_data, folder, ignore=ignored, dirs_exist_ok=True)
+    world = (folder / "COCO").rename(folder / "world")
+    for path in (*world.glob("*2014"), *world.glob("annotations/*")):
+        path.rename(path.with_name(path.name.replace("2014", "")))
+    return folder
 
 
 def test_a_data_set_of_another_name_is_filtered_trained_and_evaluated(
@@ -45,17 +32,16 @@ def test_a_data_set_of_another_name_is_filtered_trained_and_evaluated(
     places = [*dirs(world, tmp_path / "models", tmp_path), "--dataset=world"]
     assert main(["--utility=filter_unwanted_coco_images", *places]) == 0
     printed = capsys.readouterr().out
-    assert "train2017: " in printed
-    assert "val2017: " in printed
-    assert str(world / "world" / FILTER_FILE) in printed
+    for words in ("train: ", "val: ", str(world / "world" / FILTER_FILE)):
+        assert words in printed
     assert not (world / FILTER_FILE).exists()
     stored = json.loads((world / "world" / FILTER_FILE).read_text())["splits"]
     original = json.loads((demo_data / FILTER_FILE).read_text())["splits"]
-    for old, new in NAMES_2017.items():
+    for old, new in zip(SPLITS, ("train", "val"), strict=True):
         assert stored[new]["dropped"] == original[old]["dropped"]
 
     assert main([*TINY, "--epochs=1", "--text_encoder=generative", *places]) == 0
-    assert "train2017: " in capsys.readouterr().out
+    assert "train: " in capsys.readouterr().out
     assert main(["--utility=text_evaluation", *places]) == 0
     assert main(["--utility=visual_evaluation", "--workers=0", *places]) == 0
     results = results_of(tmp_path, "visual_evaluation", "model1")
@@ -104,8 +90,8 @@ def test_unknown_data_set_is_refused_with_those_there_are(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "file"),
     [
-        (["--utility=visual_evaluation", "--model_name=generative"], "captions_val2017.json"),
-        (["--model_name=new"], "captions_train2017.json"),
+        (["--utility=visual_evaluation", "--model_name=generative"], "captions_val.json"),
+        (["--model_name=new"], "captions_train.json"),
     ],
 )
 def test_errors_about_empty_data_name_its_files(world, trained, tmp_path, capsys, arguments, file):

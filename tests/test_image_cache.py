@@ -1,6 +1,5 @@
 """The cache of resized images: the same tensors as without it, whatever happens to its files."""
 
-import json
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from datasets_src.images import ImageSet, open_rgb, resized
 from datasets_src.loading import load_batches, load_images
 from datasets_src.splits import Split
 from main import main
-from tests.conftest import TINY, dirs
+from tests.conftest import TINY, dirs, results_of
 from tests.test_coco import refusal_of, write_split
 from tests.test_images import random_picture
 from tests.test_training import assert_same, weights
@@ -201,7 +200,7 @@ def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_da
         places = [*dirs(demo_data, tmp_path / name), "--model_name=m", *options]
         assert main([*TINY, "--flip_images", *places]) == 0
         assert main(["--utility=visual_evaluation", "--visual_threshold=0", *places]) == 0
-        return json.loads((tmp_path / name / "visual_evaluation_m.json").read_text())["metrics"]
+        return results_of(tmp_path / name, "visual_evaluation", "m")["metrics"]
 
     option = f"--image_cache={tmp_path / 'cache'}"
     assert results("plain") == results("cached", option) == results("cached", option, "--overwrite")
