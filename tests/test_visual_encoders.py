@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms.functional import normalize
 
 from datasets_src.images import ImageFiles
 from evaluation.image_evaluation import VisualModel, pixel_batches
 from evaluation.localization import class_activation_maps
 from models_src.settings import VISUAL_ENCODERS, TrainingSettings
-from models_src.visual_encoders import VisualEncoder, build_visual_encoder, load_trunk
+from models_src.visual_encoders import VisualEncoder, load_trunk
 from tests.test_coco import refusal_of
 
 C = 5
@@ -47,20 +46,6 @@ def test_trunk_loads_from_plain_and_prefixed_state_dicts(tmp_path, prefix, wrap)
         if not name.startswith("fc."):
             assert torch.equal(value, source[name]), name
     assert torch.equal(encoder.head.weight, own_head)
-
-
-@pytest.mark.parametrize("pretrained", [True, False])
-def test_a_googlenet_rescales_its_input_for_trained_weights(pretrained):
-    """Those of torchvision are for -1..1: its own network does so when built with them."""
-    settings = TrainingSettings("googlenet", pretrained_visual="a file" if pretrained else None)
-    encoder = build_visual_encoder(settings, with_pretrained=False).eval()
-    seen = []
-    encoder.network.conv1.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)  # black and white
-    images = normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # as for ImageNet
-    with torch.inference_mode():
-        encoder(images)
-    torch.testing.assert_close(seen[0], 2 * pixels - 1 if pretrained else images)
 
 
 @pytest.mark.parametrize(
