@@ -85,8 +85,7 @@ def build_vocabulary(texts: Sequence[str]) -> tuple[Vocabulary, TokenizedCaption
     counts = np.bincount(tokens, minlength=len(first_seen))
     words = list(first_seen)
     order = sorted(range(len(words)), key=lambda word: (-counts[word], words[word]))
-    rank = np.empty(len(words), dtype=np.int32)
-    rank[order] = np.arange(len(words), dtype=np.int32)
+    rank = np.argsort(order).astype(np.int32)  # (V,) the place of each word in that order
     vocabulary = Vocabulary(tuple(words[word] for word in order), counts[order].astype(np.int64))
     return vocabulary, TokenizedCaptions(rank[tokens], offsets)
 

@@ -181,10 +181,10 @@ def _sizes(files: Iterable[tuple[str, Path]]) -> str:
     """Return a hash of the files' names and sizes in bytes."""
     lines = []
     for name, path in files:
-        size: int | None = None
+        size: int | str = "absent"
         with contextlib.suppress(OSError, ValueError):
             size = path.stat().st_size
-        lines.append(f"{name}\t{'absent' if size is None else size}")
+        lines.append(f"{name}\t{size}")
     return digest("\n".join(lines))
 
 

@@ -28,7 +28,7 @@ from models_src.published_models import (
 )
 from models_src.settings import TrainingSettings
 from models_src.text_encoders.interface import TextEncoder, build_text_encoder
-from models_src.visual_encoders import VisualEncoder
+from models_src.visual_encoders import VisualEncoder, build_visual_encoder
 from utils.errors import UserError
 from utils.files import reading, sha256_of_file, write_atomically, write_text
 
@@ -217,12 +217,7 @@ def load_visual_model(
 ) -> tuple[VisualEncoder, TrainingSettings, Origin]:
     """Load the visual half of a trained model, of this project or published, for evaluation."""
     settings, origin, state = _read_half(models_dir, "visual", name)
-    encoder = VisualEncoder(
-        settings.visual_encoder,
-        settings.cluster_num,
-        pretrained=settings.pretrained_visual is not None,
-        fine_maps=settings.fine_maps,
-    )
+    encoder = build_visual_encoder(settings, device, with_pretrained=False)
     path = model_path(models_dir, "visual", name, "mdl")
     with reading(path, ADVICE):
         try:
@@ -231,7 +226,7 @@ def load_visual_model(
             raise UserError(f"{path} does not fit {path.with_suffix('.cfg')}; {ADVICE}") from None
     if settings.pretrained_visual == PRETRAINED:  # the published program had one kind
         encoder.pixel_statistics = "clip"
-    return encoder.placed_on(device).eval(), settings, origin
+    return encoder.eval(), settings, origin
 
 
 def require_same_origin(text: Origin, visual: Origin, name: str) -> None:

@@ -64,11 +64,6 @@ class VisualEncoder(nn.Module):
         head: nn.Linear = self.network.classifier if self.name == "vgg16" else self.network.fc
         return head
 
-    def placed_on(self, device: str) -> "VisualEncoder":
-        """Move the encoder to a device; channels come last, the faster layout of convolutions."""
-        self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self
-
     def forward(self, images: Tensor) -> Tensor:
         """Return logits: (B, 3, H, W) normalised images -> (B, C)."""
         parts_wanted = self.parts if torch.is_grad_enabled() else 1
@@ -136,7 +131,7 @@ def _torchvision_network(name: str, cluster_num: int, pretrained: bool) -> Any:
 def build_visual_encoder(
     settings: TrainingSettings, device: str = "cpu", *, with_pretrained: bool = True
 ) -> VisualEncoder:
-    """Return the encoder that ``settings`` ask for, before training.
+    """Return the encoder that ``settings`` ask for, in training mode.
 
     Random weights come from torch's global generator, which the caller seeds. The file of
     ``pretrained_visual`` is read unless ``with_pretrained`` says that weights come from elsewhere.
@@ -151,7 +146,9 @@ def build_visual_encoder(
     )
     if settings.pretrained_visual is not None and with_pretrained:
         load_trunk(encoder, Path(settings.pretrained_visual))
-    return encoder.placed_on(device)
+    # channels come last, the faster layout of convolutions
+    encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return encoder
 
 
 def load_trunk(encoder: VisualEncoder, path: Path) -> None:

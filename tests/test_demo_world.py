@@ -9,15 +9,11 @@ import pytest
 from PIL import Image
 
 from datasets_src.datasets import load_split
-from datasets_src.demo_drawing import (
-    BACKGROUNDS,
-    OBJECTS,
-    draw_background,
-    draw_scene,
-)
+from datasets_src.demo_drawing import BACKGROUNDS, OBJECTS, draw_background, draw_scene
 from datasets_src.demo_world import make_demo_dataset, make_demo_world, make_picture
 from datasets_src.norms import ASSOCIATION_FILE, CATEGORY_FILE
 from datasets_src.splits import SPLITS
+from tests.test_coco import rows_of
 from utils.errors import UserError
 
 
@@ -47,21 +43,17 @@ def test_files_hold_what_make_picture_makes(world):
     """Image k depends on the seed and not on the size of the world."""
     for split, size in zip(SPLITS, (41, 10), strict=True):
         loaded = load_split(world, split, with_instances=True)
-        found = loaded.instances
-        assert found.class_names == tuple(OBJECTS)
-        pictures = [make_picture(3, split, index) for index in range(size)]
-        for row, picture in enumerate(sorted(pictures, key=lambda picture: picture.image_id)):
-            assert loaded.image_ids[row] == picture.image_id
-            with Image.open(loaded.path(row)) as opened:
-                assert opened.size == tuple(loaded.sizes[row])
+        assert len(loaded.image_ids) == size
+        assert loaded.instances.class_names == tuple(OBJECTS)
+        for picture in (make_picture(3, split, index) for index in range(size)):
+            number = picture.image_id
+            ((_, name, sides),), captions, objects = rows_of(loaded, [number])
+            assert captions == [(number, text) for text in picture.captions]
+            assert objects == [(number, thing.name, list(thing.box)) for thing in picture.objects]
+            with Image.open(loaded.folder / name) as opened:
+                assert list(opened.size) == sides
                 pixels = np.asarray(opened).astype(float)
             assert np.abs(pixels - picture.pixels).mean() < 8  # what JPEG takes away
-            own = found.image == row
-            names = [found.class_names[index] for index in found.class_index[own]]
-            assert names == [thing.name for thing in picture.objects]
-            assert found.boxes[own].tolist() == [list(thing.box) for thing in picture.objects]
-            said = np.array(loaded.captions)[loaded.caption_image == row]
-            assert said.tolist() == picture.captions
 
 
 @pytest.mark.parametrize("name", OBJECTS)

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,9 +22,9 @@ from models_src import training, visual_encoders
 from models_src.distributed import joined_ranks, rank, world_size
 from tests.conftest import TINY, dirs, thin_network
 from tests.test_cli import fails
-from tests.test_training import assert_same, damaged_copy, run, without_norm
+from tests.test_training import assert_same, damaged_copy, run, watch_steps, without_norm
+from utils.provenance import ROOT
 
-ROOT = Path(__file__).parent.parent
 RANKS = 2
 SECONDS = 300  # after which processes that wait for each other are ended
 GROUPED = {"group_captions": True, "batch_size": 8, "flip_images": True, "precision": "bf16"}
@@ -43,25 +42,18 @@ def train_here(
     name: str, folder: Path, pairs, settings, network=without_norm, stop_at=None, **options
 ) -> dict:
     """Train in this process, alone or as one rank, and return all that it ends with."""
-    runs, reports, losses = [], [], []
-    plain_new, plain_step = training.new_run, training.joint_step
+    runs, reports, interrupted = [], [], False
+    plain_new = training.new_run
 
     def new_run(*arguments, **given):
         runs.append(plain_new(*arguments, **given))
         return runs[-1]
 
-    def joint_step(*arguments, **given):
-        if stop_at == len(losses) and rank() == world_size() - 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # one rank only, in the midst of a step
-        result = plain_step(*arguments, **given)
-        losses.append(float(result.visual_loss))
-        return result
-
-    interrupted = False
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "new_run", new_run)
-        patch.setattr(training, "joint_step", joint_step)
         patch.setattr(visual_encoders, "_torchvision_network", network)
+        # the signal is to one rank only, in the midst of a step
+        steps = watch_steps(patch, stop_at if rank() == world_size() - 1 else None)
         try:
             run(
                 pairs,
@@ -82,7 +74,7 @@ def train_here(
         "history": runs[-1].history,
         "posteriors": runs[-1].text.word_posteriors(),
         "reports": reports,
-        "steps": len(losses),
+        "steps": len(steps),
         "interrupted": interrupted,
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob(f"{name}*")),
     }
@@ -180,7 +172,7 @@ def stopped_and_resumed(folder: Path, pairs: TrainingPairs) -> list[dict]:
     given = {"pairs": pairs, "network": thin_network, "settings": {"epochs": 2}}
     return [
         train_here("straight", folder, **given),
-        train_here("stopped", folder, stop_at=2, **given),
+        train_here("stopped", folder, stop_at=3, **given),
         train_here("stopped", folder, resume=True, **given),
     ]
 
@@ -207,7 +199,7 @@ def continued(folder: Path, pairs: TrainingPairs) -> dict:
 
 def test_what_one_process_began_two_continue_and_the_other_way_round(pairs, outcomes, tmp_path):
     straight, one, two = outcomes[0]["generative"], tmp_path / "one", tmp_path / "two"
-    begin = partial(train_here, "m", pairs=pairs, settings=TRAININGS["generative"], stop_at=1)
+    begin = partial(train_here, "m", pairs=pairs, settings=TRAININGS["generative"], stop_at=2)
     assert begin(one)["interrupted"]
     assert together(two, begin, two)[0]["interrupted"]
     for ended in (together(one, continued, one, pairs)[0], continued(two, pairs)):

@@ -1,6 +1,5 @@
 """The cache of resized images: the same tensors as without it, whatever happens to its files."""
 
-import json
 import logging
 import os
 import shutil
@@ -17,9 +16,10 @@ from datasets_src.filtering import load_filtered_split
 from datasets_src.image_cache import ImageCache
 from datasets_src.images import ImageSet, open_rgb, resized
 from datasets_src.loading import load_batches, load_images
+from datasets_src.splits import Split
 from main import main
-from tests.conftest import TINY, dirs
-from tests.test_coco import file_name, refusal_of, write_split
+from tests.conftest import TINY, dirs, results_of
+from tests.test_coco import refusal_of, write_split
 from tests.test_images import random_picture
 from tests.test_training import assert_same, weights
 
@@ -55,10 +55,11 @@ def decoded(monkeypatch) -> list[Path]:
 
 
 @pytest.fixture
-def small(tmp_path) -> Path:
-    """A data set of six images."""
+def split(tmp_path) -> Split:
+    """Six images, with their cache in the folder ``cache``."""
     pictures = {number: random_picture(seed=number) for number in (4, 8, 15, 16, 23, 42)}
-    return write_split(tmp_path / "data", pictures, [(number, "a dog") for number in pictures])
+    write_split(tmp_path / "data", pictures, [(number, "a dog") for number in pictures])
+    return cached_split(tmp_path / "data", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -91,8 +92,7 @@ def test_a_filtered_split_shares_its_images_with_the_whole_one(demo_data, tmp_pa
 
 
 @pytest.mark.parametrize("change", ["content", "time", "name", "pillow"])
-def test_a_changed_image_is_read_anew(small, tmp_path, decoded, change, monkeypatch):
-    split = cached_split(small, tmp_path)
+def test_a_changed_image_is_read_anew(split, decoded, change, monkeypatch):
     all_images(split)
     decoded.clear()
     path, stat = split.path(2), split.path(2).stat()
@@ -116,14 +116,13 @@ def test_a_changed_image_is_read_anew(small, tmp_path, decoded, change, monkeypa
         decoded.clear()
 
 
-def test_a_changed_image_that_cannot_be_read_is_refused(small, tmp_path):
-    split = cached_split(small, tmp_path)
+def test_a_changed_image_that_cannot_be_read_is_refused(split):
     all_images(split)
     split.path(1).write_bytes(b"no image")
     split.path(3).unlink()
     (loaded,) = load_batches(split.images(SIZE), [np.arange(6)], 0)
     assert sorted(loaded.errors) == [1, 3]
-    assert file_name(8) in str(loaded.errors[1])
+    assert str(split.path(1)) in str(loaded.errors[1])
 
 
 DAMAGE = {
@@ -136,18 +135,16 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_whatever_happens_to_the_files_no_wrong_pixel_is_read(small, tmp_path, kind):
-    split = cached_split(small, tmp_path / "cache")
+def test_whatever_happens_to_the_files_no_wrong_pixel_is_read(split, kind):
     expected, rng = all_images(split), np.random.default_rng(0)
-    for path in [*(tmp_path / "cache").iterdir()] * 4:
+    for path in split.cache.files(SIZE) * 4:
         content = path.read_bytes()
         path.write_bytes(DAMAGE[kind](content, rng.integers(len(content))))
         for _ in range(2):
             np.testing.assert_array_equal(all_images(split), expected)
 
 
-def test_interrupted_writing_goes_on_where_it_stopped(small, tmp_path, decoded, caplog):
-    split = cached_split(small, tmp_path / "cache")
+def test_interrupted_writing_goes_on_where_it_stopped(split, decoded, caplog):
     caplog.set_level(logging.INFO)
     images = load_images(split.images(SIZE), [np.array([3]), np.array([0, 5])], 0)
     next(images)
@@ -163,8 +160,7 @@ def test_interrupted_writing_goes_on_where_it_stopped(small, tmp_path, decoded, 
     assert caplog.text == ""
 
 
-def test_too_little_space_is_told_before_anything_is_written(small, tmp_path, monkeypatch):
-    split = cached_split(small, tmp_path / "cache")
+def test_too_little_space_is_told_before_anything_is_written(split, tmp_path, monkeypatch):
     room = shutil.disk_usage(tmp_path)._replace(free=6 * 3 * SIZE**2 - 1)
     monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _folder: room)
     message = refusal_of(all_images, split)
@@ -175,17 +171,13 @@ def test_too_little_space_is_told_before_anything_is_written(small, tmp_path, mo
     assert len(next(load_images(split.images(SIZE), [np.arange(5)], 0))) == 5
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(small, tmp_path, decoded):
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(split, tmp_path, decoded):
     (tmp_path / "cache").touch()
-    split = cached_split(small, tmp_path / "cache")
     assert str(tmp_path / "cache") in refusal_of(all_images, split)
     assert decoded == []
 
 
-def test_a_disk_that_fills_up_costs_the_cache_and_not_the_training(
-    small, tmp_path, monkeypatch, caplog
-):
-    split = cached_split(small, tmp_path / "cache")
+def test_a_disk_that_fills_up_costs_the_cache_and_not_the_training(split, monkeypatch, caplog):
     calls = []
 
     def fill_up(path, offset, content):
@@ -208,7 +200,7 @@ def test_training_and_evaluation_end_the_same_with_and_without_the_cache(demo_da
         places = [*dirs(demo_data, tmp_path / name), "--model_name=m", *options]
         assert main([*TINY, "--flip_images", *places]) == 0
         assert main(["--utility=visual_evaluation", "--visual_threshold=0", *places]) == 0
-        return json.loads((tmp_path / name / "visual_evaluation_m.json").read_text())["metrics"]
+        return results_of(tmp_path / name, "visual_evaluation", "m")["metrics"]
 
     option = f"--image_cache={tmp_path / 'cache'}"
     assert results("plain") == results("cached", option) == results("cached", option, "--overwrite")

@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 
 from datasets_src.datasets import load_split
 from datasets_src.loading import load_batches, load_images
-from tests.test_coco import change, edit_json, file_name, refusal_of
+from tests.test_coco import refusal_of
 from tests.test_images import read_image, write_small
 
 
 @pytest.fixture
-def small(tmp_path):
-    return write_small(tmp_path)
+def split(tmp_path):
+    """Three images, of the ids 4, 8 and 15."""
+    return load_split(write_small(tmp_path), "train2014")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -37,8 +38,7 @@ def test_images_are_loaded_in_order_whatever_the_number_of_workers(demo_data, wo
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no image")])
-def test_unreadable_image_is_refused_in_one_line(small, workers, damage):
-    split = load_split(small, "train2014")
+def test_unreadable_image_is_refused_in_one_line(split, workers, damage):
     path = split.path(2)
     damage(path)
     batches = [np.array([0, 1]), np.array([1, 2]), np.array([0])]
@@ -49,8 +49,7 @@ def test_unreadable_image_is_refused_in_one_line(small, workers, damage):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_readable_images_of_a_batch_come_without_the_others(small, workers, caplog, monkeypatch):
-    split = load_split(small, "train2014")
+def test_readable_images_of_a_batch_come_without_the_others(split, workers, caplog, monkeypatch):
     for image in (0, 2):
         split.path(image).unlink()
     batches = [np.array([0, 1, 2, 1]), np.array([0, 2])]
@@ -59,7 +58,7 @@ def test_readable_images_of_a_batch_come_without_the_others(small, workers, capl
     np.testing.assert_array_equal(loaded[0].pixels, [good, good])
     assert loaded[1].pixels is None
     assert [sorted(each.errors) for each in loaded] == [[0, 2], [0, 1]]
-    assert file_name(15) in str(loaded[1].errors[1])
+    assert str(split.path(2)) in str(loaded[1].errors[1])
 
     left_out = []
     (pixels,) = load_images(split.images(16), batches[:1], workers, left_out)
@@ -72,19 +71,16 @@ def test_readable_images_of_a_batch_come_without_the_others(small, workers, capl
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_of_another_size_than_declared_are_counted(small, workers, caplog):
-    edit_json(small, "captions", change("images", 1, "width", to=99))
-    split = load_split(small, "train2014")
+def test_images_of_another_size_than_declared_are_counted(split, workers, caplog):
+    split.sizes[1] = (99, 13)
     batches = [np.array([0, 1]), np.array([1, 2])]
     assert len(list(load_images(split.images(16), batches, workers))) == 2
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "not those of the annotations: 1, the first" in message
-    assert file_name(8) in message
+    assert f"not those of the annotations: 1, the first {split.path(1)}" in message
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_worker_ends_the_loading_after_one_more_batch(small, number):
-    split = load_split(small, "train2014")
+def test_a_killed_worker_ends_the_loading_after_one_more_batch(split, number):
     batches = [np.array([place % 3]) for place in range(40)]
     loading = load_batches(split.images(16), batches, 2)
     next(loading), next(loading)  # by then both workers are ready
@@ -99,12 +95,11 @@ def test_a_killed_worker_ends_the_loading_after_one_more_batch(small, number):
     assert [worker.exitcode for worker in workers] == [-number] * 2
 
 
-def test_workers_that_cannot_start_for_want_of_shared_memory_are_told(small, monkeypatch):
+def test_workers_that_cannot_start_for_want_of_shared_memory_are_told(split, monkeypatch):
     def full(_loader):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(DataLoader, "__iter__", full)
-    split = load_split(small, "train2014")
     message = refusal_of(list, load_images(split.images(16), [np.array([0])], 2))
     assert all(words in message for words in ("No space left", "/dev/shm", "--workers 0"))
 

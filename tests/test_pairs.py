@@ -13,32 +13,24 @@ from tests.test_images import write_small
 SIZES = [(10, [5, 5]), (12, [5, 5, 2]), (11, [5, 6]), (6, [6]), (4, [4]), (1, [1])]
 
 
-@pytest.mark.parametrize(("pairs", "lengths"), SIZES)
-def test_batches_hold_all_pairs_once(pairs, lengths):
-    caption_image = np.arange(pairs) // 3
-    batches = pair_batches(caption_image, 5, seed=1, epoch=0, group_captions=False)
-    assert [len(batch.captions) for batch in batches] == lengths
-    assert sorted(np.concatenate([b.captions for b in batches]).tolist()) == list(range(pairs))
-    for batch in batches:
-        np.testing.assert_array_equal(batch.images, caption_image[batch.captions])
-        np.testing.assert_array_equal(batch.image_of_caption, np.arange(len(batch.captions)))
-
-
-@pytest.mark.parametrize(("images", "lengths"), SIZES)
-def test_grouped_batches_hold_all_captions_of_their_images(images, lengths):
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(("count", "lengths"), SIZES)
+def test_batches_hold_all_pairs_once(count, lengths, grouped):
+    """``count`` images, one for each pair or, grouped, with one to seven captions in any order."""
     rng = np.random.default_rng(4)
-    # one to seven captions an image, in any order; images with even index have none
-    caption_image = np.repeat(2 * np.arange(images) + 1, rng.integers(1, 8, size=images))
-    rng.shuffle(caption_image)
-    batches = pair_batches(caption_image, 5, seed=1, epoch=0, group_captions=True)
+    caption_image = np.arange(count) // 3
+    if grouped:  # images with even index have no caption
+        caption_image = np.repeat(2 * np.arange(count) + 1, rng.integers(1, 8, size=count))
+        rng.shuffle(caption_image)
+    batches = pair_batches(caption_image, 5, seed=1, epoch=0, group_captions=grouped)
     assert [len(batch.images) for batch in batches] == lengths
     captions = np.concatenate([batch.captions for batch in batches])
     assert sorted(captions.tolist()) == list(range(len(caption_image)))
     for batch in batches:
-        assert len(set(batch.images)) == len(batch.images)
-        np.testing.assert_array_equal(
-            batch.images[batch.image_of_caption], caption_image[batch.captions]
-        )
+        of_captions = batch.images[batch.image_of_caption]
+        np.testing.assert_array_equal(of_captions, caption_image[batch.captions])
+        assert set(batch.image_of_caption) == set(range(len(batch.images)))
+        assert not grouped or len(set(batch.images)) == len(batch.images)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -66,9 +58,8 @@ def test_a_batch_without_some_images_keeps_the_other_pairs():
     assert batch.only(np.zeros(3, dtype=bool)).captions.tolist() == []
 
 
-def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data):
+def test_training_pairs_are_the_kept_captions_of_the_training_split(demo_data, pairs):
     split = load_filtered_split(demo_data, "train2014", use_all_images=False)
-    pairs = load_training_pairs(demo_data, use_all_images=False)
     assert pairs.split.filtered is True
     assert pairs.split.captions == split.captions
     vocabulary, captions = build_vocabulary(split.captions)

@@ -1,6 +1,5 @@
 """What results say of the program that wrote them."""
 
-import json
 import subprocess
 import sys
 import tomllib
@@ -11,6 +10,7 @@ import torch
 
 from main import main
 from models_src.model_files import load_text_model
+from tests.conftest import results_of
 from utils import provenance
 from utils.provenance import ROOT, VERSION, git_commit
 
@@ -61,7 +61,7 @@ def test_commit_and_dirt_are_told_apart(monkeypatch, commit, expected):
 @pytest.mark.parametrize("utility", ["text_evaluation", "visual_evaluation"])
 def test_results_tell_where_they_come_from(places, trained, tmp_path, utility):
     assert main([f"--utility={utility}", "--model_name=lstm", *places]) == 0
-    found = json.loads((tmp_path / f"{utility}_lstm.json").read_text())["provenance"]
+    found = results_of(tmp_path, utility, "lstm")["provenance"]
     _, settings, origin = load_text_model(trained / "models", "lstm")
     assert found["version"] == VERSION
     assert found["libraries"]["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -75,5 +75,5 @@ def test_results_tell_where_they_come_from(places, trained, tmp_path, utility):
 
 def test_results_without_a_model_say_so(places, tmp_path):
     assert main(["--utility=random_heatmap_evaluation", *places]) == 0
-    found = json.loads((tmp_path / "random_heatmap_evaluation_random.json").read_text())
+    found = results_of(tmp_path, "random_heatmap_evaluation", "random")
     assert found["provenance"]["model"] is None

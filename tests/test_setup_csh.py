@@ -4,31 +4,30 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from datasets_src.filtering import FILTER_FILE
 from datasets_src.norms import ASSOCIATION_FILE, CONCRETENESS_FILE
+from utils.provenance import ROOT
 
-ROOT = Path(__file__).parent.parent
-SHELLS = [
-    pytest.param(
-        shell,
-        id=shell,
-        marks=pytest.mark.skipif(shutil.which(shell) is None, reason=f"{shell} is not installed"),
-    )
-    for shell in ("bash", "tcsh")
-]
-ALIVE = {"bash": "echo alive $?", "tcsh": "echo alive $status"}
-NO_START_UP_FILES = {"bash": ["bash", "--norc", "-c"], "tcsh": ["tcsh", "-f", "-c"]}
+# without start-up files; and what prints the status of the last command
+SHELLS = {"bash": ("bash --norc -c", "echo alive $?"), "tcsh": ("tcsh -f -c", "echo alive $status")}
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request):
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
 
 
 def source(shell, *arguments, script="setup.csh", cwd=ROOT):
     """Source setup.csh and go on in the same shell; return its status, output and complaints."""
     words = " ".join(shlex.quote(str(word)) for word in (script, *arguments))
+    start, alive = SHELLS[shell]
     done = subprocess.run(
-        [*NO_START_UP_FILES[shell], f"source {words}; {ALIVE[shell]}"],
+        [*start.split(), f"source {words}; {alive}"],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -48,7 +47,6 @@ def copy_of(demo_data, target, without=()):
     return shutil.copytree(demo_data, target, ignore=ignored)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
 def test_prepares_the_data_and_prints_counts_by_cause(demo_data, tmp_path, shell):
     data = copy_of(demo_data, tmp_path / "data with a space")
     status, lines, complaints = source(shell, sys.executable, data)
@@ -64,7 +62,6 @@ def test_prepares_the_data_and_prints_counts_by_cause(demo_data, tmp_path, shell
     assert not any("not measured" in line for line in lines)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
 def test_says_what_is_missing_and_still_succeeds(demo_data, tmp_path, shell):
     data = copy_of(demo_data, tmp_path / "data", without=(ASSOCIATION_FILE, CONCRETENESS_FILE))
     python = tmp_path / "a folder" / "python"  # its path may hold a space too
@@ -79,7 +76,6 @@ def test_says_what_is_missing_and_still_succeeds(demo_data, tmp_path, shell):
         assert any(all(word in line for word in words) for line in missing)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
 def test_mistakes_are_one_line_and_the_shell_lives_on(tmp_path, shell):
     absent, usage = tmp_path / "not there", "setup.csh <python> <datasets dir>"
     elsewhere = {"script": ROOT / "setup.csh", "cwd": tmp_path}

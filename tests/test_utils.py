@@ -31,8 +31,7 @@ from utils.files import (
 )
 from utils.log import start_logging, stop_logging
 from utils.progress import with_bar
-
-ROOT = Path(__file__).parent.parent
+from utils.provenance import ROOT
 
 logger = logging.getLogger(__name__)
 
