@@ -54,10 +54,7 @@ def test_thresholds_can_be_given_anew(places, tmp_path):
     everything = ["--visual_threshold=-1000", "--text_threshold=0"]
     main(["--utility=visual_evaluation", "--model_name=lstm", "--workers=0", *everything, *places])
     results = results_of(tmp_path, "visual_evaluation", "lstm")
-    assert results["metrics"]["activation"] == {
-        "clusters_per_image": 20,
-        "clusters_per_caption": 20,
-    }
+    assert set(results["metrics"]["activation"].values()) == {20}  # clusters an image, a caption
     assert results["settings"]["visual_threshold"] == -1000
 
 
@@ -140,15 +137,12 @@ def test_help_names_every_utility_and_option(capsys):
 
 def test_help_does_not_import_torch():
     script = (
-        "import sys; sys.argv = ['main.py', '--help']\n"
-        "import main\n"
-        "try:\n    main.main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'torchvision', 'spacy', 'sklearn', 'matplotlib', 'transformers'}\n"
-        "heavy &= set(sys.modules)\n"
-        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+        "import main, sys\ntry: main.main(['--help'])\nfinally: sys.exit(' '.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    imported = set(done.stderr.split())
+    assert "models_src.settings" in imported
+    assert not imported & {"torch", "torchvision", "spacy", "sklearn", "matplotlib", "transformers"}
 
 
 def test_the_table_of_utilities_names_functions_and_options_that_are_there():
