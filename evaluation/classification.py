@@ -2,6 +2,8 @@
 
 Axes: N images, C clusters, K classes. Bits (N, C) bool say which clusters an image activates, gold
 (N, K) bool which classes it shows.
+
+Source: Berger et al. 2022.
 """
 
 import numpy as np
@@ -28,10 +30,9 @@ def summed_scores(counts: np.ndarray) -> dict[str, float | int | None]:
 
 
 def classification_counts(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Compare the classes that images are predicted to show, (N, K) bool, with those they show.
+    """Count each image's true positives, false positives and false negatives, (N, 3) int64.
 
-    Returns:
-        (N, 3) int64, the true positives, false positives and false negatives of each image.
+    ``predicted`` (N, K) bool says which classes images are predicted to show.
     """
     kinds = (predicted & gold, predicted & ~gold, ~predicted & gold)
     return np.stack([kind.sum(axis=1) for kind in kinds], axis=1)
@@ -40,60 +41,36 @@ def classification_counts(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray
 def classification_scores(counts: np.ndarray, class_count: int) -> dict[str, float | int | None]:
     """Score counts (N, 3) over all pairs of an image and one of K classes (micro average).
 
-    Returns:
-        The keys of ``summed_scores`` and ``true_negatives``; the four counts add up to N K.
-
-    Source: Berger et al. 2022.
+    Beside ``summed_scores`` there are ``true_negatives``; the four counts add up to N K.
     """
-    return {
-        **summed_scores(counts),
-        "true_negatives": len(counts) * class_count - int(counts.sum()),
-    }
+    true_negatives = len(counts) * class_count - int(counts.sum())
+    return {**summed_scores(counts), "true_negatives": true_negatives}
 
 
 def predicted_classes(bits: np.ndarray, cluster_of_class: np.ndarray) -> np.ndarray:
-    """Predict the classes whose name's cluster an image activates (zero-shot).
+    """Predict the classes (N, K) bool whose name's cluster an image activates (zero-shot).
 
-    Args:
-        bits: (N, C) bool.
-        cluster_of_class: (K,) integers, the most probable cluster of each class name; -1 for a
-            name that the text encoder does not know, which is never predicted. Several classes
-            may have one cluster.
-
-    Returns:
-        (N, K) bool, class k where ``bits[:, cluster_of_class[k]]``.
-
-    Source: Berger et al. 2022.
+    ``cluster_of_class`` (K,) is the most probable cluster of each class name; -1 for a name that
+    the text encoder does not know, which is never predicted. Several classes may have one cluster.
     """
     return bits[:, cluster_of_class] & (cluster_of_class >= 0)  # -1 reads a column, then drops it
 
 
 def co_occurrence_classes(bits: np.ndarray, instance_counts: np.ndarray) -> np.ndarray:
-    """Map each cluster to the class with most instances in the images that activate it.
+    """Map each cluster to the class (C,) with most instances in the images that activate it.
 
-    Args:
-        bits: (N, C) bool.
-        instance_counts: (N, K) integers, how many instances of each class an image shows; K >= 1.
-
-    Returns:
-        (C,) integers, the class of each cluster: argmax_k sum over images n of
-        bits[n, c] instance_counts[n, k], ties to the lowest index; -1 when no image activates the
-        cluster or none of those shows an instance.
-
-    Source: Berger et al. 2022.
+    ``instance_counts`` (N, K) says how many instances of each class an image shows; K >= 1. The
+    class is argmax_k of the sum over images n of bits[n, c] instance_counts[n, k], ties to the
+    lowest index; -1 when no image activates the cluster or none of those shows an instance.
     """
     return _best_class(_product(bits.T, instance_counts))
 
 
 def iou_classes(bits: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Map each cluster to the class whose images overlap most with the cluster's images.
+    """Map each cluster to the class (C,) whose images overlap most with the cluster's images.
 
-    Returns:
-        (C,) integers, the class of each cluster: argmax_k of the number of images with cluster and
-        class divided by the number of images with either, ties to the lowest index; -1 when no
-        image has both the cluster and any class.
-
-    Source: Berger et al. 2022.
+    It is argmax_k of the number of images with cluster and class divided by the number of images
+    with either, ties to the lowest index; -1 when no image has both the cluster and any class.
     """
     both = _product(bits.T, gold)  # (C, K)
     either = bits.sum(axis=0)[:, None] + gold.sum(axis=0) - both  # (C, K)

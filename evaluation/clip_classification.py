@@ -10,14 +10,8 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve
 
 from datasets_src.splits import Split
+from evaluation import inputs
 from evaluation.classification import classification_counts, classification_scores
-from evaluation.inputs import (
-    choose_device,
-    image_data,
-    single_word_classes,
-    test_split,
-    training_split,
-)
 from evaluation.results import results_file, save_results
 from models_src.baselines.bert_and_clip import CLIP, PROMPT, clip_similarities
 from utils.errors import UserError
@@ -31,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def find_clip_positive_threshold(options: argparse.Namespace) -> None:
     """Find the similarity of best f1 over all pairs of a training image and a class name."""
-    split = training_split(options)
+    split = inputs.training_split(options)
     gold, similarities = _gold_and_similarities(options, split)  # (N, K), (N, K)
     best = best_f1_threshold(similarities, gold)
     data = {
@@ -49,7 +43,7 @@ def find_clip_positive_threshold(options: argparse.Namespace) -> None:
 
 def clip_classification_evaluation(options: argparse.Namespace) -> None:
     """Predict each test image to show the classes whose names CLIP finds similar enough to it."""
-    split = test_split(options)
+    split = inputs.test_split(options)
     settings = _settings(options)
     path = results_file(options.results_dir, "find_clip_positive_threshold", options.model_name)
     if options.clip_threshold is not None:
@@ -72,7 +66,7 @@ def clip_classification_evaluation(options: argparse.Namespace) -> None:
         options,
         {"class_name_classification": classification_scores(counts, gold.shape[1])},
         {**settings, "clip_threshold": threshold, "threshold_source": source},
-        image_data(split, split),
+        inputs.image_data(split, split),
         by_image={"image_ids": split.image_ids, "class_name_classification": counts},
     )
 
@@ -123,10 +117,10 @@ def _gold_and_similarities(
     return gold, clip_similarities(
         CLIP.folder(options.clip_dir, options.datasets_dir),
         images,
-        single_word_classes(split),
+        inputs.single_word_classes(split),
         batch_size=options.batch_size,
         workers=options.workers,
-        device=choose_device(options.device),
+        device=inputs.choose_device(options.device),
     )
 
 

@@ -5,6 +5,7 @@ Axes: W words of the training captions by falling count, C clusters, N images.
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from datasets_src.norms import Norms
 from evaluation.reports import format_rows
-from evaluation.word_evaluation import NO_CLUSTER, WordPredictions, words_to_clusters
+from evaluation.word_evaluation import WordPredictions, words_to_clusters
 from models_src.text_encoders.interface import TextEncoder
 
 MIN_WORD_COUNT = 5  # rarer words get extreme probabilities by accident
@@ -81,25 +82,21 @@ def word_rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def words_by_cluster(
-    clusters: np.ndarray, probabilities: np.ndarray, considered: np.ndarray, cluster_num: int
+    clusters: np.ndarray, probabilities: np.ndarray, cluster_num: int
 ) -> list[np.ndarray]:
     """Return for each of C clusters the positions of the words it is the most probable cluster of.
 
     The highest probability comes first (ties: the word that stands first). Given are (W,) the most
-    probable cluster of each word, its probability, and whether the word is considered.
+    probable cluster of each word, ``NO_CLUSTER`` to leave the word out, and its probability.
     """
     order = np.argsort(-probabilities, kind="stable")  # (W,)
-    order = order[considered[order]]
     return [order[clusters[order] == cluster] for cluster in range(cluster_num)]
 
 
 def class_names_by_cluster(text: TextEncoder, class_names: Sequence[str]) -> list[list[str]]:
     """Return for each of C clusters the class names it is the most probable cluster of."""
-    names: list[list[str]] = [[] for _ in range(text.cluster_num)]
-    for name, cluster in zip(class_names, words_to_clusters(text, class_names)[0], strict=True):
-        if cluster != NO_CLUSTER:
-            names[cluster].append(name)
-    return names
+    clusters, _ = words_to_clusters(text, class_names)  # (K,)
+    return [list(compress(class_names, clusters == cluster)) for cluster in range(text.cluster_num)]
 
 
 def cluster_rows(
@@ -122,7 +119,7 @@ def cluster_rows(
     """
     words, counts = predictions.words, predictions.counts
     clusters, probabilities = predictions.clusters, predictions.probabilities
-    by_cluster = words_by_cluster(clusters, probabilities, clusters >= 0, logits.shape[1])
+    by_cluster = words_by_cluster(clusters, probabilities, logits.shape[1])
     bits = logits >= visual_threshold  # (N, C)
     best = np.argsort(-logits, axis=0, kind="stable")[:image_count]  # (images, C)
     return [

@@ -27,7 +27,7 @@ from evaluation.image_evaluation import MAP_SIZE, activations_by_image
 from evaluation.inputs import load_both_halves, single_word_classes, test_split
 from evaluation.localization import box_iou, boxes_and_peaks, gold_boxes, points_in_boxes
 from evaluation.reports import format_word
-from evaluation.word_evaluation import words_to_clusters
+from evaluation.word_evaluation import NO_CLUSTER, words_to_clusters
 from models_src.model_files import load_vocabulary
 from models_src.text_encoders.interface import TextEncoder
 from utils.files import write_atomically
@@ -136,10 +136,10 @@ def _cluster_labels(
     else:
         frequent = vocabulary.counts >= MIN_WORD_COUNT
     names = class_names_by_cluster(text, classes)
+    clusters, probabilities = words_to_clusters(text, text.words)
+    clusters = np.where(frequent, clusters, NO_CLUSTER)
     labels = []
-    for cluster, own in enumerate(
-        words_by_cluster(*words_to_clusters(text, text.words), frequent, text.cluster_num)
-    ):
+    for cluster, own in enumerate(words_by_cluster(clusters, probabilities, text.cluster_num)):
         its_names = f": {', '.join(names[cluster])}" if names[cluster] else ""
         shown = ", ".join(format_word(text.words[at]) for at in own[:LABEL_WORDS])
         labels.append(f"cluster {cluster}{its_names}" + (f" ({shown})" if shown else ""))

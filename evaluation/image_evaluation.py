@@ -42,7 +42,6 @@ from utils.progress import with_bar
 
 MAP_SIZE = 224  # pixels; maps, points and boxes are compared on this grid
 MATCH_IOU = 0.5  # from which a predicted box matches a gold one
-CAPTION_BATCH = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -170,16 +169,10 @@ def predict_images(model: VisualModel, split: Split) -> tuple[ImagePredictions, 
 
 
 @torch.inference_mode()
-def caption_bits(
-    text: TextEncoder, captions: Sequence[str], text_threshold: float, device: str
-) -> np.ndarray:
+def caption_bits(text: TextEncoder, captions: Sequence[str], text_threshold: float) -> np.ndarray:
     """Return which clusters N captions activate, (N, C) bool."""
     tokens = encode_captions(captions, text.words).padded(np.arange(len(captions)))  # (N, L)
-    bits = np.zeros((len(tokens), text.cluster_num), dtype=bool)
-    for start in range(0, len(tokens), CAPTION_BATCH):
-        chunk = torch.from_numpy(tokens[start : start + CAPTION_BATCH]).to(device)
-        scores = text.score(chunk)
-        bits[start : start + len(chunk)] = (scores >= text_threshold).cpu().numpy()
+    bits: np.ndarray = (text.score(torch.from_numpy(tokens)) >= text_threshold).cpu().numpy()
     return bits
 
 

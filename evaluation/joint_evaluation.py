@@ -76,7 +76,7 @@ def evaluate_images(model: inputs.Model, split: Split, seed: int) -> ImageEvalua
     first = split.first_captions()
     captioned = np.flatnonzero(first >= 0)
     texts = [split.captions[caption] for caption in first[captioned]]
-    bits = caption_bits(model.text, texts, model.text_threshold, model.visual.device)
+    bits = caption_bits(model.text, texts, model.text_threshold)
     outcomes = matching_outcomes(predictions.bits[captioned], bits)
     metrics["sentence_image_matching"] = matching_scores(outcomes)
     metrics["activation"] = {

@@ -10,21 +10,9 @@ from typing import Any
 import numpy as np
 
 from datasets_src.norms import CATEGORY_FILE, load_norms
-from evaluation.acquisition import (
-    TABLE,
-    development_values,
-    draw_development,
-    write_development,
-)
+from evaluation import inputs
+from evaluation.acquisition import TABLE, development_values, draw_development, write_development
 from evaluation.image_evaluation import VisualModel
-from evaluation.inputs import (
-    Model,
-    choose_device,
-    test_split,
-    training_pairs,
-    unmeasured_on_images,
-    word_list_settings,
-)
 from evaluation.joint_evaluation import evaluate_images
 from evaluation.reports import HISTORY, draw_learning_curves, flatten, format_value, write_history
 from evaluation.tensorboard import event_files
@@ -57,7 +45,7 @@ def train_joint_model(options: argparse.Namespace) -> None:
     With ``--seeds``, one model after another is trained, each under a name that ends in its seed.
     Started by torchrun, several processes train together.
     """
-    with joined_ranks(choose_device(options.device)):
+    with joined_ranks(inputs.choose_device(options.device)):
         if options.seeds is None:
             _train_one(options)
             return
@@ -84,12 +72,12 @@ def _train_one(options: argparse.Namespace) -> bool:
     run = RunOptions(
         options.model_name,
         options.models_dir,
-        choose_device(options.device),
+        inputs.choose_device(options.device),
         **{name: getattr(options, name) for name in same},
     )
     if model_exists(options.models_dir, options.model_name):
         require_free_name(run)  # before all captions are read
-    pairs = training_pairs(options)
+    pairs = inputs.training_pairs(options)
     watched = tuple(dict.fromkeys(word.lower() for word in options.words or ()))
     unknown = sorted(set(watched) - set(pairs.vocabulary.words))
     if unknown:
@@ -100,7 +88,7 @@ def _train_one(options: argparse.Namespace) -> bool:
     norms = load_norms(options.datasets_dir, options.word_list)
     identity: dict[str, Any] = {
         "norms": norms.fingerprint(),
-        "--word_list": word_list_settings(options).get("word_list_sha256"),
+        "--word_list": inputs.word_list_settings(options).get("word_list_sha256"),
         "--evaluate_every": options.evaluate_every,
         "--evaluate_images": options.evaluate_images,
         "--words": " ".join(watched) or None,
@@ -146,15 +134,15 @@ def _train_one(options: argparse.Namespace) -> bool:
             report_moments,
         )
         if options.evaluate_images is not None:
-            split = test_split(options)
+            split = inputs.test_split(options)
             split = split.keep(np.arange(len(split.image_ids)) < options.evaluate_images)
-            unmeasured_on_images(split, options.datasets_dir)
+            inputs.unmeasured_on_images(split, options.datasets_dir)
             identity["test images"] = split.fingerprint()
 
             def measure(visual: VisualEncoder, text: TextEncoder) -> Metrics:
                 how = settings.image_size, settings.batch_size, options.workers, run.device
                 images = VisualModel(visual, settings.visual_threshold, *how)
-                model = Model(images, text, settings.text_threshold, {})
+                model = inputs.Model(images, text, settings.text_threshold, {})
                 return flatten(evaluate_images(model, split, settings.seed).metrics)
 
             plan = replace(plan, evaluate_images=measure)

@@ -4,6 +4,8 @@ Axes: N images, D channels, C clusters, A activated (image, cluster) pairs, h x 
 last convolutional activation, S the side of a square map in pixels, P predictions and G gold boxes
 of one image. Boxes are whole pixels [left, top, right, bottom], all four edges inside the box;
 points are (x, y).
+
+Source: Berger et al. 2022.
 """
 
 from collections.abc import Iterable
@@ -14,6 +16,7 @@ from pycocotools import mask
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import functional
 
 from utils.progress import with_bar
 
@@ -41,33 +44,25 @@ def upsampled_maps(maps: Tensor, size: int = 224) -> Tensor:
     Returns (A, S, S). Bicubic interpolation may overshoot 0..1 slightly. A constant map becomes
     all zeros. Rows and columns are weighed independently, in two small matrix products;
     ``torch.nn.functional.interpolate`` takes 50 times as long for the same up to rounding.
-
-    Source: Berger et al. 2022.
     """
     lowest = maps.amin(dim=(1, 2), keepdim=True)  # (A, 1, 1)
     spread = maps.amax(dim=(1, 2), keepdim=True) - lowest  # (A, 1, 1)
     normalised = (maps - lowest) / torch.where(spread > 0, spread, 1)
-    by_row, by_column = (_bicubic_weights(cells, size, maps) for cells in maps.shape[1:])
+    by_row, by_column = (  # (S, h), (S, w): how much each cell counts in each pixel of a line
+        functional.interpolate(
+            torch.eye(cells).to(maps)[None, None], (size, cells), mode="bicubic"
+        )[0, 0]
+        for cells in maps.shape[1:]
+    )
     return by_row @ (normalised @ by_column.T)
 
 
-def _bicubic_weights(cells: int, size: int, like: Tensor) -> Tensor:
-    """Return how much each cell counts in each pixel of a line, (size, cells); rows sum to 1."""
-    one_hot = torch.eye(cells, dtype=like.dtype, device=like.device)
-    return torch.nn.functional.interpolate(
-        one_hot[None, None], size=(size, cells), mode="bicubic", align_corners=False
-    )[0, 0]
-
-
 def component_boxes(maps: np.ndarray) -> np.ndarray:
-    """Return the box around the brightest object of each map (A, S, S).
+    """Return the box around the brightest object of each map (A, S, S), (A, 4) int64 in 0..S-1.
 
-    Boxes are (A, 4) int64 in 0..S-1, the inclusive edges [left, top, right, bottom].
     Of the pixels that reach half the map's maximum, the largest 8-connected component (of equally
-    large ones the first in reading order) gives the box. No maximum may be negative; an all-zero
-    map gives the whole image.
-
-    Source: Berger et al. 2022; Zhou et al. 2016.
+    large ones the first in reading order) gives the box (Zhou et al. 2016). No maximum may be
+    negative; an all-zero map gives the whole image.
     """
     boxes = np.zeros((len(maps), 4), dtype=np.int64)
     for box, of_cluster in zip(boxes, maps, strict=True):
@@ -104,8 +99,6 @@ def gold_boxes(
     Given are COCO's [x, y, width, height] in pixels of the original image. The corners (x, y) and
     (x + w, y + h) are truncated to whole pixels, scaled by S / width and S / height, and truncated
     again: a box that ends at the image's edge has S itself as its right or bottom edge.
-
-    Source: Berger et al. 2022.
     """
     boxes = np.asarray(boxes_xywh, dtype=np.float64).reshape(-1, 4)
     corners = np.trunc(np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]))
@@ -117,8 +110,7 @@ def gold_boxes(
 def box_iou(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Return the intersection over union of predicted (P, 4) and gold (G, 4) boxes, (P, G).
 
-    Both edges belong to a box: a side is right - left + 1 long, and equal boxes have IoU 1 however
-    small.
+    A side is right - left + 1 long: equal boxes have IoU 1 however small.
     """
     predicted, gold = (np.reshape(boxes, (-1, 4)).astype(float) for boxes in (predicted, gold))
     as_xywh = [np.hstack([b[:, :2], b[:, 2:] - b[:, :2] + 1]) for b in (predicted, gold)]
@@ -154,8 +146,6 @@ def localization_counts(compatible: Iterable[np.ndarray]) -> np.ndarray:
     points ``points_in_boxes``. P or G may be 0: what is missing still counts. Returns (N, 3) int64:
     matched predictions are true positives, unmatched ones false positives, unmatched gold boxes
     false negatives. Their scores are ``summed_scores``.
-
-    Source: Berger et al. 2022.
     """
     counts = []
     for of_image in with_bar(compatible, "matching boxes", "image"):

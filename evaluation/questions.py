@@ -99,8 +99,7 @@ def _caption_answers(options: argparse.Namespace) -> list[dict[str, Any]]:
             f"a caption has {longest} characters; give captions of at most {LONGEST_CAPTION}"
         )
     text, settings = inputs.load_text_half(options)
-    device = inputs.choose_device(options.device)
-    bits = caption_bits(text, captions, settings["text_threshold"], device)  # (B, C)
+    bits = caption_bits(text, captions, settings["text_threshold"])  # (B, C)
     tokenized = list(tokenize(captions))
     spoken = list(dict.fromkeys(word for words in tokenized for word in words))
     clusters, _ = words_to_clusters(text, spoken)

@@ -152,5 +152,6 @@ def test_caption_bits_are_scores_above_the_threshold():
     encoder = CountTextEncoder("generative", ("a", "b"), 3)
     tokens = torch.tensor([[0], [1]])
     encoder.update(tokens, encoder.score(tokens), torch.eye(3, dtype=torch.bool)[:2])
-    bits = caption_bits(encoder, ["a b", "B", ""], 0.5, "cpu")
+    bits = caption_bits(encoder, ["a b", "B", ""], 0.5)
     assert bits.tolist() == [[True, True, False], [False, True, False], [False, False, False]]
+    assert caption_bits(encoder, [], 0.5).shape == (0, 3)

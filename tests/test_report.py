@@ -26,6 +26,7 @@ from evaluation.report import (
 )
 from evaluation.report_figures import curves_svg, data_uri, scatter_svg, with_map
 from main import main
+from tests.conftest import results_of
 from tests.test_demo_world import file_bytes
 
 SECTIONS = (
@@ -159,10 +160,8 @@ def write_report(places, *extra: str, name: str = "lstm") -> str:
 
 @pytest.fixture
 def with_curves(places, trained, tmp_path):
-    """Places with the learning curves of both tiny trainings."""
-    for name in ("lstm", "generative"):
-        (tmp_path / name).mkdir()
-        shutil.copy(trained / "results" / name / "evaluation_by_epoch.csv", tmp_path / name)
+    """Places with what both tiny trainings wrote beside the models."""
+    shutil.copytree(trained / "results", tmp_path, dirs_exist_ok=True)
     return places
 
 
@@ -198,7 +197,7 @@ def test_page_shows_what_the_evaluations_store(with_curves, tmp_path):
     page = Page(text)
     for utility in ("text_evaluation", "visual_evaluation"):
         assert main([f"--utility={utility}", "--model_name=lstm", *with_curves]) == 0
-        stored = json.loads((tmp_path / f"{utility}_lstm.json").read_text())
+        stored = results_of(tmp_path, utility, "lstm")
         tables = question_tables(stored["metrics"], Others(None, {}, {}, {}))
         rows = [row for found in tables.values() for one in found for row in one["rows"]]
         assert len(rows) > 10
@@ -220,28 +219,25 @@ def test_curves_are_by_step_where_there_are_any(with_curves, tmp_path):
 
 def test_baselines_and_the_control_of_the_same_data_stand_beside_the_model(places, tmp_path):
     assert main(["--utility=categorization_evaluation", "--model_type=random", *places]) == 0
-    path = tmp_path / "categorization_evaluation_random.json"
-    baseline = json.loads(path.read_text())
+    baseline = results_of(tmp_path, "categorization_evaluation", "random")
     assert main(["--utility=text_evaluation", "--model_name=lstm", *places]) == 0
-    control = json.loads((tmp_path / "text_evaluation_lstm.json").read_text())
-    (tmp_path / "text_evaluation_lstm.json").unlink()
-    control["model_name"] = "all_random"
+    control = results_of(tmp_path, "text_evaluation", "lstm") | {"model_name": "all_random"}
     control["settings"]["random_start_steps"] = control["settings"]["origin"]["step"]
-    (tmp_path / "text_evaluation_all_random.json").write_text(json.dumps(control))
+    (tmp_path / "text_evaluation_lstm.json").write_text(json.dumps(control))
     (tmp_path / "text_evaluation_broken.json").write_text("{")
     shown = Page(write_report(places)).sections
     assert "Control: all_random" in shown["figures"]
     assert "baseline random" in shown["figures"]
     assert "best baseline" in shown["tables"] and "(random)" in shown["tables"]
 
-    for stored in (baseline, control):  # of other data
+    files = "categorization_evaluation_random.json", "text_evaluation_lstm.json"
+    for file, stored in zip(files, (baseline, control), strict=True):  # of other data
         stored["data"]["train_fingerprint"] += "x"
-    path.write_text(json.dumps(baseline))
-    (tmp_path / "text_evaluation_all_random.json").write_text(json.dumps(control))
+        (tmp_path / file).write_text(json.dumps(stored))
     shown = Page(write_report(places)).sections
     assert "Control: " not in shown["figures"]
     assert "best baseline" not in shown["tables"]
-    assert f"Not compared with {path.name}" in shown["tables"]
+    assert f"Not compared with {files[0]}" in shown["tables"]
 
 
 def test_sections_without_data_say_why(places, demo_data, tmp_path):

@@ -46,12 +46,10 @@ def co_occurrence(captions: TokenizedCaptions, word_num: int) -> csr_matrix:
     two words' counts, on the diagonal of a word's squared count. Tokens outside the vocabulary are
     left out.
     """
-    caption = np.repeat(np.arange(len(captions)), np.diff(captions.offsets))  # (T,)
-    known = captions.tokens >= 0  # (T,)
-    ones = np.ones(known.sum(), dtype=np.int64)
-    counts = csr_matrix(  # (M, V); equal positions are added up
-        (ones, (caption[known], captions.tokens[known])), shape=(len(captions), word_num)
-    )
+    ones = np.ones(len(captions.tokens), dtype=np.int64)
+    counts = csr_matrix(  # (M, 1 + V), the first column of tokens outside the vocabulary
+        (ones, captions.tokens + 1, captions.offsets), (len(captions), 1 + word_num)
+    )[:, 1:]
     return (counts.T @ counts).tocsr()
 
 
