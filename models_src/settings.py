@@ -28,7 +28,7 @@ def defaults_by_encoder(by_gradient: bool) -> dict[str, Any]:
     world and on Flickr8k by all metrics, among them those of the norms and of the test images.
     """
     if by_gradient:
-        thresholds = {"visual_threshold": 0.9, "text_threshold": 0.25}
+        thresholds = {"visual_threshold": 0.6, "text_threshold": 0.35}
         return thresholds | {"image_share": 0.06, "logit_adjustment": True, "cosine_decay": True}
     thresholds = {"visual_threshold": 0.5, "text_threshold": 0.03}
     return thresholds | {"image_share": 0.0, "logit_adjustment": False, "cosine_decay": False}
@@ -72,7 +72,7 @@ class TrainingSettings:
     visual_threshold: float = _setting(None, "visual encoder",
         "an image activates a cluster when its raw logit (not a probability) is at least this. "
         "None is 0.5 for count models, as published; for lstm and gru, with --logit_adjustment, "
-        "0.9: the image makes the cluster's odds 2.5 times what they are on average")
+        "0.6: the image makes the cluster's odds 1.8 times what they are on average")
     visual_learning_rate: float = _setting(1e-4, "visual encoder",
         "Adam's learning rate for the CNN; 1e-4 for full COCO, up to 1e-3 for small data",
         minimum=0)
@@ -94,7 +94,7 @@ class TrainingSettings:
         "words and clusters", choices=tuple(TEXT_ENCODERS))
     text_threshold: float = _setting(None, "text encoder",
         "a caption activates a cluster when a word votes for it with at least this probability; "
-        "lower it when captions activate too few clusters. None is 0.03 for count models and 0.25 "
+        "lower it when captions activate too few clusters. None is 0.03 for count models and 0.35 "
         "for lstm and gru, whose votes that teach the CNN do not depend on it; a cluster that no "
         "word reaches at the end of their training is off for images, too", minimum=0, maximum=1)
     text_learning_rate: float = _setting(3e-3, "text encoder",

@@ -63,8 +63,8 @@ def test_every_setting_has_a_plain_type_a_group_and_a_help_text():
 @pytest.mark.parametrize(
     ("given", "text_threshold", "image_share"),
     [
-        ({}, 0.25, 0.06),
-        ({"text_encoder": "gru", "cluster_num": 150}, 0.25, 0.06),
+        ({}, 0.35, 0.06),
+        ({"text_encoder": "gru", "cluster_num": 150}, 0.35, 0.06),
         ({"text_encoder": "generative"}, 0.03, 0),
         ({"text_encoder": "generative", "image_share": 0.1, "text_threshold": 0.2}, 0.2, 0.1),
     ],
