@@ -15,6 +15,7 @@ from models_src.joint import StepResult
 ALIVE_FROM, ALIVE_TO = 0.001, 0.9
 STARVING_FROM = 0.5  # share of inputs without any cluster
 COLLAPSED_BELOW = 0.05  # share of clusters alive
+LEAST_AGREEMENT = 1 / 3  # of a cluster, as a share of the agreement of all clusters together
 
 _SCALARS = (
     "pairs", "pairs_text_learned", "visual_loss", "text_loss", "clusters_per_image",
@@ -97,11 +98,29 @@ def bit_agreement(
     ``images``, ``captions`` and ``both`` (C,) count the images, the captions and the pairs with
     both that activate each cluster.
     """
-    expected = images * captions / pair_count  # (C,)
-    possible = float(((images + captions) / 2 - expected).sum())
+    above_chance, possible = (x.sum() for x in _agreement(images, captions, both, pair_count))
     if possible <= 1e-9 * pair_count:  # rounding leaves a little of what is 0
         return None
-    return float((both - expected).sum()) / possible
+    return float(above_chance / possible)
+
+
+def _agreement(
+    images: Tensor, captions: Tensor, both: Tensor, pair_count: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Return numerator and denominator of each cluster's kappa, both times the pairs: 2 x (C,)."""
+    expected = images * captions / pair_count  # (C,)
+    return both - expected, (images + captions) / 2 - expected
+
+
+def agreeing_clusters(sums: Tensor) -> Tensor:
+    """Return the clusters that images and captions activate alike, (C,) bool, by ``step_sums``.
+
+    Their kappa is at least ``LEAST_AGREEMENT`` of that of all clusters together (see
+    ``bit_agreement``). A cluster whose bits are constant is among them.
+    """
+    images, captions, both = sums[len(_SCALARS) :].view(3, -1)  # (C,) each
+    above_chance, possible = _agreement(images, captions, both, sums[0].clamp(min=1))
+    return above_chance * possible.sum() >= LEAST_AGREEMENT * possible * above_chance.sum()
 
 
 def trouble(seen: BatchStatistics, cluster_num: int) -> str | None:

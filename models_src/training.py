@@ -25,7 +25,14 @@ from datasets_src.images import cropped, normalise
 from datasets_src.loading import LoadedBatch, load_batches, require_readable
 from datasets_src.pairs import PairBatch, TrainingPairs, pair_batches
 from models_src.development import Development, Plan
-from models_src.diagnosis import BatchStatistics, batch_statistics, empty_sums, step_sums, trouble
+from models_src.diagnosis import (
+    BatchStatistics,
+    agreeing_clusters,
+    batch_statistics,
+    empty_sums,
+    step_sums,
+    trouble,
+)
 from models_src.distributed import (
     any_rank,
     average_statistics,
@@ -63,7 +70,7 @@ from utils.files import only_process, reading
 from utils.progress import with_bar
 from utils.provenance import ROOT, git_commit
 
-CHECKPOINT_VERSION = 6
+CHECKPOINT_VERSION = 7
 SHOW_EVERY_STEPS = 10  # in the progress bar
 LOG_EVERY_STEPS = 100
 SETTLING_STEPS = 300  # after the random start, in which few clusters are no bad sign yet
@@ -124,6 +131,7 @@ class TrainingRun:
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
     totals: Tensor  # sums over the current epoch, see diagnosis.step_sums
+    agreeing: Tensor  # (C,) bool: clusters of the epoch before, see diagnosis.agreeing_clusters
     random_start: int  # joint steps with random votes
     steps: int  # joint steps of the whole run
     shares: ShareThresholds | None = None  # image bits for the text encoder, see ``image_share``
@@ -152,6 +160,7 @@ class TrainingRun:
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "totals": self.totals,
+            "agreeing": self.agreeing,
             "seconds": time.monotonic() - self.began,
             "bad_images": sorted(self.bad_images),
             "development": self.development.state_dict() if self.development else None,
@@ -171,6 +180,7 @@ class TrainingRun:
         if state["cuda_random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_random"])
         self.totals = state["totals"].to(self.totals)
+        self.agreeing = state["agreeing"].to(self.agreeing)
         self.began = time.monotonic() - state["seconds"]
         self.bad_images = set(state["bad_images"])
         for name in self._PLAIN:
@@ -195,6 +205,7 @@ def new_run(
         adam(visual, settings.visual_learning_rate),
         gradient_scaler(settings.precision, device),
         empty_sums(settings.cluster_num, device),
+        torch.ones(settings.cluster_num, dtype=torch.bool, device=device),
         random_start_steps(settings, steps),
         steps,
         ShareThresholds(settings.image_share) if settings.image_share else None,
@@ -333,7 +344,7 @@ def train(
             origin = Origin(*source, commit=commit, training_seconds=seconds)
             # the larger first: where one fails, it is this
             halves: Halves = {"visual": (settings, run.visual), "text": (settings, run.text)}
-            with _only_clusters_with_words(run):
+            with _only_shared_clusters(run):
                 save_halves(folder, name, origin, halves, pairs.vocabulary.counts)
 
         if checkpoint is not None:
@@ -464,16 +475,18 @@ def train_one_epoch(
             run.totals += sums
             run.batch += 1
             run.step += 1
+            is_end = run.batch == len(batches)
+            if is_end:
+                run.agreeing = agreeing_clusters(run.totals)
             if run.development is not None and run.development.is_due(run.step):
                 run.text.refresh_word_table(caption_batches(pairs, settings.batch_size))
-                with _only_clusters_with_words(run):
+                with _only_shared_clusters(run):
                     run.development.measure(run.step, run.visual, run.text)
                 if rank() == 0:
                     row = run.development.moments[-1].flat()
                     options.watch("development", run.step, row)
             pairs_seen += len(batch.captions)
             progress.update(len(batch.captions))
-            is_end = run.batch == len(batches)
             if run.step % SHOW_EVERY_STEPS == 0 or is_end:
                 progress.set_postfix(_figures(_finite_statistics(sums, run.step)))
             if run.step % LOG_EVERY_STEPS == 0 or is_end:
@@ -585,20 +598,21 @@ def take_step(
 
 
 @contextmanager
-def _only_clusters_with_words(run: TrainingRun) -> Iterator[None]:
-    """Let images activate only clusters that some word stands for, as long as the block lasts.
+def _only_shared_clusters(run: TrainingRun) -> Iterator[None]:
+    """Let images activate only clusters that both encoders know, as long as the block lasts.
 
     With lstm and gru words vote while they teach that are too unsure of their cluster to activate
-    it (``text_threshold``), and the CNN learns clusters of which captions never speak.
+    it (``text_threshold``), and the CNN learns clusters of which captions never speak. Of others it
+    learns too little for its bits to agree with those of the captions.
     """
     bias = run.visual.head.bias  # (C,)
     learned = bias.detach().clone()
     if TEXT_ENCODERS[run.settings.text_encoder].by_gradient:
         probabilities, clusters = run.text.word_posteriors().max(dim=1)  # (V,), (V,)
         with_words = clusters[probabilities >= run.settings.text_threshold]
-        silent = torch.ones(len(bias), dtype=torch.bool)
-        silent[with_words] = False
-        bias.data.masked_fill_(silent.to(bias.device), NEVER)
+        spoken_of = torch.zeros_like(run.agreeing)
+        spoken_of[with_words.to(bias.device)] = True
+        bias.data.masked_fill_(~(spoken_of & run.agreeing), NEVER)
     try:
         yield
     finally:

@@ -5,7 +5,13 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
-from models_src.diagnosis import BatchStatistics, empty_sums, step_sums, trouble
+from models_src.diagnosis import (
+    BatchStatistics,
+    agreeing_clusters,
+    empty_sums,
+    step_sums,
+    trouble,
+)
 from models_src.diagnosis import batch_statistics as means
 from models_src.joint import StepResult
 
@@ -45,6 +51,20 @@ def test_text_loss_is_that_of_the_steps_in_which_the_text_encoder_learned():
     learned += sums(images[:10], captions[:10], 4.0, 0.5)
     assert means(before + learned).text_loss == pytest.approx((0.25 * 40 + 0.5 * 10) / 50)
     assert means(before + learned).visual_loss == pytest.approx((1 * 400 + 4 * 50) / 450)
+
+
+def test_clusters_agree_whose_kappa_is_a_third_of_that_of_all():
+    images, captions = random_bits(1)
+    captions[:, 2] = images[::-1, 2]  # by chance
+    captions[:, 4] = True
+    images[:, 5] = captions[:, 5] = False
+    kappas = [cohen_kappa_score(*bits) for bits in zip(images.T[:4], captions.T[:4], strict=True)]
+    overall = means(sums(images, captions)).agreement
+    expected = [bool(kappa >= overall / 3) for kappa in kappas]
+    assert expected == [True, True, False, True]
+    found = agreeing_clusters(sums(images, captions))
+    assert found.tolist() == [*expected, False, True]  # nothing speaks against constant bits
+    assert agreeing_clusters(empty_sums(3)).all()
 
 
 def test_alive_clusters_fire_neither_hardly_ever_nor_always():
