@@ -96,7 +96,8 @@ class TrainingSettings:
         "a caption activates a cluster when a word votes for it with at least this probability; "
         "lower it when captions activate too few clusters. None is 0.03 for count models and 0.35 "
         "for lstm and gru, whose votes that teach the CNN do not depend on it; a cluster that no "
-        "word reaches at the end of their training is off for images, too", minimum=0, maximum=1)
+        "word reaches at the end of their training, or on which images and captions hardly agree, "
+        "is off for images, too", minimum=0, maximum=1)
     text_learning_rate: float = _setting(3e-3, "text encoder",
         "Adam's learning rate for lstm and gru", minimum=0)
     embedding_dim: int = _setting(128, "text encoder",
