@@ -15,7 +15,8 @@ from models_src.joint import StepResult
 ALIVE_FROM, ALIVE_TO = 0.001, 0.9
 STARVING_FROM = 0.5  # share of inputs without any cluster
 COLLAPSED_BELOW = 0.05  # share of clusters alive
-LEAST_AGREEMENT = 1 / 3  # of a cluster, as a share of the agreement of all clusters together
+# of a cluster, as a share of the agreement of all clusters together; chosen on Flickr8k
+LEAST_AGREEMENT = 1 / 3
 
 _SCALARS = (
     "pairs", "pairs_text_learned", "visual_loss", "text_loss", "clusters_per_image",
