@@ -17,6 +17,22 @@ from datasets_src.captions import (
 WORDS = ("dog", "cat", "tree", "house", "red", "green", "über", "9", ",", ".", "!", "?", ";")
 
 
+def random_texts(seed, count=60):
+    """Texts with their tokens: words between blanks, in any case; some are empty."""
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.ones(len(WORDS)))
+    tokens = [rng.choice(WORDS, rng.integers(0, 9), p=weights).tolist() for _ in range(count)]
+    blanks = [" ", "  ", "\t", " \n "]
+    texts = [
+        "".join(
+            (token.upper() if rng.random() < 0.3 else token) + blanks[rng.integers(4)]
+            for token in caption
+        )
+        for caption in tokens
+    ]
+    return texts, tokens
+
+
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [
@@ -47,10 +63,7 @@ def test_tokens_are_those_of_spacy_unchanged():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_captions_spell_the_texts_in_words_by_falling_count_then_alphabet(seed):
-    rng = np.random.default_rng(seed)
-    weights = rng.dirichlet(np.ones(len(WORDS)))
-    tokens = [rng.choice(WORDS, rng.integers(0, 9), p=weights).tolist() for _ in range(60)]
-    texts = [" ".join(caption) for caption in tokens]  # some are empty
+    texts, tokens = random_texts(seed)
     counter = Counter(token for caption in tokens for token in caption)
     expected = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     vocabulary, captions = build_vocabulary(texts)

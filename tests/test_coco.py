@@ -248,10 +248,11 @@ def test_images_of_one_file_and_boxes_that_nobody_can_hit_are_counted(small, cap
     assert "boxes without area, counted like others: 1" in caplog.text
 
 
-def test_a_byte_order_mark_does_not_matter_but_the_encoding_does(small):
+def test_byte_order_mark_and_windows_line_ends_do_not_matter_but_the_encoding_does(small):
     expected = load(small)
     path = small / "COCO" / "annotations" / "captions_train2014.json"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    text = json.dumps(json.loads(path.read_text()), indent=1).replace("\n", "\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert rows_of(load(small)) == rows_of(expected)
     path.write_bytes(path.read_bytes().replace(b"A car.", b"A c\xe4r."))
     assert str(path) in refusal_of(load, small)

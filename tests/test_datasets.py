@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 
+from datasets_src.datasets import DATASETS, load_split
 from datasets_src.filtering import FILTER_FILE, filter_file, filter_images, load_filtered_split
 from datasets_src.pairs import load_training_pairs
 from datasets_src.splits import SPLITS
 from main import main
 from tests.conftest import TINY, dirs, results_of
 from tests.test_cli import fails
-from tests.test_coco import write_layout
+from tests.test_coco import refusal_of, write_layout
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,14 @@ def test_a_data_set_of_another_name_is_filtered_trained_and_evaluated(
     assert results["data"]["test_images"] == original["val2014"]["kept"]
     assert results["data"]["filtered"] is True
     assert results["metrics"]["heatmap"] is not None
+
+
+def test_every_data_set_of_the_table_has_a_loader(tmp_path):
+    for name in DATASETS:
+        (tmp_path / name).mkdir()
+        (tmp_path / "COCO").mkdir(exist_ok=True)
+        message = refusal_of(load_split, tmp_path, "train2014", dataset=name)
+        assert str(tmp_path / ("COCO" if name == "coco" else name)) in message
 
 
 def test_data_sets_do_not_share_filter_results(tmp_path):

@@ -83,18 +83,27 @@ def test_each_image_is_counted_under_the_first_cause_that_holds_in_both_splits(c
         assert results[name]["dropped"] == expected_dropped(images)
         assert results[name]["images"] == len(images)
         assert results[name]["kept"] == len(kept_ids(images))
+    assert [len(ids) for ids in results["train2014"]["dropped"].values()] == [2, 6, 2]
 
 
 @pytest.mark.parametrize("with_instances", [True, False])
-def test_filtered_splits_hold_the_kept_images(coco, caplog, with_instances):
+def test_filtered_splits_hold_the_kept_images_with_captions_and_instances(
+    coco, caplog, with_instances
+):
     caplog.set_level(logging.INFO)
     filter_images(coco)
     for name, images in SPLITS.items():
         split = load(coco, name, with_instances=with_instances)
         assert split.filtered is True
         assert (split.instances is not None) == with_instances
-        assert split.image_ids.tolist() == kept_ids(images)
-        assert f"{name}: {len(kept_ids(images))} of {len(images)} images" in caplog.text
+        kept = kept_ids(images)
+        assert split.image_ids.tolist() == kept
+        assert split.captions == tuple(f"caption of {i}" for i in [*images, *images] if i in kept)
+        if with_instances:
+            shown = split.image_ids[split.instances.image].tolist()
+            gold = [i for i, (_, classes, _) in images.items() for _ in classes if i in kept]
+            assert shown == gold
+        assert f"{name}: {len(kept)} of {len(images)} images" in caplog.text
 
 
 def test_filtering_again_reads_images_only_where_the_source_has_changed(coco, monkeypatch):

@@ -171,6 +171,13 @@ def test_split_whose_chains_have_no_box_has_no_instances(flickr):
     assert load(flickr, with_instances=False).instances is None
 
 
+def test_windows_line_ends_and_blank_lines_do_not_matter(flickr):
+    expected = load(flickr)
+    for path in (flickr / "train.txt", flickr / CAPTION_FILE, flickr / "Sentences" / "900.txt"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert rows_of(load(flickr)) == rows_of(expected)
+
+
 def test_images_without_caption_are_kept_with_a_warning(flickr, caplog):
     path = flickr / CAPTION_FILE
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))

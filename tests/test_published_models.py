@@ -311,6 +311,9 @@ class Foreign:
 def test_nothing_in_a_file_is_run(tmp_path, attack, named, zipped):
     marker = tmp_path / "marker"
     bad = attack(marker)
+    if attack is touch:
+        pickle.loads(pickle.dumps(bad))
+        marker.unlink()  # it was there: the attack is real
     write_text(tmp_path)
     write_visual(tmp_path, {})
     for half, suffix in itertools.product(LOADERS, ("mdl", "cfg")):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import normalize
 
 from datasets_src.images import ImageFiles
 from evaluation.image_evaluation import VisualModel, pixel_batches
 from evaluation.localization import class_activation_maps
 from models_src.settings import VISUAL_ENCODERS, TrainingSettings
-from models_src.visual_encoders import VisualEncoder, load_trunk
+from models_src.visual_encoders import VisualEncoder, build_visual_encoder, load_trunk
 from tests.test_coco import refusal_of
 
 C = 5
@@ -31,6 +32,16 @@ def test_mean_of_a_class_activation_map_and_bias_is_the_logit(name):
     torch.testing.assert_close(pooled, logits, rtol=1e-3, atol=1e-4)
 
 
+def test_seed_decides_the_weights():
+    built = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        settings = TrainingSettings(visual_encoder="resnet18", cluster_num=C)
+        built.append(build_visual_encoder(settings).state_dict())
+    assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
+    assert not torch.equal(built[0]["network.conv1.weight"], built[2]["network.conv1.weight"])
+
+
 @pytest.mark.parametrize(
     ("prefix", "wrap"), [("", False), ("backbone.", False), ("module.encoder.", True)]
 )
@@ -46,6 +57,27 @@ def test_trunk_loads_from_plain_and_prefixed_state_dicts(tmp_path, prefix, wrap)
         if not name.startswith("fc."):
             assert torch.equal(value, source[name]), name
     assert torch.equal(encoder.head.weight, own_head)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_googlenet_rescales_its_input_for_trained_weights(tmp_path, pretrained):
+    """Those of torchvision are for -1..1: its own network does so when built with them."""
+    path = None
+    if pretrained:
+        path = str(tmp_path / "weights.pt")
+        state = VisualEncoder("googlenet", C).network.state_dict()
+        torch.save({name: torch.ones_like(value) for name, value in state.items()}, path)
+    settings = TrainingSettings(
+        visual_encoder="googlenet", cluster_num=C, pretrained_visual=path, freeze_visual=pretrained
+    )
+    encoder = build_visual_encoder(settings).eval()
+    seen = []
+    encoder.network.conv1.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)  # black and white
+    images = normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # as for ImageNet
+    with torch.inference_mode():
+        encoder(images)
+    torch.testing.assert_close(seen[0], 2 * pixels - 1 if pretrained else images)
 
 
 @pytest.mark.parametrize(
