@@ -601,9 +601,9 @@ def take_step(
 def _only_shared_clusters(run: TrainingRun) -> Iterator[None]:
     """Let images activate only clusters that both encoders know, as long as the block lasts.
 
-    With lstm and gru words vote while they teach that are too unsure of their cluster to activate
-    it (``text_threshold``), and the CNN learns clusters of which captions never speak. Of others it
-    learns too little for its bits to agree with those of the captions.
+    With lstm and gru, some words teach a cluster that they are too unsure of to activate it
+    (``text_threshold``): the CNN learns it, but captions never speak of it. Of other clusters the
+    CNN learns too little for its bits to agree with those of the captions.
     """
     bias = run.visual.head.bias  # (C,)
     learned = bias.detach().clone()

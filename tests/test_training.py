@@ -122,6 +122,9 @@ def test_images_activate_only_clusters_that_both_encoders_know(pairs, tmp_path, 
     monkeypatch.setattr(training, "agreeing_clusters", lambda _sums: others)
     run(pairs, tmp_path, settings={"epochs": 4}, name="both")
     assert off("both") == off("words") | {unlike}
+    again = training.new_run(TrainingSettings(**SMALL), pairs, "cpu")
+    again.load_state_dict(torch.load(tmp_path / "both.checkpoint", weights_only=True)["run"])
+    assert torch.equal(again.agreeing, others)  # for the rows before the next epoch ends
     run(pairs, tmp_path, settings={"text_encoder": "generative"}, name="published")
     assert not off("published")
 
